@@ -1,0 +1,1 @@
+"""Desk's host side: machines, SSH, the command line and the desktop app."""

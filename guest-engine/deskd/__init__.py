@@ -1,0 +1,1 @@
+"""deskd: Desk's container engine. It speaks the Docker Engine API and does its own kernel work."""

@@ -1,0 +1,36 @@
+"""Mounts as data: storage and services return these, one executor in the launcher performs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+MountKind = Literal["overlay", "bind", "tmpfs", "proc", "sysfs", "cgroup", "mqueue", "devpts"]
+Propagation = Literal["", "private", "rprivate", "shared", "rshared", "slave", "rslave"]
+
+
+@dataclass(frozen=True, slots=True)
+class MountStep:
+    """One mount inside the container's new mount namespace.
+
+    ``target`` is an absolute path inside the container ("/" is the root itself) and is resolved
+    without ever leaving the container's root. ``source`` is a path on the engine's side (bind) or
+    a label. ``data`` is the file system's option string (``lowerdir=…,upperdir=…``).
+    ``create`` makes the mount point if it is missing, as a file when the source is one.
+    """
+
+    kind: MountKind
+    target: str
+    source: str = ""
+    data: str = ""
+    read_only: bool = False
+    recursive: bool = True
+    recursive_read_only: bool = False
+    propagation: Propagation = ""
+    flags: tuple[str, ...] = ()  # "nosuid", "nodev", "noexec", "relatime", …
+    create: bool = True
+
+    def describe(self) -> str:
+        """Say what the step does, for logs and errors."""
+        where = f"{self.source} on {self.target}" if self.source else self.target
+        return f"{self.kind} {where}{' (read-only)' if self.read_only else ''}"

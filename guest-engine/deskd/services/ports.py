@@ -1,0 +1,194 @@
+"""What the services need from the rest of the engine: small Protocols, given by ``compose``.
+
+Each Protocol is a contract: order of calls, idempotency and who cleans up stand in its docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from deskd.domain.container import EndpointSettings, HostConfig, PortBinding
+from deskd.domain.mount import MountStep
+
+# --- runtime ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended. ``code`` is 128 + signal for a killed one, as Docker reports it."""
+
+    code: int
+    finished_at_ns: int
+    oom_killed: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMonitor:
+    """A monitor met at reconciliation: still running, or gone with its exit on record."""
+
+    key: str
+    pid: int
+    started_at_ns: int
+    exit: Exit | None
+
+
+class AttachStream(Protocol):
+    """One client's place at a process's stdio.
+
+    Output arrives ready for the wire: Docker's multiplexed frames, or raw bytes for a terminal.
+    ``read`` returns ``b""`` at the end of the process's output. Closing detaches; it never ends
+    the process.
+    """
+
+    async def read(self) -> bytes: ...
+    async def write(self, data: bytes) -> None: ...
+    async def close_stdin(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Process(Protocol):
+    """A container's first process or an exec, beside its monitor; survives the engine.
+
+    Born held: all is set up but the program has not been executed. ``attach`` before ``release``
+    misses no byte. ``release`` executes the program and raises ``StartFailed`` where that fails
+    (then everything the runtime made is gone again).
+    """
+
+    @property
+    def pid(self) -> int: ...
+    async def release(self) -> int:
+        """Execute the program; return the start time in nanoseconds since the epoch."""
+
+    async def attach(self, *, stdin: bool, stdout: bool, stderr: bool) -> AttachStream: ...
+    async def resize(self, rows: int, columns: int) -> None: ...
+    async def signal(self, number: int) -> None: ...
+    async def wait(self) -> Exit: ...
+    async def discard(self) -> None:
+        """Give up a process that was never released; idempotent."""
+
+
+class Runtime(Protocol):
+    """Processes, born from the launcher. ``key`` is a container ID or an exec ID."""
+
+    async def create(self, plan: Any) -> Process:
+        """Fork a monitor and a held first process after ``plan`` (``deskd.runtime.plan.Plan``)."""
+
+    async def reconcile(self) -> Sequence[FoundMonitor]:
+        """Find the monitors of an earlier engine; their processes are available by ``get``."""
+
+    def get(self, key: str) -> Process | None: ...
+    async def forget(self, key: str) -> None:
+        """Remove what the runtime keeps of an ended process (its exit record); idempotent."""
+
+    async def run_job(self, job: str, arguments: Mapping[str, Any], fds: Sequence[int]) -> Any:
+        """Run a named job (``deskd.runtime.jobs``) in a short-lived child of the launcher, for
+        work that must enter namespaces or a container's root: ``archive_get``, ``archive_put``,
+        ``archive_stat``, ``netlink``, ``export`` … The child owns copies of ``fds``. Errors come
+        back as the ``DeskdError`` that the job raised."""
+
+
+class Resources(Protocol):
+    """The cgroup of a running container; ``key`` is the container ID."""
+
+    def pause(self, key: str) -> None: ...
+    def resume(self, key: str) -> None: ...
+    def update(self, key: str, host_config: HostConfig) -> None: ...
+    def stats(self, key: str) -> dict[str, Any]:
+        """Return ``cpu_stats``, ``memory_stats``, ``blkio_stats`` and ``pids_stats`` as the API
+        names them."""
+
+    def pids(self, key: str) -> list[int]: ...
+    def remove(self, key: str) -> None: ...
+
+
+# --- network ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PortRequest:
+    """One wanted publication: container port and protocol with the bindings asked for."""
+
+    container_port: int
+    protocol: str  # "tcp", "udp" or "sctp"
+    bindings: tuple[PortBinding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRequest:
+    """A container's wish to join a network."""
+
+    container_id: str
+    container_name: str
+    network: str  # name or ID
+    settings: EndpointSettings = EndpointSettings()
+    ports: tuple[PortRequest, ...] = ()
+    interface: str = "eth0"
+    default_route: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NetlinkScript:
+    """Encoded rtnetlink requests that a namespace-less helper can send as they are.
+
+    ``outside`` run in the engine's network namespace; where ``pid_offset`` is set, the 4 bytes at
+    that offset receive the PID that names the container's namespace. ``inside`` run in the
+    container's namespace afterwards. Each request asks for an acknowledgement.
+    """
+
+    outside: tuple[bytes, ...] = ()
+    outside_pid_offsets: tuple[int | None, ...] = ()
+    inside: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A place in a network, granted: what inspect shows and what the launcher must do."""
+
+    network_id: str
+    network_name: str
+    endpoint_id: str
+    settings: EndpointSettings
+    script: NetlinkScript
+    ports: Mapping[str, tuple[PortBinding, ...]] = field(default_factory=dict)  # "80/tcp" -> …
+
+
+class ContainerNetworks(Protocol):
+    """Networks as containers use them.
+
+    ``join`` reserves addresses and ports, and publishes; on an error nothing stays reserved.
+    ``leave`` undoes it and is idempotent. ``restore`` tells, after an engine restart, which
+    endpoints are in use, before anything else is joined.
+    """
+
+    async def ready(self) -> None: ...
+    async def join(self, request: EndpointRequest) -> Endpoint: ...
+    async def leave(self, container_id: str, network_id: str) -> None: ...
+    async def restore(self, endpoints: Sequence[tuple[str, Endpoint]]) -> None: ...
+    def resolv_conf(self, host_config: HostConfig, network: str) -> str: ...
+    def hosts_lines(self, container_id: str) -> list[str]: ...
+
+
+# --- images and storage -------------------------------------------------------------------------
+
+
+class RootFilesystems(Protocol):
+    """Writable roots of containers. ``create`` is cheap (directories only) and undone by
+    ``remove``, which is idempotent."""
+
+    def create(self, container_id: str, image_id: str) -> None: ...
+    def mounts(self, container_id: str) -> tuple[MountStep, ...]:
+        """Return the steps that build "/" of this container; performs none of them."""
+
+    def upper(self, container_id: str) -> str:
+        """Return the directory that holds the container's own changes."""
+
+    def remove(self, container_id: str) -> None: ...
+
+
+Progress = Callable[[dict[str, Any]], None]
+"""Takes one of Docker's progress objects (``status``, ``progressDetail``, ``id``, ``stream``)."""
+
+ByteSource = AsyncIterator[bytes]
