@@ -1,0 +1,59 @@
+"""Every file name on the engine's side, in one place. Plain strings: the launcher imports this."""
+
+from __future__ import annotations
+
+import os.path
+
+DEFAULT_DATA_ROOT = "/var/lib/desk"
+DEFAULT_EXEC_ROOT = "/run/desk"
+DEFAULT_CONFIG_FILE = "/etc/desk/daemon.json"
+BUNDLED_IMAGES = "/usr/share/desk/images"
+"""Image archives that ship with the guest, loaded at the engine's first start."""
+
+
+class DataRoot:
+    """Names below ``--data-root``: everything that outlives a reboot."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.database = os.path.join(path, "engine.db")
+        self.lock = os.path.join(path, "engine.lock")
+        self.layers = os.path.join(path, "layers")
+        self.images = os.path.join(path, "images")
+        self.containers = os.path.join(path, "containers")
+        self.volumes = os.path.join(path, "volumes")
+        self.temporary = os.path.join(path, "tmp")
+
+    def container(self, container_id: str) -> str:
+        return os.path.join(self.containers, container_id)
+
+    def container_file(self, container_id: str, name: str) -> str:
+        """``name`` is ``upper``, ``work``, ``hostname``, ``hosts`` or ``resolv.conf``."""
+        return os.path.join(self.containers, container_id, name)
+
+    def container_log(self, container_id: str) -> str:
+        return os.path.join(self.containers, container_id, f"{container_id}-json.log")
+
+    def volume_data(self, name: str) -> str:
+        return os.path.join(self.volumes, name, "_data")
+
+
+class ExecRoot:
+    """Names below ``--exec-root``: everything that a reboot takes away."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.socket = os.path.join(path, "engine.sock")
+        self.pidfile = os.path.join(path, "engine.pid")
+        self.processes = os.path.join(path, "processes")
+        self.seccomp_cache = os.path.join(path, "seccomp")
+
+    def process(self, key: str) -> str:
+        """Directory of one container's or exec's monitor; kept short, socket paths end at 107."""
+        return os.path.join(self.processes, key[:24])
+
+    def monitor_socket(self, key: str) -> str:
+        return os.path.join(self.process(key), "monitor.sock")
+
+    def exit_record(self, key: str) -> str:
+        return os.path.join(self.process(key), "exit.json")
