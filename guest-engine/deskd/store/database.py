@@ -1,0 +1,266 @@
+"""The engine's durable state: one SQLite file with a schema version and ordered migrations.
+
+Decision on threads and asyncio: one connection, guarded by a re-entrant lock. A single statement
+takes some tens of microseconds (WAL, ``synchronous=NORMAL``: a commit waits for no disk), so
+services on the event loop call it inline. Transactions hold the lock; they therefore contain
+statements and renames only, never an ``await`` and never bulk I/O.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from deskd import errors
+from deskd.store.schema import MIGRATIONS, Migration
+
+T = TypeVar("T")
+Value = str | int
+BUSY_TIMEOUT_S = 10.0
+
+
+class DuplicateKey(errors.Conflict):
+    """A record with the same unique value exists; ``column`` says which value that is."""
+
+    def __init__(self, table: str, column: str) -> None:
+        super().__init__(
+            f"there is already an entry in {table} with this {column}: choose another {column}"
+        )
+        self.table = table
+        self.column = column
+
+
+@contextmanager
+def translated_errors(path: str) -> Iterator[None]:
+    """Turn SQLite's failures into the engine's errors; the file's name is part of the text."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        # "UNIQUE constraint failed: containers.name" is all that SQLite says about the column.
+        if error.sqlite_errorname in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"):
+            table, _, column = str(error).rpartition(": ")[2].partition(".")
+            raise DuplicateKey(table, column) from error
+        raise errors.Conflict(f"the database {path} refuses the entry: {error}") from error
+    except sqlite3.DatabaseError as error:
+        name = getattr(error, "sqlite_errorname", "") or ""
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise _damaged(path, str(error)) from error
+        if name.startswith("SQLITE_FULL"):
+            raise errors.ResourceExhausted(
+                f"no space left for the database {path}: free space on its disk "
+                "(`docker system prune` removes what is not in use)"
+            ) from error
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise errors.Unavailable(
+                f"the database {path} is held by another process: stop the other engine first"
+            ) from error
+        raise errors.SystemFailure(f"the database {path} cannot be used: {error}") from error
+
+
+def _damaged(path: str, detail: str) -> errors.DataLoss:
+    return errors.DataLoss(
+        f"the database {path} is damaged ({detail}): restore it from a backup, or move the "
+        "data root away to start with an empty one"
+    )
+
+
+class Database:
+    """One open database file. Use ``open``; ``close`` it when the engine ends."""
+
+    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = threading.RLock()
+        self._depth = 0
+
+    @classmethod
+    def open(cls, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> Database:
+        """Open or create the file, check it and bring its schema up to date.
+
+        Raises ``DataLoss`` for a damaged file and ``Unsupported`` for one that a newer engine
+        has written.
+        """
+        with translated_errors(path):
+            Path(path).parent.mkdir(mode=0o710, parents=True, exist_ok=True)
+            connection = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
+                connection.execute("PRAGMA foreign_keys = ON")
+                verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+                if verdict != "ok":
+                    raise _damaged(path, verdict)
+                _migrate(connection, path, migrations)
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, connection)
+
+    def close(self) -> None:
+        """Close the file; idempotent."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All statements inside take effect together or not at all; may be nested.
+
+        The body must not ``await``: other tasks on the same thread would join the transaction.
+        """
+        with self._lock, translated_errors(self.path):
+            if self._depth:
+                self._depth += 1
+                try:
+                    yield
+                finally:
+                    self._depth -= 1
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._depth = 1
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth = 0
+
+    def execute(self, sql: str, parameters: Sequence[Value | bytes] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return all its rows."""
+        with self._lock, translated_errors(self.path):
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def change(self, sql: str, parameters: Sequence[Value | bytes] = ()) -> int:
+        """Run one changing statement and return the number of rows that it touched."""
+        with self._lock, translated_errors(self.path):
+            return self._connection.execute(sql, parameters).rowcount
+
+    def get_meta(self, key: str) -> str | None:
+        """Return one of the engine's own values (its ID, counters), or None."""
+        rows = self.execute("SELECT value FROM meta WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else None
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Set one of the engine's own values."""
+        self.change("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
+
+    def next_number(self, counter: str) -> int:
+        """Return the next number of a named sequence; no number is ever given twice."""
+        with self.transaction():
+            number = int(self.get_meta(counter) or "0") + 1
+            self.set_meta(counter, str(number))
+        return number
+
+
+def _migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migration]) -> None:
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > len(migrations):
+        raise errors.Unsupported(
+            f"the database {path} was written by a newer engine (schema {found}, this engine "
+            f"knows {len(migrations)}): update deskd, or use another --data-root"
+        )
+    for version, migration in enumerate(migrations[found:], start=found + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Another process may have migrated while this one waited for the lock.
+            if connection.execute("PRAGMA user_version").fetchone()[0] < version:
+                migration(connection)
+                connection.execute(f"PRAGMA user_version = {version}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+class Records(Generic[T]):
+    """One table of typed JSON documents.
+
+    ``key`` gives a record's primary key (column ``id``); ``columns`` gives the further columns of
+    the table, by which records can be found and which the schema may declare unique.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        table: str,
+        record_type: type[T],
+        *,
+        key: Callable[[T], str],
+        columns: Mapping[str, Callable[[T], Value]] | None = None,
+    ) -> None:
+        self.database = database
+        self.table = table
+        self._key = key
+        self._columns = dict(columns or {})
+        self._encoder = msgspec.json.Encoder()
+        self._decoder = msgspec.json.Decoder(record_type)
+        names = ["id", *self._columns, "document"]
+        self._insert = (
+            f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        )
+        updates = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
+        self._upsert = f"{self._insert} ON CONFLICT (id) DO UPDATE SET {updates}"
+
+    def get(self, key: str) -> T | None:
+        """Return the record with this primary key, or None."""
+        found = self._select("WHERE id = ?", (key,))
+        return found[0] if found else None
+
+    def all(self) -> list[T]:
+        """Return every record, oldest insertion first."""
+        return self._select("ORDER BY rowid", ())
+
+    def find(self, column: str, value: Value) -> list[T]:
+        """Return the records whose ``column`` has this value."""
+        if column not in self._columns:
+            raise KeyError(column)
+        return self._select(f"WHERE {column} = ? ORDER BY rowid", (value,))
+
+    def by_prefix(self, prefix: str, *, limit: int = 2) -> list[T]:
+        """Return up to ``limit`` records whose primary key starts with ``prefix``."""
+        return self._select("WHERE substr(id, 1, ?) = ? LIMIT ?", (len(prefix), prefix, limit))
+
+    def keys(self) -> list[str]:
+        """Return every primary key, oldest insertion first."""
+        return [row[0] for row in self.database.execute(f"SELECT id FROM {self.table} ORDER BY rowid")]
+
+    def count(self) -> int:
+        """Return the number of records."""
+        return int(self.database.execute(f"SELECT count(*) FROM {self.table}")[0][0])
+
+    def insert(self, record: T) -> None:
+        """Add a record; raises ``DuplicateKey`` where a unique value is taken."""
+        self.database.change(self._insert, self._row(record))
+
+    def put(self, record: T) -> None:
+        """Add a record or replace the one with the same primary key."""
+        self.database.change(self._upsert, self._row(record))
+
+    def delete(self, key: str) -> bool:
+        """Remove a record; return whether there was one."""
+        return self.database.change(f"DELETE FROM {self.table} WHERE id = ?", (key,)) > 0
+
+    def _row(self, record: T) -> list[Value | bytes]:
+        columns: list[Value | bytes] = [column(record) for column in self._columns.values()]
+        return [self._key(record), *columns, self._encoder.encode(record)]
+
+    def _select(self, tail: str, parameters: Sequence[Value]) -> list[T]:
+        rows = self.database.execute(f"SELECT id, document FROM {self.table} {tail}", parameters)
+        return [self._decode(key, document) for key, document in rows]
+
+    def _decode(self, key: str, document: bytes) -> T:
+        try:
+            return self._decoder.decode(document)
+        except msgspec.DecodeError as error:
+            raise _damaged(self.database.path, f"{self.table} {key}: {error}") from error
