@@ -35,7 +35,7 @@ class Engine:
 
     def docker(self, *arguments: str, stdin: Path | None = None) -> str:
         """Run the docker CLI against this engine; return its standard output."""
-        with stdin.open("rb") if stdin else open(os.devnull, "rb") as source:
+        with (stdin or Path(os.devnull)).open("rb") as source:
             done = subprocess.run(
                 [docker_cli(), "-H", f"unix://{self.socket}", *arguments],
                 stdin=source,
