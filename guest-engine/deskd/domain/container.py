@@ -23,7 +23,7 @@ class ApiStruct(msgspec.Struct, rename=docker_name, kw_only=True, frozen=True):
     """Base of every structure that crosses the API: Docker's field names, unknown ones ignored."""
 
 
-class HealthConfig(ApiStruct):
+class HealthConfig(ApiStruct, frozen=True):
     """``HealthConfig``: durations are nanoseconds; 0 means inherit."""
 
     test: list[str] | None = None
@@ -34,7 +34,7 @@ class HealthConfig(ApiStruct):
     start_interval: int = 0
 
 
-class ContainerConfig(ApiStruct):
+class ContainerConfig(ApiStruct, frozen=True):
     """``ContainerConfig``: what does not depend on the host. ``cmd`` and ``entrypoint`` may come
     as one string (a shell word) or as a list."""
 
@@ -65,7 +65,7 @@ class ContainerConfig(ApiStruct):
     shell: list[str] | None = None
 
 
-class DeviceMapping(ApiStruct):
+class DeviceMapping(ApiStruct, frozen=True):
     """``DeviceMapping``: a host device node and the name and rights it has inside."""
 
     path_on_host: str = ""
@@ -73,7 +73,7 @@ class DeviceMapping(ApiStruct):
     cgroup_permissions: str = "rwm"
 
 
-class DeviceRequest(ApiStruct):
+class DeviceRequest(ApiStruct, frozen=True):
     """``DeviceRequest``: what ``--gpus`` sends."""
 
     driver: str = ""
@@ -83,21 +83,21 @@ class DeviceRequest(ApiStruct):
     options: dict[str, str] | None = None
 
 
-class ThrottleDevice(ApiStruct):
+class ThrottleDevice(ApiStruct, frozen=True):
     """``ThrottleDevice``: a block device path and a rate (bytes or operations a second)."""
 
     path: str = ""
     rate: int = 0
 
 
-class WeightDevice(ApiStruct):
+class WeightDevice(ApiStruct, frozen=True):
     """An element of ``BlkioWeightDevice``."""
 
     path: str = ""
     weight: int = 0
 
 
-class Ulimit(ApiStruct):
+class Ulimit(ApiStruct, frozen=True):
     """An element of ``Ulimits``; -1 means unlimited."""
 
     name: str = ""
@@ -105,28 +105,28 @@ class Ulimit(ApiStruct):
     hard: int = 0
 
 
-class RestartPolicy(ApiStruct):
+class RestartPolicy(ApiStruct, frozen=True):
     """``RestartPolicy``: ``no``, ``always``, ``unless-stopped``, ``on-failure`` or empty."""
 
     name: str = ""
     maximum_retry_count: int = 0
 
 
-class LogConfig(ApiStruct):
+class LogConfig(ApiStruct, frozen=True):
     """``LogConfig``: driver name and its options."""
 
     type: str = ""
     config: dict[str, str] | None = None
 
 
-class PortBinding(ApiStruct):
+class PortBinding(ApiStruct, frozen=True):
     """``PortBinding``: an empty ``host_port`` asks for a random one; ranges are ``"8000-8010"``."""
 
     host_ip: str = ""
     host_port: str = ""
 
 
-class BindOptions(ApiStruct):
+class BindOptions(ApiStruct, frozen=True):
     """``Mount.BindOptions``."""
 
     propagation: str = ""
@@ -136,14 +136,14 @@ class BindOptions(ApiStruct):
     read_only_force_recursive: bool = False
 
 
-class DriverConfig(ApiStruct):
+class DriverConfig(ApiStruct, frozen=True):
     """``Mount.VolumeOptions.DriverConfig``."""
 
     name: str = ""
     options: dict[str, str] | None = None
 
 
-class VolumeOptions(ApiStruct):
+class VolumeOptions(ApiStruct, frozen=True):
     """``Mount.VolumeOptions``."""
 
     no_copy: bool = False
@@ -152,7 +152,7 @@ class VolumeOptions(ApiStruct):
     subpath: str = ""
 
 
-class TmpfsOptions(ApiStruct):
+class TmpfsOptions(ApiStruct, frozen=True):
     """``Mount.TmpfsOptions``: size in bytes, mode as a decimal number."""
 
     size_bytes: int = 0
@@ -160,7 +160,7 @@ class TmpfsOptions(ApiStruct):
     options: list[list[str]] | None = None
 
 
-class Mount(ApiStruct):
+class Mount(ApiStruct, frozen=True):
     """``Mount``: one entry of ``--mount``."""
 
     target: str = ""
@@ -173,7 +173,7 @@ class Mount(ApiStruct):
     tmpfs_options: TmpfsOptions | None = None
 
 
-class HostConfig(ApiStruct):
+class HostConfig(ApiStruct, frozen=True):
     """``HostConfig`` with its ``Resources``: what depends on the host. Memory is bytes, CPU
     periods and quotas microseconds, ``nano_cpus`` billionths of a CPU."""
 
@@ -252,7 +252,7 @@ class HostConfig(ApiStruct):
     readonly_paths: list[str] | None = None
 
 
-class EndpointIpamConfig(ApiStruct):
+class EndpointIpamConfig(ApiStruct, frozen=True):
     """``EndpointIPAMConfig``: addresses asked for."""
 
     ipv4_address: str = field(default="", name="IPv4Address")
@@ -260,7 +260,7 @@ class EndpointIpamConfig(ApiStruct):
     link_local_ips: list[str] | None = field(default=None, name="LinkLocalIPs")
 
 
-class EndpointSettings(ApiStruct):
+class EndpointSettings(ApiStruct, frozen=True):
     """``EndpointSettings``: a container's place in one network, asked for and given."""
 
     ipam_config: EndpointIpamConfig | None = field(default=None, name="IPAMConfig")
@@ -279,7 +279,7 @@ class EndpointSettings(ApiStruct):
     dns_names: list[str] | None = field(default=None, name="DNSNames")
 
 
-class NetworkingConfig(ApiStruct):
+class NetworkingConfig(ApiStruct, frozen=True):
     """``NetworkingConfig`` of a create request: network name or ID to wanted endpoint."""
 
     endpoints_config: dict[str, EndpointSettings | None] | None = None
