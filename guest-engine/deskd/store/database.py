@@ -233,7 +233,9 @@ class Records(Generic[T]):
 
     def keys(self) -> list[str]:
         """Return every primary key, oldest insertion first."""
-        return [row[0] for row in self.database.execute(f"SELECT id FROM {self.table} ORDER BY rowid")]
+        return [
+            row[0] for row in self.database.execute(f"SELECT id FROM {self.table} ORDER BY rowid")
+        ]
 
     def count(self) -> int:
         """Return the number of records."""

@@ -1,0 +1,355 @@
+"""Images as clients use them: list, inspect, import, load, save, tag, remove, prune, commit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from deskd import errors
+from deskd.domain import image as rules
+from deskd.domain import reference as references
+from deskd.domain.container import ContainerConfig
+from deskd.domain.image import ImageRecord
+from deskd.images import archive, describe, filters, importing, removal
+from deskd.images.bridge import ByteFeed, ByteQueue
+from deskd.images.catalog import Catalog
+from deskd.images.removal import ImageUse
+from deskd.services.ports import ByteSource, Progress
+
+log = logging.getLogger(__name__)
+R = TypeVar("R")
+Filters = Mapping[str, Sequence[str]]
+
+
+class ImageUsers(Protocol):
+    """Which containers stand on which image; asked before an image is removed or pruned."""
+
+    def image_uses(self) -> Sequence[ImageUse]:
+        """Return one entry for each container, running or not."""
+
+
+class ImageEvents(Protocol):
+    """Where image events go."""
+
+    def publish(self, kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
+        """Send one event, of kind ``image``; ``attributes`` holds the name and the labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitSource:
+    """What ``commit`` needs of a container."""
+
+    container_id: str
+    image_id: str
+    config: ContainerConfig
+
+
+class Images:
+    """The image service. Names may be references, IDs (with or without ``sha256:``) or prefixes
+    of IDs. Blocking work runs in threads; ``progress`` is always called on the event loop."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        users: ImageUsers,
+        events: ImageEvents,
+        *,
+        bundled: str | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self._users = users
+        self._events = events
+        self._bundled = bundled
+        self._bundling: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
+
+    # --- looking --------------------------------------------------------------------------------
+
+    async def resolve(self, name: str) -> ImageRecord:
+        """Return the image of this name; ``.config`` and ``.container_config`` are its parsed
+        configuration. Waits for bundled images that are still being loaded.
+
+        Raises ``NotFound`` (``No such image: …``), or ``InvalidArgument`` for an ambiguous prefix.
+        """
+        found = self._catalog.find(name)
+        if found is None:
+            await self._bundled_loaded()
+            found = self._catalog.get(name)
+        return found
+
+    async def list_images(
+        self,
+        filters_: Filters | None = None,
+        *,
+        all_: bool = False,
+        shared_size: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Return ``ImageSummary`` objects, newest first; ``all_`` includes intermediate ones."""
+        await self._bundled_loaded()
+        chosen = filters.select(self._catalog, filters_ or {}, include_intermediate=all_)
+        return describe.summaries(
+            self._catalog, chosen, self._users.image_uses(), with_shared=shared_size
+        )
+
+    async def inspect(self, name: str) -> dict[str, Any]:
+        """Return ``ImageInspect``."""
+        return describe.inspect(self._catalog, await self.resolve(name))
+
+    async def history(self, name: str) -> list[dict[str, Any]]:
+        """Return ``HistoryResponseItem`` objects, newest first."""
+        return describe.history(self._catalog, await self.resolve(name))
+
+    async def disk_usage(self) -> dict[str, Any]:
+        """Return the ``LayersSize`` and ``Images`` of ``GET /system/df``."""
+        return {
+            "LayersSize": self._catalog.layers.total_size(),
+            "Images": await self.list_images(all_=False, shared_size=True),
+        }
+
+    # --- bringing in ----------------------------------------------------------------------------
+
+    async def import_(
+        self,
+        source: ByteSource,
+        *,
+        repo: str = "",
+        tag: str = "",
+        changes: Sequence[str] = (),
+        message: str = "",
+        platform: str = "",
+        progress: Progress | None = None,
+    ) -> str:
+        """Make an image of one flat root file system (a tar, plain or compressed).
+
+        Returns the image's ID; the last progress object is ``{"status": ID}`` as Docker's.
+        """
+        wanted = importing.ImportRequest(
+            reference=references.from_repository(repo, tag) if repo else None,
+            changes=tuple(changes),
+            message=message,
+            platform=platform,
+        )
+        importing.check(wanted)
+        record = await self._feed(
+            source, lambda feed: importing.import_image(self._catalog, feed, wanted)
+        )
+        self._publish("import", record, str(wanted.reference.familiar if wanted.reference else ""))
+        if progress:
+            progress({"status": record.id})
+        return record.id
+
+    async def load(
+        self, source: ByteSource, progress: Progress | None = None, *, quiet: bool = False
+    ) -> list[str]:
+        """Load the images of an archive (``docker save`` or an OCI layout); return their IDs.
+
+        Each loaded name is told by ``{"stream": "Loaded image: NAME\\n"}``.
+        """
+        tell = self._on_loop(progress)
+        loaded = await self._feed(
+            source,
+            lambda feed: archive.load(self._catalog, feed, None if quiet else tell),
+        )
+        return self._told(loaded, progress)
+
+    def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
+        """Stream a docker-archive of these images (``docker load`` gives the same IDs)."""
+        return self._save(names)
+
+    async def _save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
+        for name in names:
+            await self.resolve(name)
+        plan = archive.plan_save(self._catalog, names)
+        queue = ByteQueue(asyncio.get_running_loop())
+        writing = asyncio.create_task(
+            asyncio.to_thread(queue.run, lambda sink: archive.save(self._catalog, plan, sink))
+        )
+        try:
+            async for chunk in queue:
+                yield chunk
+            await writing
+        finally:
+            queue.stop()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writing
+        for record in plan.records:
+            self._publish("save", record, "")
+
+    async def commit(
+        self,
+        source: CommitSource,
+        *,
+        repo: str = "",
+        tag: str = "",
+        comment: str = "",
+        author: str = "",
+        changes: Sequence[str] = (),
+        config: ContainerConfig | None = None,
+    ) -> str:
+        """Make an image of a container's own changes on top of its image; return its ID.
+
+        The caller pauses the container while this runs, where the client asked for it.
+        """
+        wanted = importing.CommitRequest(
+            container_id=source.container_id,
+            image_id=source.image_id,
+            config=config or source.config,
+            container_config=source.config,
+            reference=references.from_repository(repo, tag) if repo else None,
+            comment=comment,
+            author=author,
+            changes=tuple(changes),
+        )
+        record = await asyncio.to_thread(importing.commit_image, self._catalog, wanted)
+        return record.id
+
+    async def pull(self, reference: str, progress: Progress | None = None) -> None:
+        """Raise ``Unsupported``: this engine has no registry client yet."""
+        references.parse(reference)
+        raise errors.Unsupported(
+            f"cannot pull {reference}: this engine has no registry client yet; bring the image in "
+            "with `docker load`, or make one from a root file system with `docker import`"
+        )
+
+    async def push(self, reference: str, progress: Progress | None = None) -> None:
+        """Raise ``Unsupported``: this engine has no registry client yet."""
+        references.parse(reference)
+        raise errors.Unsupported(
+            f"cannot push {reference}: this engine has no registry client yet; write the image to "
+            "a file with `docker save`"
+        )
+
+    async def search(self, term: str) -> None:
+        """Raise ``Unsupported``: this engine has no registry client yet."""
+        raise errors.Unsupported(
+            f"cannot search for {term}: this engine has no registry client yet; `docker images` "
+            "lists what is here"
+        )
+
+    # --- names and removal ----------------------------------------------------------------------
+
+    async def tag(self, name: str, repo: str, tag: str = "") -> None:
+        """Give an image a further name; a name in use elsewhere moves."""
+        record = await self.resolve(name)
+        reference = references.from_repository(repo, tag)
+        self._catalog.tag(reference, record.id)
+        self._publish("tag", record, reference.familiar)
+
+    async def remove(
+        self, name: str, *, force: bool = False, noprune: bool = False
+    ) -> list[dict[str, str]]:
+        """Untag and, where nothing else holds it, delete an image.
+
+        Returns ``{"Untagged": …}`` and ``{"Deleted": …}`` objects in the order of the work;
+        raises ``Conflict`` with Docker's words where a container or an image stands on it.
+        """
+        await self.resolve(name)
+        async with self._changing:
+            done = await asyncio.to_thread(
+                removal.remove,
+                self._catalog,
+                self._users.image_uses(),
+                name,
+                force=force,
+                prune_parents=not noprune,
+            )
+        self._publish_removed(done)
+        return [step.report for step in done]
+
+    async def prune(self, filters_: Filters | None = None) -> dict[str, Any]:
+        """Delete unused images: untagged ones, or with ``dangling=false`` all unused ones.
+
+        Returns ``ImagesDeleted`` and ``SpaceReclaimed`` (bytes).
+        """
+        async with self._changing:
+            done, reclaimed_bytes = await asyncio.to_thread(
+                removal.prune, self._catalog, self._users.image_uses(), filters_ or {}
+            )
+        self._publish_removed(done)
+        return {
+            "ImagesDeleted": [step.report for step in done] or None,
+            "SpaceReclaimed": reclaimed_bytes,
+        }
+
+    # --- bundled images -------------------------------------------------------------------------
+
+    def start_bundled(self) -> None:
+        """Begin to load the bundled archives in the background; call once, on the event loop."""
+        if self._bundling is None:
+            self._bundling = asyncio.create_task(self.ensure_bundled())
+
+    async def ensure_bundled(self) -> None:
+        """Load each bundled archive that was never loaded here; idempotent.
+
+        An image that the user removed stays removed. A damaged archive is logged and left out.
+        """
+        if self._bundled is None:
+            return
+        for path in await asyncio.to_thread(self._bundled_archives, self._bundled):
+            mark = archive.bundle_mark(path)
+            if self._catalog.database.get_meta(f"bundled:{path.name}") == mark:
+                continue
+            try:
+                loaded = await asyncio.to_thread(archive.load_file, self._catalog, path)
+            except errors.DeskdError as error:
+                log.error("the bundled image %s cannot be loaded: %s", path, error)
+                continue
+            self._told(loaded, None)
+            self._catalog.database.set_meta(f"bundled:{path.name}", mark)
+
+    async def close(self) -> None:
+        """Wait for the loading of bundled images to end, so that nothing is half-made."""
+        await self._bundled_loaded()
+
+    @staticmethod
+    def _bundled_archives(directory: str) -> list[Path]:
+        folder = Path(directory)
+        return sorted(path for path in folder.glob("*.tar*")) if folder.is_dir() else []
+
+    async def _bundled_loaded(self) -> None:
+        if self._bundling is not None and not self._bundling.done():
+            await asyncio.shield(self._bundling)
+
+    # --- between loop and threads ---------------------------------------------------------------
+
+    async def _feed(self, source: ByteSource, work: Callable[[ByteFeed], R]) -> R:
+        """Run ``work`` in a thread on the bytes of ``source``."""
+        feed = ByteFeed(asyncio.get_running_loop())
+        working = asyncio.ensure_future(asyncio.to_thread(work, feed))
+        try:
+            await feed.pump(source, working)
+            return await working
+        except BaseException:
+            feed.abort()
+            await asyncio.wait([working])
+            raise
+
+    def _on_loop(self, progress: Progress | None) -> Progress | None:
+        if progress is None:
+            return None
+        loop, tell = asyncio.get_running_loop(), progress
+        return lambda message: loop.call_soon_threadsafe(tell, message) and None
+
+    def _told(self, loaded: Sequence[archive.Loaded], progress: Progress | None) -> list[str]:
+        for entry in loaded:
+            for name in entry.names or [""]:
+                self._publish("load", entry.record, name)
+                label = f"Loaded image: {name}" if name else f"Loaded image ID: {entry.record.id}"
+                if progress:
+                    progress({"stream": f"{label}\n"})
+        return [entry.record.id for entry in loaded]
+
+    def _publish(self, action: str, record: ImageRecord, name: str) -> None:
+        attributes = dict(record.container_config.labels or {})
+        attributes["name"] = name or rules.short_id(record.id)
+        self._events.publish("image", action, record.id, attributes)
+
+    def _publish_removed(self, done: Sequence[removal.Step]) -> None:
+        for step in done:
+            action = "untag" if "Untagged" in step.report else "delete"
+            self._events.publish("image", action, step.image_id, {"name": step.image_id})

@@ -1,0 +1,68 @@
+"""The typed tables of the database, one function for each kind of record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from deskd.domain.image import ImageRecord, LayerRecord, RootRecord, TagRecord
+from deskd.store.database import Database, Records
+
+T = TypeVar("T")
+
+
+def images(database: Database) -> Records[ImageRecord]:
+    """Images by ID; ``parent`` is a column."""
+    return Records(
+        database,
+        "images",
+        ImageRecord,
+        key=lambda record: record.id,
+        columns={"parent": lambda record: record.parent},
+    )
+
+
+def tags(database: Database) -> Records[TagRecord]:
+    """Names of images by the reference in normal form; ``image`` is a column."""
+    return Records(
+        database,
+        "tags",
+        TagRecord,
+        key=lambda record: record.reference,
+        columns={"image": lambda record: record.image},
+    )
+
+
+def layers(database: Database) -> Records[LayerRecord]:
+    """Layers by chain ID; ``number`` is a unique column."""
+    return Records(
+        database,
+        "layers",
+        LayerRecord,
+        key=lambda record: record.chain_id,
+        columns={"number": lambda record: record.number},
+    )
+
+
+def roots(database: Database) -> Records[RootRecord]:
+    """Writable roots by container ID."""
+    return Records(database, "roots", RootRecord, key=lambda record: record.container_id)
+
+
+def containers(
+    database: Database, record_type: type[T], *, key: Callable[[T], str], name: Callable[[T], str]
+) -> Records[T]:
+    """Containers by ID; ``name`` is a unique column."""
+    return Records(database, "containers", record_type, key=key, columns={"name": name})
+
+
+def networks(
+    database: Database, record_type: type[T], *, key: Callable[[T], str], name: Callable[[T], str]
+) -> Records[T]:
+    """Networks by ID; ``name`` is a unique column."""
+    return Records(database, "networks", record_type, key=key, columns={"name": name})
+
+
+def volumes(database: Database, record_type: type[T], *, key: Callable[[T], str]) -> Records[T]:
+    """Volumes by name."""
+    return Records(database, "volumes", record_type, key=key)
