@@ -1,0 +1,190 @@
+"""QEMU's command line for a machine: a pure function of its specification and the host's facts.
+
+Options are those of the manual page qemu-system(1), "Block device options" and "Network options".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from desk.errors import DriverError
+from desk.machine.model import MachineSpec
+
+GUEST_ADDRESS = "10.0.2.15"
+"""The guest's address in QEMU's user network; the guest sets it statically (docs/architecture.md)."""
+
+DATA_SERIAL, ROOT_SERIAL, SEED_SERIAL = "desk-data", "desk-root", "desk-seed"
+
+TB_CACHE_MIB = 128
+"""TCG's cache of translated code. QEMU's default grows to a gigabyte of host memory."""
+
+_SYSTEMS = {"amd64": "x86_64", "arm64": "aarch64"}
+_ACCELERATORS = {"linux": ("kvm",), "darwin": ("hvf",), "win32": ("whpx",)}
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """The host, as far as QEMU's arguments depend on it."""
+
+    platform: str  # as sys.platform: "linux", "darwin", "win32"
+    arch: str  # "amd64" or "arm64"
+    qemu_binary: str
+    qemu_version: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class BootFiles:
+    """What QEMU reads and writes. Disks that a trial boot does not need are ``None``."""
+
+    kernel: Path
+    initramfs: Path
+    console_log: Path
+    qemu_pid: Path
+    root: Path | None = None
+    data: Path | None = None
+    seed: Path | None = None
+    qmp: str = ""  # "unix:PATH" or "tcp:HOST:PORT"; empty: no QMP
+
+
+def binary_name(arch: str) -> str:
+    """Return the name of QEMU's program for a guest of this architecture."""
+    try:
+        return f"qemu-system-{_SYSTEMS[arch]}"
+    except KeyError as error:
+        raise DriverError(
+            f"QEMU machines for {arch} are not supported",
+            hint="Desk has guest images for amd64 and arm64.",
+        ) from error
+
+
+def candidate_accelerators(host: HostFacts, guest_arch: str) -> tuple[str, ...]:
+    """Return the accelerators worth trying on this host, best first; ``tcg`` ends the list."""
+    own = _ACCELERATORS.get(host.platform, ()) if host.arch == guest_arch else ()
+    return (*own, "tcg")
+
+
+def cpu_model(accelerator: str, host: HostFacts, guest_arch: str) -> str:
+    """Return the CPU that the guest sees.
+
+    WORKAROUND: QEMU before 10 translates cmpxchg16b wrongly (a guest kernel panics or hangs in a
+    third of the boots), so TCG hides the feature there.
+    """
+    if accelerator in ("kvm", "hvf"):
+        return "host"
+    if accelerator == "whpx":
+        return "Westmere"  # what WHPX can virtualise everywhere, with AES; "max" exceeds it
+    if guest_arch == "arm64":
+        return "max,pauth-impdef=on"  # real pointer authentication costs TCG half its speed
+    return "max,-cx16" if host.qemu_version < (10, 0, 0) else "max"
+
+
+def accelerator_option(accelerator: str) -> str:
+    """Return the value of ``-accel``."""
+    if accelerator == "tcg":
+        return f"tcg,thread=multi,tb-size={TB_CACHE_MIB}"
+    if accelerator == "whpx":
+        return "whpx,kernel-irqchip=off"  # interrupts get lost with the other setting
+    return accelerator
+
+
+def machine_option(accelerator: str, host: HostFacts, guest_arch: str) -> str:
+    """Return the value of ``-machine``: few devices, no USB, no dump of guest memory."""
+    if guest_arch == "arm64":
+        gic = {"kvm": "host", "hvf": "2"}.get(accelerator, "3")
+        return f"virt,gic-version={gic},dump-guest-core=off"
+    # "pc" boots faster and more evenly than "q35" under TCG in QEMU 7.2.
+    return "pc,usb=off,vmport=off,dump-guest-core=off"
+
+
+def boot_command(
+    host: HostFacts,
+    guest_arch: str,
+    accelerator: str,
+    files: BootFiles,
+    *,
+    cmdline: str,
+    memory_mib: int,
+    cpus: int,
+) -> list[str]:
+    """Return the arguments for a kernel and an initramfs without network and disks."""
+    arguments = [
+        host.qemu_binary,
+        *("-nodefaults", "-no-user-config", "-display", "none"),
+        *("-machine", machine_option(accelerator, host, guest_arch)),
+        *("-accel", accelerator_option(accelerator)),
+        *("-cpu", cpu_model(accelerator, host, guest_arch)),
+        *("-smp", str(cpus)),
+        *("-m", f"{memory_mib}M"),
+        *("-kernel", str(files.kernel)),
+        *("-initrd", str(files.initramfs)),
+        *("-append", cmdline),
+        *("-chardev", f"file,id=console,path={_value(files.console_log)}"),
+        *("-serial", "chardev:console"),
+        *("-pidfile", str(files.qemu_pid)),
+    ]
+    if files.qmp:
+        arguments += ["-qmp", f"{_value(files.qmp)},server=on,wait=off"]
+    return arguments
+
+
+def machine_command(
+    spec: MachineSpec,
+    host: HostFacts,
+    guest_arch: str,
+    accelerator: str,
+    files: BootFiles,
+    *,
+    cmdline: str,
+    ssh_port: int,
+) -> list[str]:
+    """Return the arguments for the whole machine.
+
+    ``ssh_port`` on 127.0.0.1 leads to the guest's sshd; nothing else of the guest is reachable.
+    """
+    if files.root is None or files.data is None or files.seed is None:
+        raise ValueError("a machine needs its root, data and seed disks")
+    return [
+        *boot_command(
+            host,
+            guest_arch,
+            accelerator,
+            files,
+            cmdline=cmdline,
+            memory_mib=spec.memory_mib,
+            cpus=spec.cpus,
+        ),
+        *("-name", f"desk-{spec.name}"),
+        *("-rtc", "base=utc"),
+        *("-msg", "timestamp=on"),
+        *_network(ssh_port),
+        *_disk("root", files.root, ROOT_SERIAL, {"read-only": "on"}),
+        *_disk("data", files.data, DATA_SERIAL, {"discard": "unmap", "detect-zeroes": "unmap"}),
+        *_disk("seed", files.seed, SEED_SERIAL, {"read-only": "on"}),
+        *("-device", "virtio-rng-pci"),
+        *("-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on,deflate-on-oom=on"),
+    ]
+
+
+def _network(ssh_port: int) -> list[str]:
+    forward = f"hostfwd=tcp:127.0.0.1:{ssh_port}-{GUEST_ADDRESS}:22"
+    return [
+        *("-netdev", f"user,id=net,{forward}"),
+        # Without its boot ROM the card costs no time in the firmware.
+        *("-device", "virtio-net-pci,netdev=net,romfile="),
+    ]
+
+
+def _disk(node: str, path: Path, serial: str, options: Mapping[str, str]) -> list[str]:
+    settings = {"driver": "raw", "node-name": node, **options}
+    settings |= {"file.driver": "file", "file.filename": _value(path)}
+    if "discard" in options:
+        settings["file.discard"] = options["discard"]
+    blockdev = ",".join(f"{key}={value}" for key, value in settings.items())
+    return ["-blockdev", blockdev, "-device", f"virtio-blk-pci,drive={node},serial={serial}"]
+
+
+def _value(path: Path | str) -> str:
+    """Return a value with its commas doubled, as QEMU's option parser wants them."""
+    return str(path).replace(",", ",,")
