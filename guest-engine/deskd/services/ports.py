@@ -3,36 +3,23 @@
 Each Protocol is a contract: order of calls, idempotency and who cleans up stand in its docstring.
 """
 
+# ruff: noqa: PLC0414 (structures of the domain are part of these contracts: re-exported on purpose)
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from deskd.domain.container import EndpointSettings, HostConfig, PortBinding
+from deskd.domain.container import HostConfig
 from deskd.domain.mount import MountStep
+from deskd.domain.network import Endpoint as Endpoint
+from deskd.domain.network import EndpointRequest as EndpointRequest
+from deskd.domain.network import NetlinkScript as NetlinkScript
+from deskd.domain.network import PortRequest as PortRequest
+from deskd.domain.process import Exit as Exit
+from deskd.domain.process import FoundMonitor as FoundMonitor
 
 # --- runtime ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a process ended. ``code`` is 128 + signal for a killed one, as Docker reports it."""
-
-    code: int
-    finished_at_ns: int
-    oom_killed: bool = False
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundMonitor:
-    """A monitor met at reconciliation: still running, or gone with its exit on record."""
-
-    key: str
-    pid: int
-    started_at_ns: int
-    exit: Exit | None
 
 
 class AttachStream(Protocol):
@@ -105,54 +92,6 @@ class Resources(Protocol):
 
 
 # --- network ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class PortRequest:
-    """One wanted publication: container port and protocol with the bindings asked for."""
-
-    container_port: int
-    protocol: str  # "tcp", "udp" or "sctp"
-    bindings: tuple[PortBinding, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointRequest:
-    """A container's wish to join a network."""
-
-    container_id: str
-    container_name: str
-    network: str  # name or ID
-    settings: EndpointSettings = EndpointSettings()
-    ports: tuple[PortRequest, ...] = ()
-    interface: str = "eth0"
-    default_route: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class NetlinkScript:
-    """Encoded rtnetlink requests that a namespace-less helper can send as they are.
-
-    ``outside`` run in the engine's network namespace; where ``pid_offset`` is set, the 4 bytes at
-    that offset receive the PID that names the container's namespace. ``inside`` run in the
-    container's namespace afterwards. Each request asks for an acknowledgement.
-    """
-
-    outside: tuple[bytes, ...] = ()
-    outside_pid_offsets: tuple[int | None, ...] = ()
-    inside: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A place in a network, granted: what inspect shows and what the launcher must do."""
-
-    network_id: str
-    network_name: str
-    endpoint_id: str
-    settings: EndpointSettings
-    script: NetlinkScript
-    ports: Mapping[str, tuple[PortBinding, ...]] = field(default_factory=dict)  # "80/tcp" -> …
 
 
 class ContainerNetworks(Protocol):

@@ -1,0 +1,203 @@
+"""Networks as the Engine API describes them, their durable record, and a container's endpoint.
+
+Field names and zero values are those of ``Network``, ``IPAM``, ``NetworkContainer`` and the
+bodies of ``/networks/*`` in the Docker Engine API v1.47.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from typing import Any, Protocol
+
+from msgspec import field
+
+from deskd.domain.container import ApiStruct, EndpointSettings, PortBinding
+
+OPTION_BRIDGE_NAME = "com.docker.network.bridge.name"
+OPTION_DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
+OPTION_HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
+OPTION_INTER_CONTAINER = "com.docker.network.bridge.enable_icc"
+OPTION_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
+OPTION_MTU = "com.docker.network.driver.mtu"
+
+# --- what the API shows -------------------------------------------------------------------------
+
+
+class IpamConfig(ApiStruct, omit_defaults=True):
+    """``IPAMConfig``: one subnet of a network. ``ip_range`` limits automatic addresses only."""
+
+    subnet: str = ""
+    ip_range: str = field(default="", name="IPRange")
+    gateway: str = ""
+    auxiliary_addresses: dict[str, str] | None = None
+
+
+class Ipam(ApiStruct):
+    """``IPAM``: how a network's addresses are given."""
+
+    driver: str = "default"
+    options: dict[str, str] | None = None
+    config: list[IpamConfig] | None = None
+
+
+class ConfigReference(ApiStruct):
+    """``ConfigReference``: always empty here, networks of swarm scope do not exist."""
+
+    network: str = ""
+
+
+class NetworkContainer(ApiStruct):
+    """``NetworkContainer``: one endpoint, in a network's inspect output."""
+
+    name: str = ""
+    endpoint_id: str = field(default="", name="EndpointID")
+    mac_address: str = ""
+    ipv4_address: str = field(default="", name="IPv4Address")
+    ipv6_address: str = field(default="", name="IPv6Address")
+
+
+class Network(ApiStruct):
+    """``Network``: what list and inspect return. ``containers`` is filled by inspect only."""
+
+    name: str
+    id: str
+    created: str
+    scope: str = "local"
+    driver: str = "bridge"
+    enable_ipv4: bool = field(default=True, name="EnableIPv4")
+    enable_ipv6: bool = field(default=False, name="EnableIPv6")
+    ipam: Ipam = field(default=Ipam(), name="IPAM")
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    config_from: ConfigReference = ConfigReference()
+    config_only: bool = False
+    containers: dict[str, NetworkContainer] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+class NetworkCreateRequest(ApiStruct):
+    """Body of ``POST /networks/create``."""
+
+    name: str = ""
+    check_duplicate: bool = True
+    driver: str = ""
+    scope: str = ""
+    enable_ipv4: bool | None = field(default=None, name="EnableIPv4")
+    enable_ipv6: bool | None = field(default=None, name="EnableIPv6")
+    ipam: Ipam | None = field(default=None, name="IPAM")
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    config_only: bool = False
+    config_from: ConfigReference | None = None
+    options: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+
+
+class NetworkCreateResponse(ApiStruct):
+    """Answer to ``POST /networks/create``."""
+
+    id: str
+    warning: str = ""
+
+
+class NetworkConnectRequest(ApiStruct):
+    """Body of ``POST /networks/{id}/connect``."""
+
+    container: str = ""
+    endpoint_config: EndpointSettings | None = None
+
+
+class NetworkDisconnectRequest(ApiStruct):
+    """Body of ``POST /networks/{id}/disconnect``."""
+
+    container: str = ""
+    force: bool = False
+
+
+# --- what is kept -------------------------------------------------------------------------------
+
+
+class NetworkRecord(ApiStruct):
+    """A network in the database: everything but its endpoints, which containers' records hold."""
+
+    id: str
+    name: str
+    created: str
+    driver: str = "bridge"
+    enable_ipv6: bool = False
+    ipam: Ipam = Ipam()
+    internal: bool = False
+    attachable: bool = False
+    options: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+class NetworkRecords(Protocol):
+    """Where networks are kept; names are unique, ``put`` replaces by ID, ``delete`` is
+    idempotent. Calls are short and may be made on the event loop and in threads."""
+
+    def all(self) -> list[NetworkRecord]: ...
+    def put(self, record: NetworkRecord) -> None: ...
+    def delete(self, key: str) -> Any: ...
+
+
+NO_SETTINGS = EndpointSettings()
+
+# --- what a container gets ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PortRequest:
+    """One wanted publication: container port and protocol with the bindings asked for."""
+
+    container_port: int
+    protocol: str  # "tcp", "udp" or "sctp"
+    bindings: tuple[PortBinding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRequest:
+    """A container's wish to join a network. ``hostname`` is what ``hosts_lines`` will name;
+    empty means the container's short ID."""
+
+    container_id: str
+    container_name: str
+    network: str  # name or ID
+    settings: EndpointSettings = NO_SETTINGS
+    ports: tuple[PortRequest, ...] = ()
+    interface: str = "eth0"
+    default_route: bool = True
+    hostname: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NetlinkScript:
+    """Encoded rtnetlink requests that a namespace-less helper can send as they are.
+
+    ``outside`` run in the engine's network namespace; where ``pid_offset`` is set, the 4 bytes at
+    that offset receive the PID that names the container's namespace. ``inside`` run in the
+    container's namespace afterwards. Each request asks for an acknowledgement.
+    """
+
+    outside: tuple[bytes, ...] = ()
+    outside_pid_offsets: tuple[int | None, ...] = ()
+    inside: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A place in a network, granted: what inspect shows and what the launcher must do."""
+
+    network_id: str
+    network_name: str
+    endpoint_id: str
+    settings: EndpointSettings
+    script: NetlinkScript
+    ports: Mapping[str, tuple[PortBinding, ...]] = dataclass_field(
+        default_factory=dict
+    )  # "80/tcp" -> …
