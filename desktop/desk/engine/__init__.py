@@ -1,0 +1,1 @@
+"""The Docker Engine API as the host side uses it: a transport and a synchronous client."""

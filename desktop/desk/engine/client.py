@@ -1,0 +1,51 @@
+"""The Engine API's client that command line, app and agent share: synchronous and thread-safe.
+
+    client = EngineClient(UnixTransport(path))
+    for container in client.containers.list():
+        print(container["Names"])
+
+Answers are the API's JSON as it is (``dict`` with Docker's names). Errors are ``EngineError``
+with the HTTP status, or ``EngineUnreachable``. Streams are iterators whose ``close`` may be
+called from any thread.
+"""
+
+from __future__ import annotations
+
+from desk.engine.connection import EngineConnection
+from desk.engine.containers import Containers, Execs
+from desk.engine.images import Images
+from desk.engine.resources import Networks, Volumes
+from desk.engine.system import System
+from desk.engine.transport import Transport
+
+
+class EngineClient:
+    """One engine; ``containers``, ``execs``, ``images``, ``networks``, ``volumes``, ``system``."""
+
+    def __init__(
+        self, transport: Transport, *, timeout_s: float = 60.0, unreachable_hint: str = ""
+    ) -> None:
+        self.connection = EngineConnection(
+            transport, timeout_s=timeout_s, unreachable_hint=unreachable_hint
+        )
+        self.containers = Containers(self.connection)
+        self.execs = Execs(self.connection)
+        self.images = Images(self.connection)
+        self.networks = Networks(self.connection)
+        self.volumes = Volumes(self.connection)
+        self.system = System(self.connection)
+
+    @property
+    def url(self) -> str:
+        """The engine's address, as ``DOCKER_HOST`` takes it."""
+        return self.connection.transport.url
+
+    def close(self) -> None:
+        """Close idle connections; the client must not be used any more."""
+        self.connection.close()
+
+    def __enter__(self) -> EngineClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,284 @@
+"""The client's core, on which the groups of calls build: connections, API version, errors."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import desk
+from desk.engine.streams import AttachedStream, ByteStream, JsonStream, ProgressStream
+from desk.engine.transport import Transport
+from desk.engine.wire import Body, HttpConnection, Response, exchange
+from desk.errors import EngineError, EngineUnreachable
+
+API_VERSION = (1, 47)
+OLDEST_API_VERSION = (1, 24)
+
+JsonObject = dict[str, Any]
+JsonObjects = list[JsonObject]
+Query = Mapping[str, object]
+
+_IDLE_CONNECTIONS = 4
+_TAR = "application/x-tar"
+
+
+def encode_query(query: Query | None) -> str:
+    """Render parameters as Docker's clients do: ``None`` is left out, flags are 1 or 0, lists
+    repeat the name, and mappings (filters) are JSON."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in (query or {}).items():
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            pairs.append((name, "1" if value else "0"))
+        elif isinstance(value, Mapping):
+            if value:
+                pairs.append((name, json.dumps(value, separators=(",", ":"))))
+        elif isinstance(value, list | tuple):
+            pairs += [(name, str(item)) for item in value]
+        else:
+            pairs.append((name, str(value)))
+    return urlencode(pairs)
+
+
+def segment(name: str) -> str:
+    """Quote a name or ID for use as one part of a path (an image's slashes stay)."""
+    return quote(name, safe="/:@")
+
+
+class EngineConnection:
+    """Requests to one engine, from any number of threads. Ordinary calls share a few kept-alive
+    connections; a stream has its own until it ends.
+
+    ``timeout_s`` bounds the wait for an answer to begin, and each read of it.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        timeout_s: float = 60.0,
+        connect_timeout_s: float = 10.0,
+        unreachable_hint: str = "",
+    ) -> None:
+        self.transport = transport
+        self._timeout_s = timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._unreachable_hint = unreachable_hint
+        self._idle: list[HttpConnection] = []
+        self._lock = threading.Lock()
+        self._version: tuple[int, int] | None = None
+        self._closed = False
+
+    # --- life ------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the idle connections; streams in use are their owners'."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for http in idle:
+            http.close()
+
+    @property
+    def api_version(self) -> str:
+        """The version that both sides speak, negotiated with ``/_ping`` at first use."""
+        with self._lock:
+            version = self._version
+        if version is None:
+            version = self._negotiate()
+            with self._lock:
+                self._version = version
+        return f"{version[0]}.{version[1]}"
+
+    def _negotiate(self) -> tuple[int, int]:
+        response = self._exchange("HEAD", "/_ping", {}, None, self._timeout_s)
+        response.read()
+        text = response.headers.get("api-version")
+        if response.status >= 400 and not text:
+            raise EngineError(
+                f"the engine at {self.transport.url} is not ready (HTTP {response.status})",
+                status=response.status,
+            )
+        major, _, minor = text.partition(".")
+        if not (major.isdecimal() and minor.isdecimal()):
+            return API_VERSION  # an engine that does not tell takes what it is given
+        offered = (int(major), int(minor))
+        if offered < OLDEST_API_VERSION:
+            raise EngineError(
+                f"the engine at {self.transport.url} speaks API version {text} only",
+                hint="Desk needs 1.24 or newer: upgrade the engine.",
+            )
+        return min(offered, API_VERSION)
+
+    # --- requests --------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: JsonObject | None = None,
+        pieces: Body | None = None,
+        content_type: str = _TAR,
+        headers: Mapping[str, str] | None = None,
+        versioned: bool = True,
+        timeout_s: float | None = None,
+    ) -> Response:
+        """Send a request and return the answer with its body unread; ``EngineError`` for a
+        status of 400 and above. The caller reads the body to its end or closes it."""
+        target = f"/v{self.api_version}{path}" if versioned else path
+        parameters = encode_query(query)
+        if parameters:
+            target = f"{target}?{parameters}"
+        fields = dict(headers or {})
+        content: Body | None = pieces
+        if pieces is not None:
+            fields.setdefault("Content-Type", content_type)
+        elif body is not None:
+            content = json.dumps(body).encode()
+            fields["Content-Type"] = "application/json"
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        response = self._exchange(method, target, fields, content, limit_s)
+        if response.status >= 400:
+            raise self._error(response)
+        return response
+
+    def call(self, method: str, path: str, **options: Any) -> Any:
+        """Send a request (options as for ``request``) and return its JSON, ``None`` without."""
+        response = self.request(method, path, **options)
+        data = response.read()
+        if not data.strip():
+            return None
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise EngineError(
+                f"the engine at {self.transport.url} answered {path} with something else than JSON",
+                status=response.status,
+            ) from error
+
+    def status(self, method: str, path: str, **options: Any) -> int:
+        """Send a request and return the status only (304 tells that nothing changed)."""
+        response = self.request(method, path, **options)
+        response.read()
+        return response.status
+
+    def headers(self, method: str, path: str, **options: Any) -> Mapping[str, str]:
+        """Send a request and return the headers by which the engine tells a path's stat."""
+        response = self.request(method, path, **options)
+        response.read()
+        return ByteStream(response).headers
+
+    def stream(self, method: str, path: str, **options: Any) -> Response:
+        """Send a request whose answer may pause for as long as it likes once it has begun."""
+        response = self.request(method, path, **options)
+        response.set_timeout(None)
+        return response
+
+    def objects(self, method: str, path: str, **options: Any) -> JsonStream:
+        return JsonStream(self.stream(method, path, **options))
+
+    def progress(
+        self, method: str, path: str, *, pieces: Iterable[bytes] | None = None, **options: Any
+    ) -> ProgressStream:
+        """Send a long operation's request. The answer may begin only after the whole upload."""
+        if pieces is not None:
+            options["timeout_s"] = float("inf")
+        return ProgressStream(self.stream(method, path, pieces=pieces, **options))
+
+    def upgrade(
+        self,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: JsonObject | None = None,
+        multiplexed: bool | None = None,
+    ) -> AttachedStream:
+        """Send a request that takes its connection over (101, or 200 as of old). Without
+        ``multiplexed`` the answer's content type decides."""
+        response = self.request(
+            "POST",
+            path,
+            query=query,
+            body=body,
+            headers={"Connection": "Upgrade", "Upgrade": "tcp"},
+        )
+        response.set_timeout(None)
+        if multiplexed is None:
+            multiplexed = "multiplexed" in response.headers.get("content-type")
+        return AttachedStream(response.http, multiplexed=multiplexed)
+
+    # --- connections -----------------------------------------------------------------------
+
+    def _exchange(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: Body | None,
+        timeout_s: float,
+    ) -> Response:
+        fields = {
+            "Host": "desk",
+            "User-Agent": f"desk/{desk.__version__}",
+            "Accept": "*/*",
+            **headers,
+        }
+        limit_s = None if timeout_s == float("inf") else timeout_s
+        http = self._take()
+        response: Response | None = None
+        if http is not None:
+            http.set_timeout(limit_s)
+            try:
+                response = exchange(http, method, target, fields, body)
+            except EngineUnreachable:
+                # Closed by the engine while idle. Only what changes nothing is sent again.
+                if method not in ("GET", "HEAD"):
+                    raise
+        if response is None:
+            response = exchange(self._connect(limit_s), method, target, fields, body)
+        response.on_finished = self._keep
+        return response
+
+    def _connect(self, timeout_s: float | None) -> HttpConnection:
+        try:
+            connection = self.transport.connect(self._connect_timeout_s)
+        except EngineUnreachable as error:
+            error.hint = error.hint or self._unreachable_hint
+            raise
+        http = HttpConnection(connection, self.transport.url)
+        http.set_timeout(timeout_s)
+        return http
+
+    def _take(self) -> HttpConnection | None:
+        with self._lock:
+            while self._idle:
+                http = self._idle.pop()
+                if not http.is_stale():
+                    return http
+                http.close()
+        return None
+
+    def _keep(self, http: HttpConnection) -> None:
+        with self._lock:
+            if not http.closed and not self._closed and len(self._idle) < _IDLE_CONNECTIONS:
+                self._idle.append(http)
+                return
+        http.close()
+
+    def _error(self, response: Response) -> EngineError:
+        response.set_timeout(self._timeout_s)
+        data = response.read()
+        text = data.decode("utf-8", "replace").strip()
+        try:
+            message = json.loads(text)
+        except ValueError:
+            message = None
+        if isinstance(message, dict) and message.get("message"):
+            text = str(message["message"])
+        return EngineError(text or f"HTTP {response.status}", status=response.status)

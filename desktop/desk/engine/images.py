@@ -1,0 +1,97 @@
+"""Calls on images (``/images``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from desk.engine.connection import EngineConnection, JsonObject, JsonObjects, segment
+from desk.engine.containers import Filters, encode_filters
+from desk.engine.streams import ByteStream, ProgressStream
+
+_FOR_EVER = float("inf")
+
+
+class Images:
+    """``client.images``: images go by reference (``name:tag``) or ID."""
+
+    def __init__(self, connection: EngineConnection) -> None:
+        self._connection = connection
+
+    def list(self, *, all_: bool = False, filters: Filters | None = None) -> JsonObjects:
+        query = {"all": all_ or None, "filters": encode_filters(filters)}
+        return self._connection.call("GET", "/images/json", query=query) or []
+
+    def inspect(self, image: str) -> JsonObject:
+        details: JsonObject = self._connection.call("GET", f"/images/{segment(image)}/json")
+        return details
+
+    def history(self, image: str) -> JsonObjects:
+        return self._connection.call("GET", f"/images/{segment(image)}/history") or []
+
+    def import_(
+        self,
+        source: Iterable[bytes] | str,
+        *,
+        repository: str | None = None,
+        tag: str | None = None,
+        message: str | None = None,
+        changes: Iterable[str] = (),
+        platform: str | None = None,
+    ) -> ProgressStream:
+        """Make an image of a root file system's tar archive, given as its bytes or as the URL
+        from which the engine gets it. The last progress object's ``status`` is the image's ID."""
+        query = {
+            "fromSrc": source if isinstance(source, str) else "-",
+            "repo": repository,
+            "tag": tag,
+            "message": message,
+            "changes": list(changes) or None,
+            "platform": platform,
+        }
+        pieces = None if isinstance(source, str) else source
+        return self._connection.progress("POST", "/images/create", query=query, pieces=pieces)
+
+    def pull(
+        self, name: str, *, tag: str | None = None, platform: str | None = None
+    ) -> ProgressStream:
+        """Fetch an image from its registry."""
+        query = {"fromImage": name, "tag": tag, "platform": platform}
+        return self._connection.progress("POST", "/images/create", query=query)
+
+    def load(self, archive: Iterable[bytes], *, quiet: bool = False) -> ProgressStream:
+        """Load the images in a tar archive that ``save`` made."""
+        return self._connection.progress(
+            "POST", "/images/load", query={"quiet": quiet or None}, pieces=archive
+        )
+
+    def save(self, images: Iterable[str]) -> ByteStream:
+        """Return images with their layers and tags as one tar archive."""
+        return ByteStream(
+            self._connection.stream(
+                "GET", "/images/get", query={"names": list(images)}, timeout_s=_FOR_EVER
+            )
+        )
+
+    def tag(self, image: str, *, repository: str, tag: str | None = None) -> None:
+        query = {"repo": repository, "tag": tag}
+        self._connection.status("POST", f"/images/{segment(image)}/tag", query=query)
+
+    def remove(self, image: str, *, force: bool = False, prune: bool = True) -> JsonObjects:
+        """Remove a tag, and the image with its last; returns ``Untagged``, ``Deleted`` items."""
+        query = {"force": force or None, "noprune": None if prune else True}
+        return (
+            self._connection.call(
+                "DELETE", f"/images/{segment(image)}", query=query, timeout_s=_FOR_EVER
+            )
+            or []
+        )
+
+    def prune(self, *, filters: Filters | None = None) -> JsonObject:
+        """Remove unused images; returns ``ImagesDeleted`` and ``SpaceReclaimed``."""
+        report: JsonObject = self._connection.call(
+            "POST",
+            "/images/prune",
+            query={"filters": encode_filters(filters)},
+            timeout_s=_FOR_EVER,
+        )
+        return report

@@ -1,0 +1,46 @@
+"""Calls on the engine itself (``/version``, ``/info``, ``/events``, ``/system/df``)."""
+
+from __future__ import annotations
+
+from desk.engine.connection import EngineConnection, JsonObject
+from desk.engine.containers import Filters, encode_filters
+from desk.engine.streams import JsonStream
+
+
+class System:
+    """``client.system``."""
+
+    def __init__(self, connection: EngineConnection) -> None:
+        self._connection = connection
+
+    def ping(self, *, timeout_s: float | None = None) -> None:
+        """Return if the engine answers; ``EngineError`` otherwise."""
+        self._connection.status("GET", "/_ping", versioned=False, timeout_s=timeout_s)
+
+    def version(self) -> JsonObject:
+        details: JsonObject = self._connection.call("GET", "/version")
+        return details
+
+    def info(self) -> JsonObject:
+        details: JsonObject = self._connection.call("GET", "/info")
+        return details
+
+    def disk_usage(self) -> JsonObject:
+        """Return ``Images``, ``Containers``, ``Volumes``, ``BuildCache`` with their sizes."""
+        usage: JsonObject = self._connection.call("GET", "/system/df", timeout_s=600)
+        return usage
+
+    def events(
+        self,
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        filters: Filters | None = None,
+    ) -> JsonStream:
+        """Return what happens from now on, and what happened since a Unix time; the stream ends
+        at ``until``, or when another thread closes it."""
+        return self._connection.objects(
+            "GET",
+            "/events",
+            query={"since": since, "until": until, "filters": encode_filters(filters)},
+        )
