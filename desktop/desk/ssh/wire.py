@@ -1,0 +1,215 @@
+"""paramiko's transport, tuned for one long-lived, busy connection.
+
+Everything that reaches into paramiko's protected parts is in this module; the distribution pins
+paramiko below 6 for its sake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import paramiko
+from paramiko.common import (
+    MSG_CHANNEL_OPEN_FAILURE,
+    cMSG_CHANNEL_OPEN,
+    cMSG_GLOBAL_REQUEST,
+)
+from paramiko.message import Message
+from paramiko.packet import Packetizer
+
+# paramiko logs what it also raises, with stack traces; the errors that this package raises say it.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+
+WINDOW_BYTES = 4 << 20
+MAX_PACKET_BYTES = 1 << 15
+_CHANNEL_NUMBERS = 1 << 16
+_IDLE_POLL_S = 1.0
+
+CIPHERS = (
+    "aes128-gcm@openssh.com",
+    "aes256-gcm@openssh.com",
+    "aes128-ctr",
+    "aes192-ctr",
+    "aes256-ctr",
+)
+DIGESTS = (
+    "hmac-sha2-256-etm@openssh.com",
+    "hmac-sha2-512-etm@openssh.com",
+    "hmac-sha2-256",
+    "hmac-sha2-512",
+)
+
+
+class OpenFailure(enum.IntEnum):
+    """Why a server refuses a channel (RFC 4254, 5.1); 0 where it gave no reason."""
+
+    NO_ANSWER = 0
+    PROHIBITED = 1
+    CONNECT_FAILED = 2
+    UNKNOWN_TYPE = 3
+    RESOURCE_SHORTAGE = 4
+
+    @classmethod
+    def _missing_(cls, value: object) -> OpenFailure:
+        return cls.NO_ANSWER
+
+
+class ChannelRefused(Exception):
+    """The server did not open a channel; ``text`` is its own explanation."""
+
+    def __init__(self, failure: OpenFailure, text: str) -> None:
+        super().__init__(text)
+        self.failure = failure
+        self.text = text
+
+
+class _PatientPacketizer(Packetizer):  # type: ignore[misc]
+    """Leaves new keys to the server.
+
+    WORKAROUND (paramiko's Channel._handle_close and Transport._send_user_message): where the
+    client asks for new keys, messages that the server sent before it heard of that can make
+    paramiko's reading thread wait for itself, and the connection dies after 30 seconds. A server
+    that asks sends nothing in between, which is safe. OpenSSH asks after 2^32 cipher blocks or
+    2^31 packets (RFC 4344, 3), well before these limits.
+    """
+
+    REKEY_PACKETS = 1 << 40
+    REKEY_BYTES = 1 << 60
+
+
+class Wire(paramiko.Transport):  # type: ignore[misc]
+    """One SSH connection over ``connection``; ``ended`` is set when it is over, however that
+    came about."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(
+            connection,
+            default_window_size=WINDOW_BYTES,
+            default_max_packet_size=MAX_PACKET_BYTES,
+            packetizer_class=_PatientPacketizer,
+        )
+        self.ended = threading.Event()
+        self._channel_counter: int
+        self._connection = connection
+        self._ping_lock = threading.Lock()
+        self._refusals: dict[int, ChannelRefused] = {}
+        self._note_failure = self._handler_table[MSG_CHANNEL_OPEN_FAILURE]
+        self._handler_table[MSG_CHANNEL_OPEN_FAILURE] = self._on_open_failure
+        options = self.get_security_options()
+        options.ciphers = CIPHERS
+        options.digests = DIGESTS
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            self.ended.set()
+
+    def calm(self) -> None:
+        """Wake ten times less often while idle, once the handshake is over."""
+        self._connection.settimeout(_IDLE_POLL_S)
+
+    def abort(self) -> None:
+        """End the connection without a word to the server; wakes every thread that uses it."""
+        with contextlib.suppress(OSError):  # the other side may have been first
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self.packetizer.close()
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join(timeout=5.0)
+
+    def ping(self, timeout_s: float) -> bool:
+        """Ask the server for a sign of life; return whether it came in time."""
+        with self._ping_lock:
+            answered = threading.Event()
+            self.completion_event = answered
+            message = Message()
+            message.add_byte(cMSG_GLOBAL_REQUEST)
+            message.add_string("keepalive@openssh.com")
+            message.add_boolean(True)
+            self._send_user_message(message)
+            return answered.wait(timeout_s) and not self.ended.is_set()
+
+    def open_session_channel(self, timeout_s: float) -> paramiko.Channel:
+        """Open a channel for a command (RFC 4254, 6.1)."""
+        return self._open("session", lambda message: None, timeout_s)
+
+    def open_tcp_channel(self, host: str, port: int, timeout_s: float) -> paramiko.Channel:
+        """Open a channel to a TCP address as the server sees it (RFC 4254, 7.2)."""
+
+        def fields(message: Message) -> None:
+            message.add_string(host)
+            message.add_int(port)
+            message.add_string("127.0.0.1")
+            message.add_int(0)
+
+        return self._open("direct-tcpip", fields, timeout_s)
+
+    def open_unix_channel(self, path: str, timeout_s: float) -> paramiko.Channel:
+        """Open a channel to a Unix socket on the server (OpenSSH's PROTOCOL, 2.4)."""
+
+        def fields(message: Message) -> None:
+            message.add_string(path)
+            message.add_string("")
+            message.add_int(0)
+
+        return self._open("direct-streamlocal@openssh.com", fields, timeout_s)
+
+    def _open(
+        self, kind: str, add_fields: Callable[[Message], None], timeout_s: float
+    ) -> paramiko.Channel:
+        """Open a channel as ``Transport.open_channel`` does, for kinds that it does not know, and
+        with the refusal of this very channel where several are being opened."""
+        if not self.active:
+            raise ChannelRefused(OpenFailure.NO_ANSWER, "the SSH connection is lost")
+        opened = threading.Event()
+        with self.lock:
+            number = self._next_channel()
+            message = Message()
+            message.add_byte(cMSG_CHANNEL_OPEN)
+            message.add_string(kind)
+            message.add_int(number)
+            message.add_int(WINDOW_BYTES)
+            message.add_int(MAX_PACKET_BYTES)
+            add_fields(message)
+            channel = paramiko.Channel(number)
+            self._channels.put(number, channel)
+            self.channel_events[number] = opened
+            self.channels_seen[number] = True
+            channel._set_transport(self)
+            channel._set_window(WINDOW_BYTES, MAX_PACKET_BYTES)
+        self._send_user_message(message)
+        deadline = time.monotonic() + timeout_s
+        # The transport's end sets the event too, unless it ended just before it was entered.
+        while not opened.wait(0.5) and self.active and time.monotonic() < deadline:
+            pass
+        refusal = self._refusals.pop(number, None)
+        if refusal is not None:
+            raise refusal
+        if channel.active and not channel.closed:
+            return channel
+        with self.lock:
+            self.channel_events.pop(number, None)
+        reason = "the server does not answer" if self.active else "the SSH connection is lost"
+        raise ChannelRefused(OpenFailure.NO_ANSWER, reason)
+
+    def _on_open_failure(self, message: Message) -> None:
+        number = message.get_int()
+        failure = OpenFailure(message.get_int())
+        self._refusals[number] = ChannelRefused(failure, message.get_text())
+        message.rewind()
+        self._note_failure(message)
+        self.saved_exception = None
+
+    def _next_channel(self) -> Any:
+        # WORKAROUND: paramiko remembers every channel number it ever used (Transport.
+        # channels_seen); a connection that lives for months must use numbers again.
+        if self._channel_counter >= _CHANNEL_NUMBERS:
+            self._channel_counter = 0
+        return super()._next_channel()
