@@ -14,6 +14,15 @@ class InvalidArgument(DeskdError):
     """The request cannot be understood or asks for something that cannot be (HTTP 400)."""
 
 
+class StartFailed(InvalidArgument):
+    """A program could not be executed (HTTP 400). ``exit_code`` is Docker's: 127 for a program
+    that is not there, 126 for one that cannot be invoked."""
+
+    def __init__(self, text: str, exit_code: int = 126) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
 class Unauthorized(DeskdError):
     """A registry or a policy wants other credentials (HTTP 401)."""
 
