@@ -1,0 +1,218 @@
+"""The README's tour as a stranger takes it: `packaging/up`, then `desk` and `docker` by hand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pexpect
+import pytest
+
+pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(1200)]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BIN = REPOSITORY / ".venv" / "bin"
+PROMPT_DEADLINE_S = 120
+
+
+class Stranger:
+    """Someone with a shell, a DESK_HOME of their own and the checkout's commands on the PATH."""
+
+    def __init__(self, home: Path) -> None:
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")
+        }
+        self.environment["DESK_HOME"] = str(home)
+        self.environment["PATH"] = f"{BIN}:{os.environ['PATH']}"
+        self.environment["TERM"] = "xterm"
+
+    def types(
+        self, line: str, *, code: int = 0, timeout_s: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """Type a line into bash; check its exit code."""
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line],
+            env=self.environment,
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert done.returncode == code, f"$ {line}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def out(self, line: str, *, timeout_s: float = 300) -> str:
+        """Type a line; return what it printed on standard output."""
+        return self.types(line, timeout_s=timeout_s).stdout.strip()
+
+    def terminal(self, command: str, arguments: Sequence[str]) -> pexpect.spawn[str]:
+        """Start a command on a terminal of 80 columns."""
+        return pexpect.spawn(
+            command,
+            list(arguments),
+            env=self.environment,
+            dimensions=(24, 80),
+            encoding="utf-8",
+            timeout=PROMPT_DEADLINE_S,
+        )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def page(port: int) -> str:
+    """Get the page at a port of this computer, as soon as there is one."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+                text: str = answer.read().decode()
+                return text
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Iterator[Stranger]:
+    # Not below pytest's directory: the paths of Unix sockets may have 107 characters.
+    home = Path(tempfile.mkdtemp(prefix="desk-"))
+    someone = Stranger(home)
+    try:
+        done = someone.types("packaging/up", timeout_s=1000)
+        assert "desk run" in done.stdout
+        yield someone
+        someone.types("desk machine rm -f default", timeout_s=120)
+        leftovers = subprocess.run(
+            ["pgrep", "-f", str(home)], capture_output=True, text=True, check=False
+        )
+        assert not leftovers.stdout, f"processes of the removed machine: {leftovers.stdout}"
+    finally:
+        for pid_file in home.glob("machines/*/*.pid"):
+            subprocess.run(["kill", "-9", pid_file.read_text().strip()], check=False)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def trixie(stranger: Stranger) -> str:
+    """Import a Debian root file system with nginx in it, piped from mmdebstrap."""
+    stranger.types(
+        "mmdebstrap --quiet --variant=minbase --include=nginx-light trixie -"
+        " | desk import - trixie",
+        timeout_s=900,
+    )
+    return "trixie"
+
+
+def test_a_second_up_changes_nothing(stranger: Stranger) -> None:
+    before = stranger.out("desk machine ls")
+    pid = next(Path(stranger.environment["DESK_HOME"]).glob("machines/default/qemu.pid"))
+    process = pid.read_text()
+    stranger.types("packaging/up")
+    assert stranger.out("desk machine ls") == before
+    assert pid.read_text() == process
+
+
+def test_debian_gives_a_prompt_with_the_containers_id(stranger: Stranger, trixie: str) -> None:
+    terminal = stranger.terminal(
+        str(BIN / "desk"), ["run", "-it", "--name", "shell", trixie, "bash"]
+    )
+    terminal.expect(r"root@([0-9a-f]{12}):/# ")
+    host_name = terminal.match.group(1)
+    terminal.sendline("tput cols; . /etc/os-release; echo $VERSION_CODENAME; exit 7")
+    terminal.expect("80\r\n")
+    terminal.expect("trixie\r\n")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 7
+    assert stranger.out("desk inspect -f '{{.Id}}' shell").startswith(host_name)
+    stranger.types("desk rm shell")
+
+
+def test_nginx_serves_the_laptop_through_the_machine(stranger: Stranger, trixie: str) -> None:
+    port = free_port()
+    stranger.types(f"desk run -d --name web -p {port}:80 {trixie} nginx -g 'daemon off;'")
+    assert "Welcome to nginx" in page(port)
+    assert f":{port}->80/tcp" in stranger.out("desk ps")
+    stranger.types("desk rm -f web")
+    deadline = time.monotonic() + 15
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                break
+        assert time.monotonic() < deadline, "the port stayed open after the container's end"
+        time.sleep(0.1)
+
+
+def test_the_docker_cli_is_at_home(stranger: Stranger) -> None:
+    def docker(line: str) -> str:
+        return stranger.out(f'eval "$(desk-env)" && {line}')
+
+    assert "1.47" in docker("docker version")
+    assert "overlay" in docker("docker info")
+    assert docker("docker run --rm busybox echo hello") == "hello"
+    name = docker("docker run -d --name worker busybox sh -c 'while :; do date; sleep 1; done'")
+    assert re.fullmatch(r"[0-9a-f]{64}", name)
+    assert "worker" in docker("docker ps -a")
+    assert docker("timeout 20 docker logs -f worker | head -n 2").count("\n") == 1
+    assert docker("docker exec worker hostname") == name[:12]
+    docker("echo carried >/tmp/desk-carried && docker cp /tmp/desk-carried worker:/tmp/in")
+    assert docker("docker exec worker cat /tmp/in; rm -f /tmp/desk-carried") == "carried"
+    assert docker("docker cp worker:/tmp/in - | tar -xO") == "carried"
+    docker("docker kill worker")
+    assert docker("docker wait worker") == "137"
+    assert docker("docker inspect -f '{{.State.ExitCode}}' worker") == "137"
+    docker("docker rm worker")
+    assert "busybox" in docker("docker images")
+
+
+def test_docker_on_a_terminal(stranger: Stranger) -> None:
+    line = 'eval "$(desk-env)" && docker run --rm -it busybox sh'
+    terminal = stranger.terminal("bash", ["-c", line])
+    terminal.expect("/ # ")
+    terminal.sendline("echo sum $((40 + 2))")
+    terminal.expect("sum 42")
+    terminal.expect("/ # ")
+    terminal.sendline("exit 3")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 3
+
+
+def test_containers_are_back_after_a_restart(stranger: Stranger) -> None:
+    stranger.types("desk run -d --name lasting --restart always busybox sleep 100000")
+    stranger.types("desk machine restart")
+    assert "lasting" in stranger.out("desk ps")
+    address = stranger.out("desk machine url")
+    assert stranger.out('eval "$(desk-env)" && echo $DOCKER_HOST') == address
+    stranger.types("desk rm -f lasting")
+
+
+def test_down_and_a_run_that_starts_the_machine_again(stranger: Stranger) -> None:
+    stranger.types("desk down")
+    assert "Stopped" in stranger.out("desk machine ls")
+    refused = stranger.types("desk ps", code=1)
+    assert len(refused.stderr.strip().splitlines()) <= 2
+    assert "desk up" in refused.stderr
+    assert stranger.out("desk run --rm busybox echo again") == "again"
+
+
+def test_a_mistyped_command_names_the_nearest(stranger: Stranger) -> None:
+    done = stranger.types("desk imags", code=1)
+    assert "images" in done.stderr
+    assert done.stdout == ""
