@@ -1,0 +1,189 @@
+"""How a layer's tar is made again, byte for byte, without keeping a second copy of its files.
+
+While a layer is unpacked, every byte of its tar that is not a file's content is recorded
+(headers, padding, the trailer); file contents are recorded as places in the unpacked layer. A
+recipe is one zlib stream of segments:
+
+====  ================================================================================
+type  rest
+====  ================================================================================
+``R``  u32 length, bytes as they are
+``F``  u32 entry number, u16 path length, path, u16 count, count x (u64 offset, u64 size)
+====  ================================================================================
+
+Numbers are big-endian. Where a later entry of the same tar replaced an earlier one, the earlier
+object was moved to ``replaced/<number>``; the list of these replacements is kept beside the recipe.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from deskd import errors
+from deskd.images.streams import CHUNK_BYTES
+from deskd.kernel.openat2 import openat2
+
+RAW, FILE = b"R", b"F"
+_COMPRESSION_LEVEL = 1
+_FLUSH_BYTES = 64 * 1024
+_MAXIMUM_REGIONS = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """Entry ``entry`` of the tar replaced ``path``; the old object is ``replaced/<number>``."""
+
+    entry: int
+    number: int
+    path: str
+
+
+class RecipeWriter:
+    """Writes a recipe; ``raw`` is the recorder of a ``ForwardReader``."""
+
+    def __init__(self, path: str) -> None:
+        self._file = Path(path).open("wb")  # noqa: SIM115  # closed by close or abandon
+        self._compressor = zlib.compressobj(_COMPRESSION_LEVEL)
+        self._raw = bytearray()
+
+    def raw(self, data: bytes) -> None:
+        """Record bytes as they are."""
+        self._raw += data
+        if len(self._raw) >= _FLUSH_BYTES:
+            self._flush_raw()
+
+    def file(self, entry: int, path: str, regions: Sequence[tuple[int, int]]) -> None:
+        """Record that the content of ``regions`` (offset, size) of a file comes next."""
+        if len(regions) > _MAXIMUM_REGIONS:
+            raise errors.InvalidArgument(f"the sparse file {path!r} has too many regions")
+        self._flush_raw()
+        name = os.fsencode(path)
+        self._write(
+            struct.pack(">cIH", FILE, entry, len(name))
+            + name
+            + struct.pack(">H", len(regions))
+            + b"".join(struct.pack(">QQ", offset, size) for offset, size in regions)
+        )
+
+    def close(self) -> None:
+        """Write what is left; the file is complete afterwards."""
+        try:
+            self._flush_raw()
+            self._file.write(self._compressor.flush())
+        finally:
+            self._file.close()
+
+    def abandon(self) -> None:
+        """Close without completing; idempotent."""
+        self._file.close()
+
+    def _flush_raw(self) -> None:
+        if self._raw:
+            self._write(struct.pack(">cI", RAW, len(self._raw)) + bytes(self._raw))
+            self._raw.clear()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(self._compressor.compress(data))
+
+
+class _Segments:
+    """The uncompressed bytes of a recipe, in exact pieces."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._decompressor = zlib.decompressobj()
+        self._buffer = b""
+
+    def take(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            data = self._file.read(_FLUSH_BYTES)
+            if not data:
+                break
+            self._buffer += self._decompressor.decompress(data)
+        taken, self._buffer = self._buffer[:size], self._buffer[size:]
+        return taken
+
+    def need(self, layout: str) -> tuple[int, ...]:
+        return struct.unpack(layout, self.take(struct.calcsize(layout)))
+
+
+def replay(
+    recipe: str, layer: str, replaced: Sequence[Replacement], replaced_root: str
+) -> Iterator[bytes]:
+    """Yield the tar of the layer that is unpacked at ``layer``.
+
+    Raises ``DataLoss`` where the recipe or a file that it names is damaged. The caller compares
+    the hash with the diff ID.
+    """
+    root_fd = os.open(layer, os.O_PATH | os.O_DIRECTORY)
+    try:
+        with Path(recipe).open("rb") as file:
+            segments = _Segments(file)
+            while kind := segments.take(1):
+                if kind == RAW:
+                    (size,) = segments.need(">I")
+                    yield segments.take(size)
+                elif kind == FILE:
+                    entry, length = segments.need(">IH")
+                    path = os.fsdecode(segments.take(length))
+                    (count,) = segments.need(">H")
+                    regions = [segments.need(">QQ") for _ in range(count)]
+                    yield from _content(
+                        lambda e=entry, p=path: _open_file(  # type: ignore[misc]
+                            root_fd, e, p, replaced, replaced_root
+                        ),
+                        path,
+                        regions,
+                    )
+                else:
+                    raise errors.DataLoss(
+                        f"the layer recipe {recipe} is damaged: load the image again"
+                    )
+    except (zlib.error, struct.error) as error:
+        raise errors.DataLoss(
+            f"the layer recipe {recipe} is damaged ({error}): load the image again"
+        ) from error
+    finally:
+        os.close(root_fd)
+
+
+def _open_file(
+    root_fd: int, entry: int, path: str, replaced: Sequence[Replacement], replaced_root: str
+) -> int:
+    for replacement in replaced:
+        if replacement.entry > entry and (path + "/").startswith(replacement.path + "/"):
+            rest = path[len(replacement.path) :]
+            return os.open(
+                f"{replaced_root}/{replacement.number}{rest}", os.O_RDONLY | os.O_NOFOLLOW
+            )
+    return openat2(root_fd, path, os.O_RDONLY | os.O_NOFOLLOW)
+
+
+def _content(
+    opener: Callable[[], int], path: str, regions: Sequence[tuple[int, ...]]
+) -> Iterator[bytes]:
+    try:
+        fd = opener()
+    except OSError as error:
+        raise errors.DataLoss(
+            f"the layer's file {path!r} cannot be read ({error.strerror}): load the image again"
+        ) from error
+    try:
+        for offset, size in regions:
+            position, end = offset, offset + size
+            while position < end:
+                data = os.pread(fd, min(CHUNK_BYTES, end - position), position)
+                if not data:
+                    raise errors.DataLoss(
+                        f"the layer's file {path!r} is too short: load the image again"
+                    )
+                position += len(data)
+                yield data
+    finally:
+        os.close(fd)

@@ -1,0 +1,146 @@
+"""Byte streams of archives: decompression by magic, and a forward-only reader that hashes."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+from deskd import errors
+
+CHUNK_BYTES = 256 * 1024
+_MAGIC_LENGTH = 6
+
+
+class ByteReader(Protocol):
+    """Anything with a blocking ``read`` that returns ``b""`` at the end."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class _Prefixed(io.RawIOBase):
+    """A reader whose first bytes were taken off to look at them."""
+
+    def __init__(self, head: bytes, rest: ByteReader) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._head[: len(buffer)] or self._rest.read(len(buffer))
+        self._head = self._head[len(data) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def read_exactly(source: ByteReader, size: int) -> bytes:
+    """Read ``size`` bytes, fewer only at the end."""
+    parts: list[bytes] = []
+    while size > 0:
+        part = source.read(size)
+        if not part:
+            break
+        parts.append(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _open_zstd(raw: io.BufferedReader) -> ByteReader:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise errors.Unsupported(
+            "the archive is compressed with zstd, for which this engine lacks the Python package "
+            "zstandard: decompress it first (`zstd -d`)"
+        ) from error
+    reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+    return cast(ByteReader, reader)
+
+
+_FORMATS: tuple[tuple[bytes, Callable[[io.BufferedReader], ByteReader]], ...] = (
+    (b"\x1f\x8b", lambda raw: gzip.GzipFile(fileobj=raw, mode="rb")),
+    (b"\xfd7zXZ\x00", lzma.LZMAFile),
+    (b"BZh", bz2.BZ2File),
+    (b"\x28\xb5\x2f\xfd", _open_zstd),
+)
+
+
+def decompressed(source: ByteReader) -> ByteReader:
+    """Return the plain bytes of a source that may be gzip, xz, bzip2, zstd or not compressed."""
+    head = read_exactly(source, _MAGIC_LENGTH)
+    raw = io.BufferedReader(cast(Any, _Prefixed(head, source)), CHUNK_BYTES)
+    for magic, opener in _FORMATS:
+        if head.startswith(magic):
+            return opener(raw)
+    return cast(ByteReader, raw)
+
+
+DECOMPRESSION_ERRORS = (zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
+"""What the decompressors raise for damaged input (zstandard's error is a plain Exception)."""
+
+
+def is_damage(error: BaseException) -> bool:
+    """Say whether this is a decompressor's complaint about its input."""
+    if isinstance(error, DECOMPRESSION_ERRORS):
+        return True
+    if isinstance(error, OSError) and error.errno is None:
+        return True  # bz2: "Invalid data stream"
+    return type(error).__module__.startswith("zstandard")
+
+
+class ForwardReader:
+    """A reader that only moves forward, hashes all it passes, and can show it to a recorder.
+
+    It has the part of a file's interface that ``tarfile`` needs (``tell``, ``seek`` ahead,
+    ``read``). ``recorder`` gets each byte except those that are read by ``read_content``.
+    """
+
+    def __init__(self, source: ByteReader, recorder: Callable[[bytes], None] | None = None) -> None:
+        self._source = source
+        self._hash = hashlib.sha256()
+        self._position = 0
+        self._recorder = recorder
+        self.last_block = b""
+
+    @property
+    def hex_digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        if whence != 0 or position < self._position:
+            raise OSError(f"cannot seek to {position} from {self._position} in a stream")
+        while self._position < position:
+            if not self.read(min(CHUNK_BYTES, position - self._position)):
+                break
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            raise OSError("an archive is read in pieces of known size")
+        data = self.read_content(size)
+        self.last_block = data
+        if self._recorder and data:
+            self._recorder(data)
+        return data
+
+    def read_content(self, size: int) -> bytes:
+        """Read like ``read``, hidden from the recorder."""
+        data = read_exactly(self._source, size)
+        self._hash.update(data)
+        self._position += len(data)
+        return data
+
+    def drain(self) -> None:
+        """Read to the end: what follows a tar's last entry belongs to the hash, too."""
+        while self.read(CHUNK_BYTES):
+            pass
