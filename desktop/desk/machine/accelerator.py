@@ -137,7 +137,7 @@ def _obstacle(accelerator: str) -> str:
 
 def _trial_boot(host: HostFacts, image: GuestImage, name: str, directory: Path) -> Verdict:
     console = directory / "console.log"
-    files = BootFiles(image.kernel, image.initramfs, console, directory / "qemu.pid")
+    files = BootFiles(image.kernel, image.initramfs, console)
     argv = boot_command(
         host,
         image.manifest.arch,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from desk.agent.spec import EngineAccess
 from desk.machine.model import MachineSpec, State
 from desk.ssh.endpoint import Endpoint
 
@@ -45,6 +46,9 @@ class Driver(Protocol):
     def state(self) -> State: ...
     def endpoint(self) -> Endpoint | None:
         """Where sshd listens; ``None`` where ``features.has_ssh`` is false."""
+
+    def engine_access(self) -> EngineAccess:
+        """How the agent gets from the machine's sshd to its engine (unused without SSH)."""
 
     def host_memory_bytes(self) -> int | None:
         """What the host pays for the machine's memory now; ``None`` where that is unknown."""

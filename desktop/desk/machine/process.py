@@ -41,6 +41,12 @@ class Process:
             return not self.started or fields[19] == self.started
         return _exists(self.pid)
 
+    @property
+    def suspended(self) -> bool:
+        """Whether the process is stopped by a signal (known on Linux only)."""
+        fields = _stat_fields(self.pid) if sys.platform == "linux" else None
+        return fields is not None and fields[0] == "T"
+
     def signal(self, number: int) -> None:
         """Send a signal; a process that is gone already is no error."""
         if self.alive:

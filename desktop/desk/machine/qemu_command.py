@@ -13,7 +13,7 @@ from desk.errors import DriverError
 from desk.machine.model import MachineSpec
 
 GUEST_ADDRESS = "10.0.2.15"
-"""The guest's address in QEMU's user network; the guest sets it statically (docs/architecture.md)."""
+"""The guest's static address in QEMU's user network (docs/architecture.md)."""
 
 DATA_SERIAL, ROOT_SERIAL, SEED_SERIAL = "desk-data", "desk-root", "desk-seed"
 
@@ -41,7 +41,6 @@ class BootFiles:
     kernel: Path
     initramfs: Path
     console_log: Path
-    qemu_pid: Path
     root: Path | None = None
     data: Path | None = None
     seed: Path | None = None
@@ -122,7 +121,6 @@ def boot_command(
         *("-append", cmdline),
         *("-chardev", f"file,id=console,path={_value(files.console_log)}"),
         *("-serial", "chardev:console"),
-        *("-pidfile", str(files.qemu_pid)),
     ]
     if files.qmp:
         arguments += ["-qmp", f"{_value(files.qmp)},server=on,wait=off"]

@@ -194,10 +194,11 @@ class MachineStore:
                 ) from error
 
     @contextlib.contextmanager
-    def locked(self, name: str, *, wait_s: float) -> Iterator[None]:
+    def locked(self, name: str, operation: str, *, wait_s: float) -> Iterator[None]:
         """Hold the machine's lock: one command at a time changes a machine.
 
-        Raises ``Conflict`` when another command still holds it after ``wait_s`` seconds. The
+        ``operation`` ("starting", …) is what ``busy_with`` tells others meanwhile. Raises
+        ``Conflict`` when another command still holds the lock after ``wait_s`` seconds. The
         kernel drops the lock with the process, so a killed command leaves none behind.
         """
         self.make_home()
@@ -211,9 +212,39 @@ class MachineStore:
             ) from error
         try:
             _wait_for_lock(descriptor, name, wait_s)
+            _write_operation(descriptor, operation)
             yield
         finally:
             os.close(descriptor)
+
+    def now(self, name: str, operation: str) -> None:
+        """Tell others what the holder of the machine's lock, the caller, does from now on."""
+        descriptor = os.open(self.home.machine(name).lock, os.O_RDWR)
+        try:
+            _write_operation(descriptor, operation)
+        finally:
+            os.close(descriptor)
+
+    def busy_with(self, name: str) -> str:
+        """Return what another command does with the machine now; empty where none does."""
+        try:
+            descriptor = os.open(self.home.machine(name).lock, os.O_RDWR)
+        except OSError:
+            return ""
+        try:
+            if _try_lock(descriptor):
+                return ""
+            return os.read(descriptor, 64).decode("ascii", "replace").strip()
+        except OSError:
+            return ""  # Windows keeps others from reading a locked file
+        finally:
+            os.close(descriptor)
+
+
+def _write_operation(descriptor: int, operation: str) -> None:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{operation}\n".encode("ascii"))
 
 
 def _wait_for_lock(descriptor: int, name: str, wait_s: float) -> None:

@@ -1,0 +1,52 @@
+"""The background process of a machine, as the manager needs it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from desk.agent.spec import EngineAccess
+from desk.paths import MachinePaths
+from desk.ssh.endpoint import Endpoint
+
+
+class Agents(Protocol):
+    """Starts and ends agents. Both are idempotent; an agent outlives the command."""
+
+    def start(
+        self, paths: MachinePaths, name: str, endpoint: Endpoint, access: EngineAccess
+    ) -> None:
+        """Return when the agent serves the engine's socket; it connects in the background."""
+
+    def stop(self, paths: MachinePaths) -> None: ...
+    def obstacle(self, paths: MachinePaths) -> str:
+        """Return an empty text when the agent is connected, else what it waits for.
+
+        Raises ``SshError`` for what waiting does not mend, such as a wrong host key.
+        """
+
+
+class AgentProcesses:
+    """``Agents`` as processes, through ``desk.agent.spawn``."""
+
+    def start(
+        self, paths: MachinePaths, name: str, endpoint: Endpoint, access: EngineAccess
+    ) -> None:
+        from desk.agent import spawn
+        from desk.agent.spec import AgentSpec
+
+        spawn.start(paths, AgentSpec(name, endpoint, access))
+
+    def stop(self, paths: MachinePaths) -> None:
+        from desk.agent import spawn
+
+        spawn.stop(paths)
+
+    def obstacle(self, paths: MachinePaths) -> str:
+        from desk.agent import spawn
+
+        status = spawn.status(paths)
+        if not status.running:
+            return f"its agent is not running (log: {paths.agent_log})"
+        if status.connected:
+            return ""
+        return str(status.details.get("error") or "its agent has no SSH connection yet")

@@ -1,0 +1,1 @@
+"""The drivers, each behind ``desk.machine.driver.Driver``; ``table`` names them."""

@@ -1,0 +1,376 @@
+"""Driver ``qemu``: a virtual machine of our own, run by QEMU without anything in between.
+
+Options: ``ssh-port`` fixes the port on 127.0.0.1, ``qemu`` the path of QEMU's program,
+``accelerator`` skips the trial boots. Facts: ``image``, ``ssh_port``, ``qmp_port`` (Windows).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from desk.agent.spec import EngineAccess
+from desk.errors import DriverError, MachineError, UsageError
+from desk.machine import console, ports, process
+from desk.machine.driver import Features, Progress
+from desk.machine.drivers.table import DriverContext
+from desk.machine.images import GuestImage, ImageStore, host_architecture
+from desk.machine.model import MachineSpec, State
+from desk.machine.qemu_command import (
+    BootFiles,
+    HostFacts,
+    binary_name,
+    candidate_accelerators,
+    machine_command,
+)
+from desk.machine.seed import seed_members, write_seed
+from desk.machine.store import MachineStore
+from desk.ssh.endpoint import Endpoint
+
+OPTIONS = frozenset({"ssh-port", "qemu", "accelerator", "registry-mirror", "insecure-registry"})
+_POWER_ON_S = 20.0
+_QMP_GRACE_S = 3.0
+_GIB = 1 << 30
+_INSTALL_HINTS = {
+    "linux": "Install it: `apt install qemu-system` on Debian and Ubuntu, "
+    "`dnf install qemu-system-x86` on Fedora.",
+    "darwin": "Install it: `brew install qemu`.",
+    "win32": "Install it: `winget install SoftwareFreedomConservancy.QEMU`.",
+}
+
+
+class QemuDriver:
+    """One QEMU process; its PID file, QMP socket and console log lie in the machine's directory."""
+
+    features = Features(
+        needs_guest_image=True, has_ssh=True, can_power=True, has_console=True, live_memory=False
+    )
+
+    def __init__(self, context: DriverContext) -> None:
+        self._home = context.home
+        self._name = context.name
+        self._paths = context.paths
+        self._record = context.record
+        self._images = ImageStore(context.home)
+
+    # --- making and removing ---------------------------------------------------------------
+
+    def create(self, spec: MachineSpec, progress: Progress) -> None:
+        """Choose the image and the port, make keys, seed and an empty, sparse data disk."""
+        _check_spec(spec)
+        _find_qemu(spec, host_architecture())
+        image = self._choose_image(spec, progress)
+        self._record.update({"image": image.manifest.identity})
+        self._choose_port(spec)
+        progress("Making keys and disks")
+        try:
+            self._write_identity(spec)
+            _make_sparse(self._paths.data_disk, spec.disk_gib * _GIB)
+        except OSError as error:
+            raise MachineError(
+                f"cannot write {error.filename or self._paths.directory}: {error.strerror}",
+                hint="Make room on that disk, or set DESK_HOME to a directory on another one.",
+            ) from error
+
+    def _choose_image(self, spec: MachineSpec, progress: Progress) -> GuestImage:
+        if not spec.image:
+            return self._images.newest()
+        progress(f"Installing the guest image {spec.image}")
+        return self._images.install(spec.image)
+
+    def _write_identity(self, spec: MachineSpec) -> None:
+        from desk.ssh.keys import ensure_key_pair, generate_key_pair, write_key_pair
+
+        login = ensure_key_pair(
+            self._paths.private_key, self._paths.public_key, f"desk-{spec.name}"
+        )
+        host = generate_key_pair(f"desk-guest-{spec.name}")
+        write_key_pair(host, self._paths.guest_host_key)
+        members = seed_members(
+            spec,
+            host_key=host.private,
+            host_key_public=host.public,
+            authorized=login.public,
+            network="qemu-user",
+        )
+        write_seed(self._paths.seed_disk, members)
+        self._write_known_hosts()
+
+    def _write_known_hosts(self) -> None:
+        from desk.ssh.keys import public_line, write_known_hosts
+
+        public = public_line(self._paths.guest_host_key)
+        write_known_hosts(self._paths.known_hosts, "127.0.0.1", self._port(), public)
+
+    def remove(self) -> None:
+        """End QEMU; the files go with the machine's directory."""
+        self.kill()
+
+    # --- power -----------------------------------------------------------------------------
+
+    def start(self, progress: Progress) -> None:
+        """Start QEMU and return when its QMP socket answers; nothing where it runs already."""
+        running = process.recall(self._paths.qemu_pid)
+        if running is not None:
+            self._resume(running)
+            return
+        spec = self._record.read().spec
+        image = self._images.get(self._record.get("image"))
+        self._images.check(image)
+        self._check_disks()
+        host = _host_facts(spec, image.manifest.arch)
+        accelerator = self._accelerator(spec, host, image, progress)
+        self._settle_port(spec, progress)
+        progress(f"Starting QEMU with {accelerator}")
+        argv = machine_command(
+            spec,
+            host,
+            image.manifest.arch,
+            accelerator,
+            self._boot_files(image),
+            cmdline=image.manifest.cmdline,
+            ssh_port=self._port(),
+        )
+        self._spawn(argv)
+
+    def _spawn(self, argv: list[str]) -> None:
+        for stale in (self._paths.qmp_socket, self._paths.console_log, self._paths.qemu_log):
+            stale.unlink(missing_ok=True)
+        started = process.spawn_detached(argv, log=self._paths.qemu_log)
+        process.remember(started, self._paths.qemu_pid)
+        deadline = time.monotonic() + _POWER_ON_S
+        while not self._qmp_listens():
+            if not started.alive:
+                self._paths.qemu_pid.unlink(missing_ok=True)
+                words = " ".join(process.last_lines(self._paths.qemu_log, 2)) or "without a word"
+                raise DriverError(
+                    f"QEMU did not start machine {self._name}: {words}",
+                    hint=f"See {self._paths.qemu_log}; `desk doctor` checks QEMU.",
+                )
+            if time.monotonic() >= deadline:
+                started.kill()
+                self._paths.qemu_pid.unlink(missing_ok=True)
+                raise DriverError(
+                    f"QEMU of machine {self._name} did not open its control socket",
+                    hint=f"See {self._paths.qemu_log}.",
+                )
+            time.sleep(0.01)
+
+    def _resume(self, running: process.Process) -> None:
+        if running.suspended and sys.platform != "win32":
+            import signal
+
+            running.signal(signal.SIGCONT)
+
+    def stop(self, *, grace_s: float) -> None:
+        """Press the guest's power button; after ``grace_s`` tell QEMU to quit, then kill it."""
+        running = process.recall(self._paths.qemu_pid)
+        if running is None:
+            self._forget()
+            return
+        self._resume(running)
+        # A hanging QEMU answers nothing: then only the hard way is left.
+        with contextlib.suppress(DriverError):
+            self._qmp("system_powerdown")
+            running.wait_gone(grace_s)
+        if running.alive:
+            with contextlib.suppress(DriverError):
+                self._qmp("quit")
+                running.wait_gone(_QMP_GRACE_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """End QEMU at once; what the guest had not written is lost."""
+        running = process.recall(self._paths.qemu_pid)
+        if running is not None:
+            running.kill()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._paths.qemu_pid.unlink(missing_ok=True)
+        self._paths.qmp_socket.unlink(missing_ok=True)
+
+    # --- what it is now --------------------------------------------------------------------
+
+    def state(self) -> State:
+        running = process.recall(self._paths.qemu_pid)
+        if running is None:
+            return State.STOPPED
+        return State.PAUSED if running.suspended else State.RUNNING
+
+    def endpoint(self) -> Endpoint:
+        return Endpoint(
+            "127.0.0.1", self._port(), "root", self._paths.private_key, self._paths.known_hosts
+        )
+
+    def engine_access(self) -> EngineAccess:
+        return EngineAccess()
+
+    def host_memory_bytes(self) -> int | None:
+        running = process.recall(self._paths.qemu_pid)
+        return None if running is None else running.resident_bytes()
+
+    def diagnose(self) -> str:
+        if self.state() is State.STOPPED:
+            words = process.last_lines(self._paths.qemu_log)
+            if words:
+                return f"QEMU has ended: {words[0]} (see {self._paths.qemu_log})"
+        return console.explain(self._paths.console_log)
+
+    # --- parts -----------------------------------------------------------------------------
+
+    def _accelerator(
+        self, spec: MachineSpec, host: HostFacts, image: GuestImage, progress: Progress
+    ) -> str:
+        wanted = spec.options.get("accelerator", "")
+        if wanted:
+            return wanted
+        from desk.machine.accelerator import Accelerators
+
+        return Accelerators(self._home).choose(host, image, progress).accelerator
+
+    def _boot_files(self, image: GuestImage) -> BootFiles:
+        qmp = f"unix:{self._paths.qmp_socket}"
+        if sys.platform == "win32":
+            port = ports.choose(f"{self._name}-qmp", {self._port()})
+            self._record.update({"qmp_port": str(port)})
+            qmp = f"tcp:127.0.0.1:{port}"
+        return BootFiles(
+            kernel=image.kernel,
+            initramfs=image.initramfs,
+            console_log=self._paths.console_log,
+            root=image.root,
+            data=self._paths.data_disk,
+            seed=self._paths.seed_disk,
+            qmp=qmp,
+        )
+
+    def _qmp_address(self) -> str | tuple[str, int]:
+        port = self._record.get("qmp_port")
+        return ("127.0.0.1", int(port)) if port else str(self._paths.qmp_socket)
+
+    def _qmp(self, command: str) -> None:
+        from desk.machine.qmp import execute
+
+        execute(self._qmp_address(), command)
+
+    def _qmp_listens(self) -> bool:
+        address = self._qmp_address()
+        family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            return probe.connect_ex(address) == 0
+
+    def _check_disks(self) -> None:
+        for disk in (self._paths.data_disk, self._paths.seed_disk, self._paths.known_hosts):
+            if not disk.is_file():
+                raise MachineError(
+                    f"{disk} is missing",
+                    hint=f"Restore the file, or remove machine {self._name} with its data: "
+                    f"`desk machine rm -f {self._name}`.",
+                )
+
+    def _port(self) -> int:
+        return int(self._record.get("ssh_port") or 0)
+
+    def _choose_port(self, spec: MachineSpec) -> int:
+        port = _fixed_port(spec) or ports.choose(self._name, self._ports_of_others())
+        self._record.update({"ssh_port": str(port)})
+        return port
+
+    def _settle_port(self, spec: MachineSpec, progress: Progress) -> None:
+        """Keep the machine's port, or move to another one where a program has taken it.
+
+        Nobody but the agent uses this port, and known_hosts moves with it. A port that the user
+        fixed stays: then it is an error.
+        """
+        port = self._port()
+        if port and ports.is_free(port):
+            return
+        if _fixed_port(spec):
+            raise DriverError(
+                f"port {port} on 127.0.0.1, which machine {self._name} wants for SSH, is taken",
+                hint="Stop the program that listens there, or recreate the machine without "
+                "the option ssh-port.",
+            )
+        new = self._choose_port(spec)
+        self._write_known_hosts()
+        progress(f"Using port {new} for SSH, since {port} is taken")
+
+    def _ports_of_others(self) -> set[int]:
+        store = MachineStore(self._home)
+        taken: set[int] = set()
+        for name in store.names():
+            if name != self._name:
+                with contextlib.suppress(MachineError):  # a damaged machine holds no port
+                    taken.add(int(store.file(name).get("ssh_port") or 0))
+        return taken
+
+
+def _check_spec(spec: MachineSpec) -> None:
+    unknown = sorted(set(spec.options) - OPTIONS)
+    if unknown:
+        raise UsageError(
+            f"the driver qemu has no option {unknown[0]!r}",
+            hint=f"Its options are: {', '.join(sorted(OPTIONS))}.",
+        )
+    if spec.memory_mib < 128:
+        raise UsageError(
+            f"{spec.memory_mib} MiB of memory are too few for a machine",
+            hint="Give at least 128 MiB; 2048 suit most work.",
+        )
+    if spec.cpus < 1 or spec.disk_gib < 1:
+        raise UsageError("a machine needs at least one CPU and 1 GiB of disk")
+    _fixed_port(spec)
+
+
+def _fixed_port(spec: MachineSpec) -> int:
+    text = spec.options.get("ssh-port", "")
+    if not text:
+        return 0
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise UsageError(f"{text!r} is no port number", hint="Ports go from 1 to 65535.")
+    return int(text)
+
+
+def _find_qemu(spec: MachineSpec, arch: str) -> str:
+    wanted = spec.options.get("qemu", "") or binary_name(arch)
+    found = shutil.which(wanted)
+    if found is None and sys.platform == "win32":
+        found = shutil.which(wanted, path=r"C:\Program Files\qemu")
+    if found is None:
+        raise DriverError(
+            f"{wanted} is not installed", hint=_INSTALL_HINTS.get(sys.platform, "Install QEMU.")
+        )
+    return found
+
+
+def _host_facts(spec: MachineSpec, guest_arch: str) -> HostFacts:
+    from desk.machine.accelerator import qemu_version
+
+    binary = _find_qemu(spec, guest_arch)
+    facts = HostFacts(sys.platform, host_architecture(), binary, qemu_version(binary))
+    wanted = spec.options.get("accelerator", "")
+    usable = candidate_accelerators(facts, guest_arch)
+    if wanted and wanted not in usable:
+        raise UsageError(
+            f"the accelerator {wanted} does not exist here",
+            hint=f"Use one of: {', '.join(usable)}.",
+        )
+    return facts
+
+
+def _make_sparse(file: Path, size_bytes: int) -> None:
+    """Make a file of zeros that takes no room on the host until the guest writes to it."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.close(descriptor)
+    if sys.platform == "win32":
+        # NTFS allocates a grown file unless it is marked first.
+        subprocess.run(["fsutil", "sparse", "setflag", str(file)], check=True, timeout=30)
+    os.truncate(file, size_bytes)

@@ -1,0 +1,25 @@
+"""Whether a machine's engine answers, asked in bounded time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from desk.engine.client import EngineClient
+from desk.engine.transport import UnixTransport
+from desk.errors import EngineError
+
+
+def engine_version(socket: Path, *, timeout_s: float) -> str:
+    """Return the version of the engine behind ``socket``; raises ``EngineError``."""
+    with EngineClient(UnixTransport(socket), timeout_s=timeout_s) as client:
+        return str(client.system.version().get("Version", ""))
+
+
+def engine_obstacle(socket: Path, *, timeout_s: float) -> str:
+    """Return an empty text when the engine answers ``/_ping``, else why it does not."""
+    try:
+        with EngineClient(UnixTransport(socket), timeout_s=timeout_s) as client:
+            client.system.ping(timeout_s=timeout_s)
+    except EngineError as error:
+        return error.text
+    return ""

@@ -1,0 +1,475 @@
+"""Everything that the command line and the app do with machines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from desk.errors import Conflict, DeskError, EngineError, MachineError, NotFound
+from desk.machine import console, process
+from desk.machine.agents import AgentProcesses, Agents
+from desk.machine.driver import Driver, Progress
+from desk.machine.drivers.table import DriverContext, Drivers, DriverTable
+from desk.machine.model import MachineSpec, MachineStatus, State, check_name
+from desk.machine.readiness import Requirement, wait_ready
+from desk.machine.store import MachineRecord, MachineStore
+from desk.paths import Home, MachinePaths
+from desk.ssh.endpoint import Endpoint
+
+DEFAULT_MACHINE = "default"
+
+START_DEADLINE_S = 120.0
+STOP_GRACE_S = 20.0
+_LOCK_WAIT_S = 300.0
+_CREATE_LOCK_WAIT_S = 30.0
+_SOCKET_PATH_BYTES = {"linux": 107, "darwin": 103}
+_LONGEST_SOCKET_NAME = "engine.sock"
+_OPERATIONS = {"starting": State.STARTING, "stopping": State.STOPPING}
+
+
+def _silent(_sentence: str) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How long the stages of a start, stop or restart took, in seconds and in their order.
+
+    ``boot`` holds the guest's own stages, counted from the moment its kernel began.
+    """
+
+    stages: tuple[tuple[str, float], ...] = ()
+    boot: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def total_s(self) -> float:
+        return sum(seconds for _name, seconds in self.stages)
+
+
+class _Stopwatch:
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, float]] = []
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.stages.append((name, time.monotonic() - started))
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """A machine in hand: its record, its driver and its files."""
+
+    record: MachineRecord
+    driver: Driver
+    paths: MachinePaths
+
+    @property
+    def name(self) -> str:
+        return self.record.spec.name
+
+
+class Manager:
+    """The machines below one ``Home``. Calls block; they may come from any thread.
+
+    Verbs that change a machine hold its lock, so that commands at the same time wait for each
+    other. ``progress`` is called with a short sentence for each step that takes time.
+    """
+
+    def __init__(
+        self, home: Home, drivers: Drivers | None = None, agents: Agents | None = None
+    ) -> None:
+        self.home = home
+        self._drivers: Drivers = drivers or DriverTable()
+        self._agents: Agents = agents or AgentProcesses()
+        self._store = MachineStore(home)
+
+    # --- looking ---------------------------------------------------------------------------
+
+    def names(self) -> Sequence[str]:
+        return self._store.names()
+
+    def exists(self, name: str) -> bool:
+        return self._store.file(name).exists()
+
+    def driver_names(self) -> Sequence[str]:
+        return self._drivers.names()
+
+    def list(
+        self, *, timeout_s: float = 10.0, environ: Mapping[str, str] = os.environ
+    ) -> list[MachineStatus]:
+        """Return all machines; each gets ``timeout_s`` to answer, all at the same time."""
+        names = self.names()
+        answers: dict[str, MachineStatus] = {}
+
+        def ask(name: str) -> None:
+            answers[name] = self.status(name, timeout_s=timeout_s, environ=environ)
+
+        threads = [threading.Thread(target=ask, args=(name,), daemon=True) for name in names]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + timeout_s
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return [answers.get(name) or self._late(name) for name in names]
+
+    def _late(self, name: str) -> MachineStatus:
+        return MachineStatus(name, "", State.TIMEOUT, error="it did not answer in time")
+
+    def status(
+        self, name: str, *, timeout_s: float = 10.0, environ: Mapping[str, str] = os.environ
+    ) -> MachineStatus:
+        """Return one machine as it is now; a damaged one has the state ``Error``.
+
+        Raises ``NotFound``.
+        """
+        try:
+            machine = self._open(name)
+            state = machine.driver.state()
+        except NotFound:
+            raise
+        except DeskError as error:
+            return MachineStatus(name, "", State.ERROR, error=error.text)
+        version, trouble = "", ""
+        busy = _OPERATIONS.get(self._store.busy_with(name))
+        if state is State.RUNNING:
+            version, trouble = self._engine(machine, timeout_s)
+        if busy is not None and not version:
+            state, trouble = busy, ""
+        spec = machine.record.spec
+        up = state in (State.RUNNING, State.PAUSED)
+        return MachineStatus(
+            name=name,
+            driver=spec.driver,
+            state=state,
+            url=self.url(name) if up else "",
+            active=self.url(name) == environ.get("DOCKER_HOST"),
+            engine_version=version,
+            error=trouble,
+            host_memory_bytes=machine.driver.host_memory_bytes() if up else None,
+            memory_mib=spec.memory_mib,
+            cpus=spec.cpus,
+        )
+
+    def _engine(self, machine: _Machine, timeout_s: float) -> tuple[str, str]:
+        """Return the engine's version and what is wrong with it; one of them is empty."""
+        from desk.machine.engine_probe import engine_version
+
+        try:
+            return engine_version(machine.paths.engine_socket, timeout_s=timeout_s), ""
+        except EngineError as error:
+            if machine.driver.features.has_ssh:
+                try:
+                    return "", self._agents.obstacle(machine.paths) or error.text
+                except DeskError as reason:
+                    return "", reason.text
+            return "", error.text
+
+    def active(self, environ: Mapping[str, str] = os.environ) -> str:
+        """Return the name of the machine that ``DOCKER_HOST`` points to; empty for none."""
+        wanted = environ.get("DOCKER_HOST", "")
+        return next((name for name in self.names() if self.url(name) == wanted), "")
+
+    def url(self, name: str) -> str:
+        """Return the machine's ``DOCKER_HOST``; it never changes, running or not."""
+        paths = self.home.machine(check_name(name))
+        if sys.platform == "win32":
+            return f"npipe:////./pipe/desk-{name}-engine"
+        return f"unix://{paths.engine_socket}"
+
+    def engine_socket(self, name: str) -> Path:
+        return self.home.machine(check_name(name)).engine_socket
+
+    def endpoint(self, name: str) -> Endpoint:
+        """Return where the machine's sshd is; raises ``MachineError`` where it has none."""
+        endpoint = self._open(name).driver.endpoint()
+        if endpoint is None:
+            raise MachineError(
+                f"machine {name} has no SSH: it is this computer itself",
+                hint="Run the command directly.",
+            )
+        return endpoint
+
+    def ssh_arguments(self, name: str, command: Sequence[str] = ()) -> Sequence[str] | None:
+        """Return the OpenSSH client's arguments for the machine; ``None`` where the client is
+        not installed (``desk.ssh`` opens a terminal by itself then)."""
+        endpoint = self.endpoint(name)
+        program = shutil.which("ssh")
+        if program is None:
+            return None
+        return [program, *ssh_options(endpoint), f"{endpoint.user}@{endpoint.host}", *command]
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """Return everything that is known about the machine, for ``desk machine inspect``."""
+        machine = self._open(name)
+        endpoint = machine.driver.endpoint()
+        return {
+            **asdict(machine.record.spec),
+            "created_at": machine.record.created_at,
+            "facts": dict(machine.record.facts),
+            "state": machine.driver.state().value,
+            "url": self.url(name),
+            "features": asdict(machine.driver.features),
+            "directory": str(machine.paths.directory),
+            "ssh": None if endpoint is None else {k: str(v) for k, v in asdict(endpoint).items()},
+        }
+
+    # --- making and removing ---------------------------------------------------------------
+
+    def create(self, spec: MachineSpec, progress: Progress = _silent) -> None:
+        """Make a machine, stopped. Raises ``Conflict`` where the name is taken; whatever is
+        raised, nothing of the machine is left."""
+        check_name(spec.name)
+        self._check_socket_length(spec.name)
+        paths = self.home.machine(spec.name)
+        with self._store.locked(spec.name, "creating", wait_s=_CREATE_LOCK_WAIT_S):
+            file = self._store.file(spec.name)
+            if file.exists():
+                raise Conflict(
+                    f"machine {spec.name} exists already",
+                    hint=f"Use it, choose another name, or remove it with "
+                    f"`desk machine rm {spec.name}`.",
+                )
+            driver = self._drivers.make(spec.driver, DriverContext(self.home, spec.name, file))
+            with ExitStack() as undo:
+                _make_directory(paths.directory)
+                undo.callback(shutil.rmtree, paths.directory)
+                undo.callback(driver.remove)
+                driver.create(spec, progress)
+                created_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                file.write(MachineRecord(spec, created_at))
+                undo.pop_all()
+
+    def remove(self, name: str, progress: Progress = _silent, *, force: bool = False) -> None:
+        """End the machine and delete it with its data; asks nothing.
+
+        With ``force`` a machine that is damaged, or that its driver cannot remove, goes too.
+        """
+        paths = self.home.machine(check_name(name))
+        if not self.exists(name):
+            raise NotFound(f"machine {name} does not exist", hint="See `desk machine ls`.")
+        with self._store.locked(name, "stopping", wait_s=_LOCK_WAIT_S):
+            progress(f"Removing machine {name}")
+            self._agents.stop(paths)
+            try:
+                self._open(name).driver.remove()
+            except NotFound:
+                raise
+            except DeskError:
+                if not force:
+                    raise
+                _end_remembered(paths)
+            try:
+                paths.config.unlink(missing_ok=True)
+                shutil.rmtree(paths.directory)
+            except OSError as error:
+                raise MachineError(
+                    f"cannot remove {error.filename}: {error.strerror}",
+                    hint=f"Remove the directory {paths.directory} by hand.",
+                ) from error
+
+    # --- power -----------------------------------------------------------------------------
+
+    def start(
+        self,
+        name: str,
+        progress: Progress = _silent,
+        *,
+        deadline_s: float = START_DEADLINE_S,
+        cancelled: threading.Event | None = None,
+    ) -> Report:
+        """Start the machine and return when its engine answers; quick where it does already."""
+        machine = self._open(name)
+        if machine.driver.state() is State.RUNNING and not self._obstacle(machine, 2.0):
+            return Report()
+        with self._store.locked(name, "starting", wait_s=_LOCK_WAIT_S):
+            return self._start(self._open(name), progress, deadline_s, cancelled)
+
+    def stop(
+        self, name: str, progress: Progress = _silent, *, grace_s: float = STOP_GRACE_S
+    ) -> Report:
+        """Stop the machine in order, the hard way after ``grace_s`` seconds; idempotent."""
+        self._open(name)
+        with self._store.locked(name, "stopping", wait_s=_LOCK_WAIT_S):
+            return self._stop(self._open(name), progress, grace_s)
+
+    def restart(
+        self,
+        name: str,
+        progress: Progress = _silent,
+        *,
+        grace_s: float = STOP_GRACE_S,
+        deadline_s: float = START_DEADLINE_S,
+        cancelled: threading.Event | None = None,
+    ) -> Report:
+        """Stop and start the machine as one step; the report has the stages of both."""
+        self._open(name)
+        with self._store.locked(name, "stopping", wait_s=_LOCK_WAIT_S):
+            stopped = self._stop(self._open(name), progress, grace_s)
+            self._store.now(name, "starting")
+            started = self._start(self._open(name), progress, deadline_s, cancelled)
+        return Report(stopped.stages + started.stages, started.boot)
+
+    def kill(self, name: str) -> None:
+        """End the machine at once, as if its plug were pulled. It waits for no other command."""
+        machine = self._open(name)
+        machine.driver.kill()
+        self._agents.stop(machine.paths)
+
+    def _start(
+        self,
+        machine: _Machine,
+        progress: Progress,
+        deadline_s: float,
+        cancelled: threading.Event | None,
+    ) -> Report:
+        watch = _Stopwatch()
+        with ExitStack() as undo:
+            was_running = machine.driver.state() is State.RUNNING
+            if not was_running:
+                undo.callback(machine.driver.kill)
+            with watch.stage("power on"):
+                machine.driver.start(progress)
+            endpoint = machine.driver.endpoint() if machine.driver.features.has_ssh else None
+            if endpoint is not None:
+                with watch.stage("agent"):
+                    if not was_running:
+                        undo.callback(self._agents.stop, machine.paths)
+                    self._agents.start(
+                        machine.paths, machine.name, endpoint, machine.driver.engine_access()
+                    )
+            ready = wait_ready(
+                machine.name,
+                self._requirements(machine, has_agent=endpoint is not None),
+                deadline_s=deadline_s,
+                cancelled=cancelled,
+                diagnose=machine.driver.diagnose,
+                progress=progress,
+            )
+            undo.pop_all()
+        before_s = 0.0
+        for description, met_s in ready.met_s:
+            watch.stages.append((description, met_s - before_s))
+            before_s = met_s
+        boot = console.stages(machine.paths.console_log)
+        return Report(tuple(watch.stages), tuple(boot))
+
+    def _requirements(self, machine: _Machine, *, has_agent: bool) -> Sequence[Requirement]:
+        def powered(_left_s: float) -> str:
+            state = machine.driver.state()
+            if state is not State.RUNNING:
+                return f"it is {state.value.lower()} again"
+            if machine.driver.features.has_console:
+                found = console.finding(machine.paths.console_log)
+                if found is not None and found.fatal:
+                    return "its guest failed to boot"
+            return ""
+
+        name = machine.name
+        wanted = [
+            Requirement(
+                "the machine's power",
+                powered,
+                f"`desk machine start {name}` tries again, `desk doctor` checks this computer.",
+                fatal=True,
+            )
+        ]
+        if has_agent:
+            wanted.append(
+                Requirement(
+                    "the SSH connection",
+                    lambda _left_s: self._agents.obstacle(machine.paths),
+                    f"`desk machine restart {name}` tries again; the agent's log is "
+                    f"{machine.paths.agent_log}.",
+                )
+            )
+        wanted.append(
+            Requirement(
+                "the engine",
+                lambda left_s: self._obstacle(machine, min(left_s, 5.0)),
+                f"`desk machine restart {name}` tries again.",
+            )
+        )
+        return wanted
+
+    def _obstacle(self, machine: _Machine, timeout_s: float) -> str:
+        from desk.machine.engine_probe import engine_obstacle
+
+        return engine_obstacle(machine.paths.engine_socket, timeout_s=timeout_s)
+
+    def _stop(self, machine: _Machine, progress: Progress, grace_s: float) -> Report:
+        watch = _Stopwatch()
+        with watch.stage("agent's end"):
+            self._agents.stop(machine.paths)
+        if machine.driver.state() is not State.STOPPED:
+            progress(f"Stopping machine {machine.name}")
+        with watch.stage("power off"):
+            machine.driver.stop(grace_s=grace_s)
+        return Report(tuple(watch.stages))
+
+    # --- parts -----------------------------------------------------------------------------
+
+    def _open(self, name: str) -> _Machine:
+        file = self._store.file(check_name(name))
+        record = file.read()
+        driver = self._drivers.make(record.spec.driver, DriverContext(self.home, name, file))
+        return _Machine(record, driver, self.home.machine(name))
+
+    def _check_socket_length(self, name: str) -> None:
+        limit = _SOCKET_PATH_BYTES.get(sys.platform)
+        socket = self.home.machine(name).engine_socket.with_name(_LONGEST_SOCKET_NAME)
+        length = len(os.fsencode(socket))
+        if limit is not None and length > limit:
+            raise MachineError(
+                f"the socket's name {socket} has {length} bytes, the system allows {limit}",
+                hint="Set DESK_HOME to a shorter path, or give the machine a shorter name.",
+            )
+
+
+def ssh_options(endpoint: Endpoint) -> list[str]:
+    """Return OpenSSH options that use Desk's key and known host key, and nothing of the user's."""
+    return [
+        *("-F", os.devnull),
+        *("-p", str(endpoint.port)),
+        *("-i", str(endpoint.private_key)),
+        *("-o", "IdentitiesOnly=yes"),
+        *("-o", f"UserKnownHostsFile={_quoted(endpoint.known_hosts)}"),
+        *("-o", "GlobalKnownHostsFile=none"),
+        *("-o", "StrictHostKeyChecking=yes"),
+        *("-o", "BatchMode=yes"),
+        *("-o", "LogLevel=ERROR"),
+    ]
+
+
+def _quoted(path: Path) -> str:
+    return f'"{path}"'  # the option takes a list separated by blanks
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        if directory.exists():  # debris: a machine exists only with its machine.json
+            shutil.rmtree(directory)
+        directory.mkdir(mode=0o700)
+    except OSError as error:
+        raise MachineError(
+            f"cannot make {directory}: {error.strerror}",
+            hint="Make room on that disk, or set DESK_HOME to a directory that you may write to.",
+        ) from error
+
+
+def _end_remembered(paths: MachinePaths) -> None:
+    """End the processes of a machine whose record cannot be read any more."""
+    for file in (paths.qemu_pid, paths.engine_pid):
+        running = process.recall(file)
+        if running is not None:
+            running.kill()
