@@ -1,0 +1,236 @@
+"""A container's cgroups in the version 1 hierarchies. See the kernel's admin-guide/cgroup-v1."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from deskd.errors import SystemFailure
+from deskd.kernel.cgroup import files
+from deskd.kernel.cgroup.hierarchy import Hierarchy
+from deskd.kernel.cgroup.limits import DeviceRule, Limits
+
+_FREEZE_TIMEOUT_S = 5.0
+
+
+class CgroupV1:
+    """The directories ``parent/name`` below each controller."""
+
+    version = 1
+
+    def __init__(self, hierarchy: Hierarchy, parent: str, name: str) -> None:
+        self._hierarchy = hierarchy
+        self._parent = parent.strip("/")
+        self._relative = f"{self._parent}/{name}"
+        self._mount_points = hierarchy.mount_points()
+
+    def directory(self, controller: str) -> str:
+        """Return the directory below one controller; raise ``Unsupported`` without it."""
+        try:
+            return f"{self._hierarchy.controllers[controller]}/{self._relative}"
+        except KeyError:
+            raise files.missing(controller, "running a container") from None
+
+    def directories(self) -> list[str]:
+        """List the directories, one for each mounted hierarchy."""
+        return [f"{path}/{self._relative}" for path in self._mount_points]
+
+    def create(self) -> None:
+        """Make the directories."""
+        for path, controllers in self._mount_points.items():
+            try:
+                new = files.make_directory(f"{path}/{self._relative}")
+            except FileNotFoundError:
+                self._create_parents(path, controllers)
+                new = files.make_directory(f"{path}/{self._relative}")
+            if new and "cpuset" in controllers:
+                self._inherit_cpuset(f"{path}/{self._relative}")
+
+    def _create_parents(self, mount_point: str, controllers: list[str]) -> None:
+        path = mount_point
+        for part in self._parent.split("/"):
+            path = f"{path}/{part}"
+            if files.make_directory(path) and "cpuset" in controllers:
+                self._inherit_cpuset(path)
+
+    @staticmethod
+    def _inherit_cpuset(path: str) -> None:
+        """A new cpuset is empty, and nothing can run in it."""
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if not files.read(f"{path}/{name}"):
+                files.write(f"{path}/{name}", files.read(f"{os.path.dirname(path)}/{name}"))
+
+    def apply(self, limits: Limits, *, devices: bool = True) -> None:
+        """Write what is set in ``limits``; ``devices`` says whether to write the device list."""
+        self._apply_memory(limits)
+        self._apply_cpu(limits)
+        if limits.pids:
+            value = "max" if limits.pids < 0 else str(limits.pids)
+            files.write_limit(self.directory("pids"), "pids.max", value, "a PID limit")
+        self._apply_blkio(limits)
+        if devices and limits.devices is not None:
+            self._apply_devices(limits.devices)
+
+    def _apply_memory(self, limits: Limits) -> None:
+        if limits.memory_bytes:
+            self._set_memory(limits.memory_bytes, limits.memory_swap_bytes)
+        if limits.memory_reservation_bytes:
+            files.write_limit(
+                self.directory("memory"),
+                "memory.soft_limit_in_bytes",
+                str(limits.memory_reservation_bytes),
+                "a memory reservation",
+            )
+        if limits.memory_swappiness is not None:
+            files.write_limit(
+                self.directory("memory"),
+                "memory.swappiness",
+                str(limits.memory_swappiness),
+                "memory swappiness",
+            )
+        if limits.oom_kill_disable:
+            files.write_limit(
+                self.directory("memory"), "memory.oom_control", "1", "--oom-kill-disable"
+            )
+
+    def _set_memory(self, memory: int, swap: int) -> None:
+        directory = self.directory("memory")
+        steps = [("memory.limit_in_bytes", memory)]
+        if swap and os.path.exists(f"{directory}/memory.memsw.limit_in_bytes"):
+            steps.append(("memory.memsw.limit_in_bytes", swap))
+            # The kernel keeps memory <= memory+swap at every moment, so growing goes backwards.
+            if memory > files.read_number(f"{directory}/memory.memsw.limit_in_bytes"):
+                steps.reverse()
+        for name, value in steps:
+            files.write_limit(directory, name, str(value), "a memory limit")
+
+    def _apply_cpu(self, limits: Limits) -> None:
+        for name, value in (
+            ("cpu.shares", limits.cpu_shares),
+            ("cpu.cfs_period_us", limits.cpu_period_us),
+            ("cpu.cfs_quota_us", limits.cpu_quota_us),
+        ):
+            if value:
+                files.write_limit(self.directory("cpu"), name, str(value), "a CPU limit")
+        for name, text in (
+            ("cpuset.cpus", limits.cpuset_cpus),
+            ("cpuset.mems", limits.cpuset_mems),
+        ):
+            if text:
+                files.write_limit(self.directory("cpuset"), name, text, "a CPU set")
+
+    def _apply_blkio(self, limits: Limits) -> None:
+        if limits.blkio_weight or limits.blkio_weight_devices:
+            directory = self.directory("blkio")
+            prefix = "blkio.bfq." if os.path.exists(f"{directory}/blkio.bfq.weight") else "blkio."
+            if limits.blkio_weight:
+                files.write_limit(
+                    directory, f"{prefix}weight", str(limits.blkio_weight), "a block I/O weight"
+                )
+            for item in limits.blkio_weight_devices:
+                value = f"{item.major}:{item.minor} {item.rate}"
+                files.write_limit(directory, f"{prefix}weight_device", value, "a device weight")
+        for name, items in (
+            ("read_bps_device", limits.read_bps),
+            ("write_bps_device", limits.write_bps),
+            ("read_iops_device", limits.read_iops),
+            ("write_iops_device", limits.write_iops),
+        ):
+            for item in items:
+                files.write_limit(
+                    self.directory("blkio"),
+                    f"blkio.throttle.{name}",
+                    f"{item.major}:{item.minor} {item.rate}",
+                    "a device rate limit",
+                )
+
+    def _apply_devices(self, rules: tuple[DeviceRule, ...]) -> None:
+        directory = self.directory("devices")
+        files.write_limit(directory, "devices.deny", "a *:* rwm", "the device list")
+        for rule in rules:
+            major = "*" if rule.major is None else rule.major
+            minor = "*" if rule.minor is None else rule.minor
+            name = "devices.allow" if rule.allow else "devices.deny"
+            files.write_limit(
+                directory, name, f"{rule.kind} {major}:{minor} {rule.access}", "the device list"
+            )
+
+    def join(self) -> None:
+        """Move this single-threaded process in. Writing 0 to ``tasks`` spares the kernel the
+        global lock (some milliseconds each) that ``cgroup.procs`` takes."""
+        for directory in self.directories():
+            files.write(f"{directory}/tasks", "0")
+
+    def open(self) -> int | None:
+        """Version 2 opens its directory for ``clone``; here there is nothing to open."""
+        return None
+
+    def mounted_paths(self) -> list[tuple[str, str, str]]:
+        """List what a container sees: (directory name, options to mount, directory to bind)."""
+        found = []
+        for path, controllers in self._mount_points.items():
+            options = ",".join(controllers)
+            name = options.removeprefix("name=")
+            found.append((name, options, f"{path}/{self._relative}"))
+        return found
+
+    def exists(self) -> bool:
+        """Say whether any of the directories is there."""
+        return any(os.path.isdir(directory) for directory in self.directories())
+
+    def _process_list(self) -> str:
+        for controller in ("pids", "freezer", "memory", "cpu", "devices"):
+            if controller in self._hierarchy.controllers:
+                return f"{self.directory(controller)}/cgroup.procs"
+        return f"{self.directories()[0]}/cgroup.procs"
+
+    def pids(self) -> list[int]:
+        """List the processes, as this process's PID namespace numbers them."""
+        return [int(line) for line in files.read(self._process_list()).split()]
+
+    def kill(self) -> None:
+        """Kill every process; new ones that appear meanwhile too."""
+        for _ in range(50):
+            pids = [pid for pid in self.pids() if pid]
+            if not pids:
+                return
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            time.sleep(0.005)
+
+    def freeze(self) -> None:
+        """Stop every process; return when all are stopped."""
+        self._set_frozen("FROZEN")
+
+    def thaw(self) -> None:
+        """Let the processes go on."""
+        self._set_frozen("THAWED")
+
+    def _set_frozen(self, wanted: str) -> None:
+        if "freezer" not in self._hierarchy.controllers:
+            raise files.missing("freezer", "pausing a container")
+        path = f"{self.directory('freezer')}/freezer.state"
+        deadline = time.monotonic() + _FREEZE_TIMEOUT_S
+        files.write(path, wanted)
+        while files.read(path) != wanted:
+            if time.monotonic() > deadline:
+                files.write(path, "THAWED")
+                raise SystemFailure(f"the processes of {self._relative} could not be frozen")
+            time.sleep(0.001)
+            if wanted == "FROZEN":
+                files.write(path, wanted)
+
+    def oom_kills(self) -> int:
+        """Count the processes that the kernel killed for lack of memory."""
+        if "memory" not in self._hierarchy.controllers:
+            return 0
+        return files.read_pairs(f"{self.directory('memory')}/memory.oom_control").get("oom_kill", 0)
+
+    def remove(self) -> None:
+        """Remove the directories; idempotent."""
+        for directory in self.directories():
+            files.remove_tree(directory)

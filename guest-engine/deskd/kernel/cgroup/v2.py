@@ -1,0 +1,171 @@
+"""A container's cgroup in the version 2 hierarchy. See the kernel's admin-guide/cgroup-v2."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from deskd.errors import SystemFailure
+from deskd.kernel.cgroup import files
+from deskd.kernel.cgroup.hierarchy import Hierarchy
+from deskd.kernel.cgroup.limits import Limits
+
+_WANTED_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")
+_FREEZE_TIMEOUT_S = 5.0
+
+
+class CgroupV2:
+    """The directory ``parent/name``."""
+
+    version = 2
+
+    def __init__(self, hierarchy: Hierarchy, parent: str, name: str) -> None:
+        self._root = hierarchy.root
+        self._parent = parent.strip("/")
+        self.path = f"{self._root}/{self._parent}/{name}"
+
+    def create(self) -> None:
+        """Make the directory, and switch the controllers on above it."""
+        try:
+            files.make_directory(self.path)
+        except FileNotFoundError:
+            path = self._root
+            for part in self._parent.split("/"):
+                self._enable_controllers(path)
+                path = f"{path}/{part}"
+                files.make_directory(path)
+            self._enable_controllers(path)
+            files.make_directory(self.path)
+
+    @staticmethod
+    def _enable_controllers(path: str) -> None:
+        available = files.read(f"{path}/cgroup.controllers").split()
+        enabled = files.read(f"{path}/cgroup.subtree_control").split()
+        wanted = [name for name in _WANTED_CONTROLLERS if name in available]
+        missing = [name for name in wanted if name not in enabled]
+        if not missing:
+            return
+        try:
+            files.write(f"{path}/cgroup.subtree_control", " ".join(f"+{n}" for n in missing))
+        except OSError as error:
+            raise SystemFailure(
+                f"cannot switch on the controllers {' '.join(missing)} in {path}: {error.strerror};"
+                " processes in that cgroup must move to one below it first"
+            ) from error
+
+    def apply(self, limits: Limits, *, devices: bool = True) -> None:
+        """Write what is set in ``limits``; ``devices`` says whether to attach the device list."""
+        self._apply_memory(limits)
+        self._apply_cpu(limits)
+        if limits.pids:
+            value = "max" if limits.pids < 0 else str(limits.pids)
+            files.write_limit(self.path, "pids.max", value, "a PID limit")
+        self._apply_io(limits)
+        if devices and limits.devices is not None:
+            from deskd.kernel.cgroup import device_filter
+
+            device_filter.attach(self.path, limits.devices)
+
+    def _apply_memory(self, limits: Limits) -> None:
+        if limits.memory_bytes:
+            value = "max" if limits.memory_bytes < 0 else str(limits.memory_bytes)
+            files.write_limit(self.path, "memory.max", value, "a memory limit")
+        if limits.memory_swap_bytes:
+            swap = limits.memory_swap_bytes
+            value = "max" if swap < 0 else str(max(swap - limits.memory_bytes, 0))
+            if os.path.exists(f"{self.path}/memory.swap.max"):
+                files.write_limit(self.path, "memory.swap.max", value, "a swap limit")
+        if limits.memory_reservation_bytes:
+            value = str(limits.memory_reservation_bytes)
+            files.write_limit(self.path, "memory.low", value, "a memory reservation")
+
+    def _apply_cpu(self, limits: Limits) -> None:
+        if limits.cpu_shares:
+            weight = 1 + (min(max(limits.cpu_shares, 2), 262144) - 2) * 9999 // 262142
+            files.write_limit(self.path, "cpu.weight", str(weight), "a CPU share")
+        if limits.cpu_quota_us or limits.cpu_period_us:
+            quota = str(limits.cpu_quota_us) if limits.cpu_quota_us > 0 else "max"
+            period = limits.cpu_period_us or 100_000
+            files.write_limit(self.path, "cpu.max", f"{quota} {period}", "a CPU limit")
+        if limits.cpuset_cpus:
+            files.write_limit(self.path, "cpuset.cpus", limits.cpuset_cpus, "a CPU set")
+        if limits.cpuset_mems:
+            files.write_limit(self.path, "cpuset.mems", limits.cpuset_mems, "a memory node set")
+
+    def _apply_io(self, limits: Limits) -> None:
+        if limits.blkio_weight or limits.blkio_weight_devices:
+            bfq = os.path.exists(f"{self.path}/io.bfq.weight")
+            name = "io.bfq.weight" if bfq else "io.weight"
+            if limits.blkio_weight:
+                weight = limits.blkio_weight
+                if not bfq:  # 10..1000 onto 1..10000
+                    weight = 1 + (weight - 10) * 9999 // 990
+                files.write_limit(self.path, name, f"default {weight}", "a block I/O weight")
+            for item in limits.blkio_weight_devices:
+                value = f"{item.major}:{item.minor} {item.rate}"
+                files.write_limit(self.path, name, value, "a device weight")
+        for key, items in (
+            ("rbps", limits.read_bps),
+            ("wbps", limits.write_bps),
+            ("riops", limits.read_iops),
+            ("wiops", limits.write_iops),
+        ):
+            for item in items:
+                value = f"{item.major}:{item.minor} {key}={item.rate}"
+                files.write_limit(self.path, "io.max", value, "a device rate limit")
+
+    def join(self) -> None:
+        """Move this process in."""
+        files.write(f"{self.path}/cgroup.procs", "0")
+
+    def open(self) -> int | None:
+        """Open the directory: ``clone`` then puts the child there at no cost."""
+        return os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def exists(self) -> bool:
+        """Say whether the directory is there."""
+        return os.path.isdir(self.path)
+
+    def pids(self) -> list[int]:
+        """List the processes, also those in cgroups that the container made for itself."""
+        found = []
+        for directory, _, _ in os.walk(self.path):
+            found += [int(line) for line in files.read(f"{directory}/cgroup.procs").split()]
+        return found
+
+    def kill(self) -> None:
+        """Kill every process."""
+        try:
+            files.write(f"{self.path}/cgroup.kill", "1")  # Linux 5.14
+        except FileNotFoundError:
+            for pid in self.pids():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+    def freeze(self) -> None:
+        """Stop every process; return when all are stopped."""
+        self._set_frozen(1)
+
+    def thaw(self) -> None:
+        """Let the processes go on."""
+        self._set_frozen(0)
+
+    def _set_frozen(self, wanted: int) -> None:
+        files.write(f"{self.path}/cgroup.freeze", str(wanted))
+        deadline = time.monotonic() + _FREEZE_TIMEOUT_S
+        while files.read_pairs(f"{self.path}/cgroup.events").get("frozen") != wanted:
+            if time.monotonic() > deadline:
+                files.write(f"{self.path}/cgroup.freeze", "0")
+                raise SystemFailure(f"the processes of {self.path} could not be frozen")
+            time.sleep(0.001)
+
+    def oom_kills(self) -> int:
+        """Count the processes that the kernel killed for lack of memory."""
+        return files.read_pairs(f"{self.path}/memory.events").get("oom_kill", 0)
+
+    def remove(self) -> None:
+        """Remove the directory; idempotent."""
+        files.remove_tree(self.path)
