@@ -6,6 +6,7 @@ knows one login, the user who runs the tests, with the key in ``endpoint``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -168,10 +169,8 @@ class SshServer:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _command(pid: int) -> str:

@@ -1,0 +1,194 @@
+"""The agent of one running machine: its parts, their life, its periodic duties."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import desk
+from desk.agent.acceptor import Acceptor
+from desk.agent.control import ControlServer
+from desk.agent.door import EngineDoor
+from desk.agent.gateway import EngineGateway
+from desk.agent.link import Link
+from desk.agent.pidfile import PidFile
+from desk.agent.ports import PortForwards
+from desk.agent.spec import AgentSpec
+from desk.agent.wake import SleepDetector
+from desk.agent.watch import EngineWatch
+from desk.errors import MachineError
+from desk.paths import MachinePaths
+from desk.ssh.session import Session
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG = 128
+_WAKE_INTERVAL_S = 2.0
+_RETRY_PORTS_S = 5.0
+_PRUNE_S = 30.0
+
+
+@dataclass(slots=True)
+class Duty:
+    """Something the agent does every ``interval_s`` seconds; ``run`` must not block for long."""
+
+    name: str
+    interval_s: float
+    run: Callable[[], None]
+    due_at: float = 0.0
+
+
+class Agent:
+    """The background process of one machine. ``start``, then ``run`` in the main thread."""
+
+    def __init__(self, paths: MachinePaths, spec: AgentSpec) -> None:
+        self._paths = paths
+        self._spec = spec
+        self._stopping = threading.Event()
+        self._started_at = time.time()
+        self._lock = PidFile(paths.agent_pid)
+        self._acceptor = Acceptor()
+        self._link = Link(spec.endpoint, self._when_up)
+        self._door = EngineDoor(spec.engine)
+        self._gateway = EngineGateway(spec.machine, self._link, self._door)
+        self._ports = PortForwards(self._link, self._acceptor)
+        self._watch = EngineWatch(self._link, self._door, self._ports)
+        self._control = ControlServer(
+            paths.agent_socket,
+            {
+                "ping": lambda: "pong",
+                "status": self.status,
+                "reconnect": self._link.reconnect,
+                "stop": self._stopping.set,
+            },
+        )
+        self._sleep = SleepDetector(_WAKE_INTERVAL_S)
+        self._duties = [
+            Duty("wake", _WAKE_INTERVAL_S, self._notice_sleep),
+            Duty("ports", _RETRY_PORTS_S, self._retry_ports),
+            Duty("pool", _PRUNE_S, self._door.prune),
+        ]
+        self._undo = contextlib.ExitStack()
+
+    def start(self) -> None:
+        """Take the machine's lock, open the sockets, begin to connect.
+
+        Raises ``Conflict`` where another agent runs, ``MachineError`` where a socket cannot be
+        had; nothing stays behind then.
+        """
+        with contextlib.ExitStack() as undo:
+            self._lock.acquire()
+            undo.callback(self._lock.release)
+            self._acceptor.start()
+            undo.callback(self._acceptor.close)
+            if sys.platform != "win32":
+                listener = _listen_unix(self._paths)
+                undo.callback(lambda: self._paths.engine_socket.unlink(missing_ok=True))
+                self._acceptor.add(listener, self._gateway.serve)
+            self._control.start()
+            undo.callback(self._control.close)
+            self._door.start()
+            undo.callback(self._door.close)
+            undo.callback(self._ports.close)
+            self._watch.start()
+            undo.callback(self._watch.close)
+            self._link.start()
+            undo.callback(self._link.close)
+            self._undo = undo.pop_all()
+        _log.info(
+            "agent of machine %s started (process %d, Desk %s)",
+            self._spec.machine,
+            os.getpid(),
+            desk.__version__,
+        )
+
+    def run(self) -> None:
+        """Do the periodic duties until SIGTERM, SIGINT or a ``stop`` request; then close all."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        try:
+            while not self._stopping.is_set():
+                self._stopping.wait(max(0.0, self._do_duties() - time.monotonic()))
+        finally:
+            _log.info("agent of machine %s stops", self._spec.machine)
+            self._undo.close()
+
+    def _do_duties(self) -> float:
+        """Run what is due; return when the next duty is (monotonic seconds)."""
+        for duty in self._duties:
+            now = time.monotonic()
+            if now >= duty.due_at:
+                duty.due_at = now + duty.interval_s
+                duty.run()
+        return min(duty.due_at for duty in self._duties)
+
+    def status(self) -> dict[str, object]:
+        """Return the agent's own account, as the control socket gives it.
+
+        ``state`` is ``connected`` or ``connecting``; times are seconds since 1970; ``spec`` are
+        the instructions it was started with.
+        """
+        connected_at, error = self._link.connected_at, self._link.error
+        return {
+            "machine": self._spec.machine,
+            "pid": os.getpid(),
+            "desk_version": desk.__version__,
+            "started_at": self._started_at,
+            "state": "connected" if connected_at is not None else "connecting",
+            "connected_since": connected_at,
+            "reconnects": self._link.reconnects,
+            "last_error": error.text if error is not None else "",
+            "last_error_hint": error.hint if error is not None else "",
+            "engine": self._watch.engine,
+            "pool": asdict(self._door.state()),
+            "connections": self._acceptor.connections,
+            "ports": self._ports.describe(),
+            "spec": json.loads(self._spec.to_json()),
+        }
+
+    # --- duties ----------------------------------------------------------------------------------
+
+    def _when_up(self, session: Session) -> None:
+        self._door.use(session)
+
+    def _notice_sleep(self) -> None:
+        slept_s = self._sleep.slept_s()
+        if slept_s:
+            _log.info("this computer slept for about %.0f s; checking the connection", slept_s)
+            self._link.check()
+
+    def _retry_ports(self) -> None:
+        if self._ports.has_failures:
+            self._watch.look_again()
+
+
+def _listen_unix(paths: MachinePaths) -> socket.socket:
+    """Listen on the engine's socket, in the place of what a dead agent left there."""
+    path = paths.engine_socket
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if len(os.fsencode(path)) > 100:
+            raise MachineError(
+                f"the path {path} is too long for a socket (the system allows about 100 bytes)",
+                hint="Set DESK_HOME to a shorter directory.",
+            ) from error
+        raise MachineError(
+            f"cannot listen on {path}: {error.strerror or error}",
+            hint="Check the directory's permissions and free space.",
+        ) from error
+    return listener

@@ -1,0 +1,210 @@
+"""Published ports on the host: which there should be, and the listeners that serve them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from desk.agent.acceptor import Acceptor, reset
+from desk.agent.link import Link
+from desk.errors import SshError
+from desk.ssh.forward import relay
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG = 128
+_LINK_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Forward:
+    """One published port: where to listen on the host, where to connect in the machine."""
+
+    protocol: str
+    address: str
+    port: int
+    target: str
+
+    def __str__(self) -> str:
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{address}:{self.port}/{self.protocol}"
+
+
+@dataclass(slots=True)
+class _Port:
+    container: str
+    state: str
+    error: str = ""
+    hint: str = ""
+    listener: socket.socket | None = None
+
+
+def wanted_forwards(containers: Iterable[Mapping[str, Any]]) -> dict[Forward, str]:
+    """Return the forwards for a container list of the Engine API (``/containers/json``), each
+    with its container's name.
+
+    Ports published on every address, or on a loopback address, are served on the host's loopback;
+    those on an address of the machine itself are served on 127.0.0.1.
+    """
+    wanted: dict[Forward, str] = {}
+    for container in containers:
+        names = container.get("Names") or [str(container.get("Id", ""))[:12]]
+        name = str(names[0]).removeprefix("/")
+        ports = [port for port in container.get("Ports") or [] if port.get("PublicPort")]
+        # Docker tells a port on every address twice, for IPv4 and for IPv6; IPv4 goes first,
+        # because ::1 leads to the machine's 127.0.0.1 where both are served.
+        for port in sorted(ports, key=lambda port: ":" in str(port.get("IP", ""))):
+            for forward in _forwards_of(port):
+                same_place = (forward.protocol, forward.address, forward.port)
+                if not any((f.protocol, f.address, f.port) == same_place for f in wanted):
+                    wanted[forward] = name
+    return wanted
+
+
+def _forwards_of(port: Mapping[str, Any]) -> list[Forward]:
+    protocol, number = str(port.get("Type") or "tcp"), int(port["PublicPort"])
+    try:
+        address = ipaddress.ip_address(port.get("IP") or "0.0.0.0")
+    except ValueError:
+        _log.warning("port %d is published on %r, which is no address", number, port.get("IP"))
+        return []
+    if address.is_loopback:
+        return [Forward(protocol, str(address), number, str(address))]
+    if not address.is_unspecified:
+        return [Forward(protocol, "127.0.0.1", number, str(address))]
+    if address.version == 6:
+        return [Forward(protocol, "::1", number, "::1")]
+    return [
+        Forward(protocol, "127.0.0.1", number, "127.0.0.1"),
+        Forward(protocol, "::1", number, "127.0.0.1"),
+    ]
+
+
+class PortForwards:
+    """The host's listeners for published ports; calls may come from any thread."""
+
+    def __init__(self, link: Link, acceptor: Acceptor) -> None:
+        self._link = link
+        self._acceptor = acceptor
+        self._lock = threading.Lock()
+        self._ports: dict[Forward, _Port] = {}
+
+    def reconcile(self, wanted: Mapping[Forward, str]) -> None:
+        """Close what is no longer wanted, open what is new, and try again what failed."""
+        with self._lock:
+            for forward in [forward for forward in self._ports if forward not in wanted]:
+                self._close(forward, self._ports.pop(forward))
+            for forward, container in wanted.items():
+                port = self._ports.get(forward)
+                if port is None:
+                    port = self._ports[forward] = _Port(container, "new")
+                port.container = container
+                if port.listener is None:
+                    self._open(forward, port)
+
+    def close(self) -> None:
+        """Close every port."""
+        self.reconcile({})
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether some port could not be opened and may be on another try."""
+        with self._lock:
+            return any(port.state == "busy" for port in self._ports.values())
+
+    def describe(self) -> list[dict[str, object]]:
+        """Return every port with its state (``open``, ``busy``, ``unsupported``), for status."""
+        with self._lock:
+            return [
+                {
+                    "protocol": forward.protocol,
+                    "address": forward.address,
+                    "port": forward.port,
+                    "container": port.container,
+                    "state": port.state,
+                    "error": port.error,
+                    "hint": port.hint,
+                }
+                for forward, port in sorted(self._ports.items(), key=lambda item: item[0])
+            ]
+
+    def _open(self, forward: Forward, port: _Port) -> None:
+        before = port.error
+        if forward.protocol != "tcp":
+            port.state = "unsupported"
+            port.error = f"{forward} of {port.container} is not forwarded: only TCP ports are"
+            port.hint = "Reach it from inside the machine: `desk machine ssh`."
+        else:
+            try:
+                port.listener = _listen(forward)
+            except OSError as error:
+                port.state = "busy"
+                port.error, port.hint = _explain(forward, port.container, error)
+            else:
+                port.state, port.error, port.hint = "open", "", ""
+                self._acceptor.add(port.listener, lambda local: self._serve(local, forward))
+                _log.info("port %s of %s is open", forward, port.container)
+        if port.error and port.error != before:
+            _log.warning("%s. %s", port.error, port.hint)
+
+    def _close(self, forward: Forward, port: _Port) -> None:
+        if port.listener is not None:
+            self._acceptor.remove(port.listener)
+            _log.info("port %s of %s is closed", forward, port.container)
+
+    def _serve(self, local: socket.socket, forward: Forward) -> None:
+        try:
+            session = self._link.session(_LINK_S)
+            remote = session.open_tcp(forward.target, forward.port)
+        except SshError as error:
+            _log.info("a connection to %s was reset: %s", forward, error.text)
+            reset(local)
+            return
+        relay(local, remote)
+
+
+def _listen(forward: Forward) -> socket.socket:
+    family = socket.AF_INET6 if ":" in forward.address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform == "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((forward.address, forward.port))
+        listener.listen(_BACKLOG)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            listener.close()
+        raise
+    return listener
+
+
+def _explain(forward: Forward, container: str, error: OSError) -> tuple[str, str]:
+    where = f"port {forward} of {container} cannot be opened on this computer"
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"{where}: another program uses it",
+            "Stop that program, or publish another port with `-p`; Desk tries again by itself.",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return (
+            f"{where}: ports below 1024 need a privilege here",
+            "Publish a port above 1023, for example `-p 8080:80`.",
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return (
+            f"{where}: this computer does not have that address",
+            "Publish the port on 127.0.0.1 or on every address.",
+        )
+    return f"{where}: {error.strerror or error}", "Desk tries again by itself."

@@ -1,0 +1,51 @@
+"""What an agent is told at its start: which machine, where its sshd and its engine are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from desk.errors import MachineError
+from desk.ssh.endpoint import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAccess:
+    """Two ways to the engine in the machine.
+
+    ``socket`` is tried first: sshd connects to it by itself, and no process is started. It needs a
+    login that may open the socket and a sshd that forwards Unix sockets. ``command`` is started
+    where that fails; its standard streams are the connection. An empty text means "not this way".
+    """
+
+    socket: str = "/run/desk/engine.sock"
+    command: str = "deskd dial-stdio"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """Everything one agent needs; it reads nothing else about its machine."""
+
+    machine: str
+    endpoint: Endpoint
+    engine: EngineAccess = EngineAccess()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> AgentSpec:
+        """Read what ``to_json`` wrote; ``MachineError`` for anything else."""
+        try:
+            data: dict[str, Any] = json.loads(text)
+            endpoint = dict(data["endpoint"])
+            for name in ("private_key", "known_hosts"):
+                endpoint[name] = Path(endpoint[name])
+            return cls(data["machine"], Endpoint(**endpoint), EngineAccess(**data["engine"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise MachineError(
+                f"the agent cannot read its instructions: {error!r}",
+                hint="Start the agent with `desk machine start`, not by hand.",
+            ) from error
