@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from desk.agent.spec import EngineAccess
+from desk.errors import HostKeyMismatch, SshError
 from desk.paths import MachinePaths
 from desk.ssh.endpoint import Endpoint
+
+
+_HOPELESS: dict[str, type[SshError]] = {"HostKeyMismatch": HostKeyMismatch, "KeyRefused": SshError}
+"""Failures that no waiting mends, by the name under which the agent reports them."""
 
 
 class Agents(Protocol):
@@ -49,4 +54,9 @@ class AgentProcesses:
             return f"its agent is not running (log: {paths.agent_log})"
         if status.connected:
             return ""
-        return str(status.details.get("error") or "its agent has no SSH connection yet")
+        text = str(status.details.get("last_error") or "its agent has no SSH connection yet")
+        hint = str(status.details.get("last_error_hint") or "")
+        kind = _HOPELESS.get(str(status.details.get("last_error_kind")))
+        if kind is not None:
+            raise kind(text, hint=hint)
+        return text

@@ -17,7 +17,7 @@ from desk.errors import UsageError
 from desk.machine.model import MachineSpec
 
 _SECTOR_BYTES = 512
-_ENGINE_LISTS = {"registry-mirror": "registry-mirrors", "insecure-registry": "insecure-registries"}
+_ENGINE_LISTS = {"registry_mirror": "registry-mirrors", "insecure_registry": "insecure-registries"}
 """Driver options of every machine with a seed: comma-separated lists, and their daemon.json key."""
 
 

@@ -1,6 +1,6 @@
 """Driver ``qemu``: a virtual machine of our own, run by QEMU without anything in between.
 
-Options: ``ssh-port`` fixes the port on 127.0.0.1, ``qemu`` the path of QEMU's program,
+Options: ``ssh_port`` fixes the port on 127.0.0.1, ``qemu`` the path of QEMU's program,
 ``accelerator`` skips the trial boots. Facts: ``image``, ``ssh_port``, ``qmp_port`` (Windows).
 """
 
@@ -19,6 +19,7 @@ from desk.agent.spec import EngineAccess
 from desk.errors import DriverError, MachineError, UsageError
 from desk.machine import console, ports, process
 from desk.machine.driver import Features, Progress
+from desk.machine.drivers.options import check_known, port_option
 from desk.machine.drivers.table import DriverContext
 from desk.machine.images import GuestImage, ImageStore, host_architecture
 from desk.machine.model import MachineSpec, State
@@ -33,7 +34,7 @@ from desk.machine.seed import seed_members, write_seed
 from desk.machine.store import MachineStore
 from desk.ssh.endpoint import Endpoint
 
-OPTIONS = frozenset({"ssh-port", "qemu", "accelerator", "registry-mirror", "insecure-registry"})
+OPTIONS = frozenset({"ssh_port", "qemu", "accelerator", "registry_mirror", "insecure_registry"})
 _POWER_ON_S = 20.0
 _QMP_GRACE_S = 3.0
 _GIB = 1 << 30
@@ -297,7 +298,7 @@ class QemuDriver:
             raise DriverError(
                 f"port {port} on 127.0.0.1, which machine {self._name} wants for SSH, is taken",
                 hint="Stop the program that listens there, or recreate the machine without "
-                "the option ssh-port.",
+                "the option ssh_port.",
             )
         new = self._choose_port(spec)
         self._write_known_hosts()
@@ -314,12 +315,7 @@ class QemuDriver:
 
 
 def _check_spec(spec: MachineSpec) -> None:
-    unknown = sorted(set(spec.options) - OPTIONS)
-    if unknown:
-        raise UsageError(
-            f"the driver qemu has no option {unknown[0]!r}",
-            hint=f"Its options are: {', '.join(sorted(OPTIONS))}.",
-        )
+    check_known(spec, OPTIONS)
     if spec.memory_mib < 128:
         raise UsageError(
             f"{spec.memory_mib} MiB of memory are too few for a machine",
@@ -331,12 +327,7 @@ def _check_spec(spec: MachineSpec) -> None:
 
 
 def _fixed_port(spec: MachineSpec) -> int:
-    text = spec.options.get("ssh-port", "")
-    if not text:
-        return 0
-    if not text.isdigit() or not 0 < int(text) < 65536:
-        raise UsageError(f"{text!r} is no port number", hint="Ports go from 1 to 65535.")
-    return int(text)
+    return port_option(spec, "ssh_port", 0)
 
 
 def _find_qemu(spec: MachineSpec, arch: str) -> str:

@@ -1,0 +1,53 @@
+"""A process that answers ``/_ping`` and ``/version`` on a Unix socket, and nothing else.
+
+    python tests/fakes/engine_server.py SOCKET
+
+For tests of what surrounds an engine; the tests of engines use ``deskd``.
+"""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import sys
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer(b"", "text/plain")
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/version"):
+            body = json.dumps({"Version": "fake", "ApiVersion": "1.47", "MinAPIVersion": "1.24"})
+            self._answer(body.encode(), "application/json")
+        else:
+            self._answer(b"OK", "text/plain")
+
+    def _answer(self, body: bytes, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Api-Version", "1.47")
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+        return
+
+
+class Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.unlink(missing_ok=True)
+    with Server(str(path), Handler) as server:
+        server.serve_forever()

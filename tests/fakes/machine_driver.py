@@ -1,0 +1,82 @@
+"""A driver whose machine is one small process: ``tests/fakes/engine_server.py``.
+
+The option ``fail`` makes it misbehave: ``create``, ``start`` or ``boot``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from desk.agent.spec import EngineAccess
+from desk.errors import DriverError
+from desk.machine import process
+from desk.machine.driver import Features, Progress
+from desk.machine.drivers.options import check_known
+from desk.machine.drivers.table import DriverContext
+from desk.machine.model import MachineSpec, State
+
+SERVER = Path(__file__).with_name("engine_server.py")
+
+
+class FakeDriver:
+    features = Features(
+        needs_guest_image=False, has_ssh=False, can_power=True, has_console=False, live_memory=False
+    )
+
+    def __init__(self, context: DriverContext) -> None:
+        self._paths = context.paths
+        self._record = context.record
+
+    def create(self, spec: MachineSpec, progress: Progress) -> None:
+        check_known(spec, {"fail"})
+        progress("Making a fake machine")
+        self._record.update({"colour": "blue"})
+        self._paths.data_disk.write_text("data")
+        if spec.options.get("fail") == "create":
+            raise DriverError("the fake driver was told to fail", hint="Tell it otherwise.")
+
+    def start(self, progress: Progress) -> None:
+        if self.state() is State.RUNNING:
+            return
+        failure = self._record.read().spec.options.get("fail")
+        if failure == "start":
+            raise DriverError("the fake driver was told not to start")
+        program = [str(SERVER), str(self._paths.engine_socket)]
+        if failure == "boot":
+            program = ["-c", "import time; print('booting'); time.sleep(0.3)"]
+        progress("Starting a fake machine")
+        started = process.spawn_detached([sys.executable, *program], log=self._paths.engine_log)
+        process.remember(started, self._paths.engine_pid)
+
+    def stop(self, *, grace_s: float) -> None:
+        running = process.recall(self._paths.engine_pid)
+        if running is not None:
+            running.end(grace_s=grace_s)
+        self._paths.engine_pid.unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        running = process.recall(self._paths.engine_pid)
+        if running is not None:
+            running.kill()
+        self._paths.engine_pid.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        self.kill()
+
+    def state(self) -> State:
+        running = process.recall(self._paths.engine_pid)
+        return State.STOPPED if running is None else State.RUNNING
+
+    def endpoint(self) -> None:
+        return None
+
+    def engine_access(self) -> EngineAccess:
+        return EngineAccess()
+
+    def host_memory_bytes(self) -> int | None:
+        running = process.recall(self._paths.engine_pid)
+        return None if running is None else running.resident_bytes()
+
+    def diagnose(self) -> str:
+        return " ".join(process.last_lines(self._paths.engine_log))
