@@ -85,13 +85,15 @@ class TagRecord(msgspec.Struct, kw_only=True, frozen=True):
 
 class LayerRecord(msgspec.Struct, kw_only=True, frozen=True):
     """A stored layer. ``number`` names its directory; short, so that a mount's option string
-    holds many. ``size_bytes`` is the sum of the sizes of its regular files."""
+    holds many. ``size_bytes`` is the sum of the sizes of its regular files, ``tar_bytes`` the
+    length of its uncompressed tar."""
 
     chain_id: str
     diff_id: str
     number: int
     parent: str = ""
     size_bytes: int = 0
+    tar_bytes: int = 0
 
 
 class RootRecord(msgspec.Struct, kw_only=True, frozen=True):

@@ -47,11 +47,12 @@ _BLOCK_BYTES = 512
 
 @dataclass(slots=True)
 class Unpacked:
-    """What was unpacked: the stream's diff ID, the sum of file sizes, the replaced objects."""
+    """What was unpacked: the stream's diff ID and length, the sum of file sizes, the replaced
+    objects."""
 
     diff_id: str
+    tar_bytes: int
     size_bytes: int
-    entries: int
     replaced: list[Replacement] = field(default_factory=list)
 
 
@@ -84,7 +85,7 @@ def unpack(
     reader = ForwardReader(source, writer.raw if writer else None)
     try:
         with _Unpacker(reader, root, writer, replaced_root) as unpacker:
-            for member in _members(reader):
+            for member in members(reader):
                 unpacker.place(member)
                 if on_progress:
                     on_progress(reader.tell())
@@ -100,7 +101,7 @@ def unpack(
         if writer:
             writer.abandon()
     return Unpacked(
-        f"sha256:{reader.hex_digest}", unpacker.size_bytes, unpacker.entry, unpacker.replaced
+        f"sha256:{reader.hex_digest}", reader.tell(), unpacker.size_bytes, unpacker.replaced
     )
 
 
@@ -122,7 +123,7 @@ def _explained(error: Exception) -> Exception:
     return error
 
 
-def _members(reader: ForwardReader) -> Iterator[tarfile.TarInfo]:
+def members(reader: ForwardReader) -> Iterator[tarfile.TarInfo]:
     """Yield the entries; a broken header raises, where ``tarfile`` alone would end silently."""
     with tarfile.TarFile(
         fileobj=reader,  # type: ignore[arg-type]
@@ -131,7 +132,7 @@ def _members(reader: ForwardReader) -> Iterator[tarfile.TarInfo]:
         errors="surrogateescape",
     ) as archive:
         while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # a big archive would fill memory
+            archive.members.clear()  # type: ignore[attr-defined]  # else all stay in memory
             yield member
     last = reader.last_block
     if any(last):

@@ -1,0 +1,135 @@
+"""Bytes between the event loop and the threads that do an image's blocking work."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from deskd import errors
+
+FEED_BYTES = 4 * 1024 * 1024
+"""How far a client may be ahead of the thread that reads its upload."""
+
+QUEUE_CHUNKS = 16
+
+
+class Aborted(errors.DeskdError):
+    """The other side went away (a client closed its connection)."""
+
+
+class ByteFeed:
+    """A blocking ``read`` for a thread, filled by the event loop from an async source."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._condition = threading.Condition()
+        self._chunks: deque[bytes] = deque()
+        self._buffered_bytes = 0
+        self._ended = False
+        self._failure: BaseException | None = None
+        self._room = asyncio.Event()
+        self._room.set()
+
+    async def pump(self, source: AsyncIterator[bytes], reader: asyncio.Future[Any]) -> None:
+        """Carry ``source`` over until it ends or the thread behind ``reader`` is done.
+
+        When the thread ends early (an error, a name taken), the rest of the source is read and
+        dropped, so that the client gets to see the answer.
+        """
+        reader.add_done_callback(lambda _: self._room.set())
+        try:
+            async for chunk in source:
+                if not chunk or reader.done():
+                    continue
+                with self._condition:
+                    self._chunks.append(chunk)
+                    self._buffered_bytes += len(chunk)
+                    if self._buffered_bytes >= FEED_BYTES:
+                        self._room.clear()
+                    self._condition.notify()
+                if not reader.done():
+                    await self._room.wait()
+        except BaseException as error:
+            self.abort(error)
+            raise
+        with self._condition:
+            self._ended = True
+            self._condition.notify()
+
+    def abort(self, reason: BaseException | None = None) -> None:
+        """Make the thread's next ``read`` fail; idempotent."""
+        with self._condition:
+            if not self._ended:
+                self._failure = reason or Aborted("the upload was given up")
+            self._condition.notify()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to ``size`` bytes, ``b""`` at the end; blocks. Called by the thread."""
+        with self._condition:
+            while not self._chunks:
+                if self._failure is not None:
+                    raise Aborted("the upload ended before it was complete") from self._failure
+                if self._ended:
+                    return b""
+                self._condition.wait()
+            chunk = self._chunks.popleft()
+            if 0 <= size < len(chunk):
+                self._chunks.appendleft(chunk[size:])
+                chunk = chunk[:size]
+            self._buffered_bytes -= len(chunk)
+            wake = self._buffered_bytes < FEED_BYTES // 2 and not self._room.is_set()
+        if wake:
+            self._loop.call_soon_threadsafe(self._room.set)
+        return chunk
+
+
+class ByteQueue:
+    """An async iterator over what a thread writes; the thread waits when it is far ahead."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._chunks: queue.Queue[bytes] = queue.Queue(QUEUE_CHUNKS)
+        self._ready = asyncio.Event()
+        self._stopped = False
+        self._finished = False
+
+    def run(self, work: Callable[[Callable[[bytes], None]], None]) -> None:
+        """Call ``work`` with the sink, in the thread; the iteration ends when it returns."""
+        try:
+            work(self._write)
+        except Aborted:
+            pass
+        finally:
+            self._finished = True
+            self._loop.call_soon_threadsafe(self._ready.set)
+
+    def _write(self, data: bytes) -> None:
+        while not self._stopped:
+            try:
+                self._chunks.put(data, timeout=0.5)
+            except queue.Full:
+                continue
+            self._loop.call_soon_threadsafe(self._ready.set)
+            return
+        raise Aborted("the download was given up")
+
+    def stop(self) -> None:
+        """Make the thread's next write fail."""
+        self._stopped = True
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            try:
+                yield self._chunks.get_nowait()
+                continue
+            except queue.Empty:
+                if self._finished:
+                    if self._chunks.empty():
+                        return
+                    continue
+            await self._ready.wait()
+            self._ready.clear()

@@ -1,0 +1,167 @@
+"""New images: from one flat root file system (import) and from a container (commit)."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+from deskd import errors
+from deskd.domain import image as rules
+from deskd.domain.container import ContainerConfig
+from deskd.domain.image import History, ImageConfig, ImageRecord, RootFs
+from deskd.domain.reference import Reference
+from deskd.images import changes as instructions
+from deskd.images.catalog import Catalog
+from deskd.images.streams import ByteReader, decompressed, is_damage
+
+ARCHITECTURES = {
+    "x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386",
+    "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64",
+}  # fmt: skip
+"""Machine names as uname(2) says them, and as images name them (GOARCH)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """What a client asked of ``import``."""
+
+    reference: Reference | None = None
+    changes: tuple[str, ...] = ()
+    message: str = ""
+    platform: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRequest:
+    """What a client asked of ``commit``; ``config`` is the new image's configuration."""
+
+    container_id: str
+    image_id: str
+    config: ContainerConfig
+    reference: Reference | None = None
+    comment: str = ""
+    author: str = ""
+    changes: tuple[str, ...] = ()
+
+
+def host_architecture() -> str:
+    """Return this machine's architecture as images name it."""
+    machine = platform.machine()
+    return ARCHITECTURES.get(machine, machine)
+
+
+def now() -> str:
+    """Return the time as image configurations write it (RFC 3339, nanoseconds, UTC)."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+
+
+def check(request: ImportRequest) -> None:
+    """Raise ``InvalidArgument`` for what can be seen to be wrong before any byte is read."""
+    instructions.apply(ContainerConfig(), request.changes)
+    _platform(request.platform)
+
+
+def _platform(text: str) -> tuple[str, str, str]:
+    """Parse ``os[/arch[/variant]]`` (or an architecture alone); defaults are this machine's."""
+    parts = [part.lower() for part in text.split("/")] if text else []
+    if any(not part for part in parts) or len(parts) > 3:
+        raise errors.InvalidArgument(
+            f"invalid platform {text!r}: write os[/arch[/variant]], for example linux/arm64"
+        )
+    if len(parts) == 1 and parts[0] != "linux":
+        parts = ["linux", parts[0]]
+    system = parts[0] if parts else "linux"
+    if system != "linux":
+        raise errors.InvalidArgument(f"the operating system {system!r} is not supported: use linux")
+    architecture = parts[1] if len(parts) > 1 else host_architecture()
+    architecture = ARCHITECTURES.get(architecture, architecture)
+    return system, architecture, parts[2] if len(parts) > 2 else ""
+
+
+def import_image(catalog: Catalog, source: ByteReader, request: ImportRequest) -> ImageRecord:
+    """Make an image of one layer; nothing is left behind on an error."""
+    system, architecture, variant = _platform(request.platform)
+    config = instructions.apply(ContainerConfig(), request.changes)
+    try:
+        plain = decompressed(source)
+    except Exception as error:
+        if is_damage(error):
+            raise errors.InvalidArgument(f"the archive is damaged ({error})") from error
+        raise
+    with ExitStack() as undo:
+        staged = catalog.layers.stage(plain)
+        undo.callback(catalog.layers.discard, staged)
+        created = now()
+        comment = request.message or "Imported from -"
+        raw_config = rules.encode_config(
+            ImageConfig(
+                architecture=architecture,
+                os=system,
+                variant=variant,
+                created=created,
+                comment=comment,
+                config=config,
+                rootfs=RootFs(diff_ids=[staged.unpacked.diff_id]),
+                history=[History(created=created, comment=comment)],
+            )
+        )
+        names = [request.reference] if request.reference else []
+        return catalog.add(raw_config, [staged], names)
+
+
+def commit_image(catalog: Catalog, tar: ByteReader, request: CommitRequest) -> ImageRecord:
+    """Make an image of a container's changes, given as a layer's tar, on top of its image."""
+    base = catalog.by_id(request.image_id)
+    if base is None:
+        raise errors.NotFound(
+            f"the image {rules.short_id(request.image_id)} of container "
+            f"{request.container_id[:12]} was removed: commit needs it"
+        )
+    below = base.config
+    config = instructions.apply(request.config, request.changes)
+    with ExitStack() as undo:
+        staged = catalog.layers.stage(tar)
+        undo.callback(catalog.layers.discard, staged)
+        created = now()
+        command = request.config.cmd or []
+        step = History(
+            created=created,
+            created_by=command if isinstance(command, str) else " ".join(command),
+            author=request.author,
+            comment=request.comment,
+        )
+        raw_config = rules.encode_config(
+            msgspec.structs.replace(
+                below,
+                created=created,
+                author=request.author,
+                comment=request.comment,
+                config=image_part(config),
+                rootfs=RootFs(diff_ids=[*below.diff_ids, staged.unpacked.diff_id]),
+                history=[*(below.history or []), step],
+            )
+        )
+        names = [request.reference] if request.reference else []
+        return catalog.add(raw_config, [staged], names, parent=base.id)
+
+
+def image_part(config: ContainerConfig) -> ContainerConfig:
+    """Return what of a container's configuration belongs to an image."""
+    return msgspec.structs.replace(
+        config,
+        hostname="",
+        domainname="",
+        attach_stdin=False,
+        attach_stdout=False,
+        attach_stderr=False,
+        tty=False,
+        open_stdin=False,
+        stdin_once=False,
+        image="",
+        network_disabled=False,
+        mac_address="",
+    )

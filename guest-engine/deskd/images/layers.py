@@ -1,0 +1,243 @@
+"""The layer store: unpacked layers in numbered directories that the database names.
+
+``layers/<number>/`` holds ``diff`` (the unpacked layer, a lower directory of overlayfs),
+``recipe`` and ``replaced`` (how its tar is made again). A layer is unpacked below ``tmp`` and
+renamed into place inside the transaction that records it; what a killed engine leaves is either
+below ``tmp`` or a directory that no record names, and both go at the next start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from deskd import errors
+from deskd.domain.image import LayerRecord, chain_ids, short_id
+from deskd.images.recipe import Replacement, replay
+from deskd.images.streams import ByteReader
+from deskd.images.unpack import Unpacked, unpack
+from deskd.layout import DataRoot
+from deskd.store import records
+from deskd.store.database import Database
+
+MAXIMUM_LAYERS = 128
+"""What overlayfs options of one page hold with room to spare; Docker's limit, too."""
+
+_COUNTER = "layer-number"
+
+
+@dataclass(frozen=True, slots=True)
+class StagedLayer:
+    """A layer that is unpacked below ``tmp`` but not recorded yet."""
+
+    directory: str
+    unpacked: Unpacked
+
+    @property
+    def is_there(self) -> bool:
+        """False when the store has taken it over already."""
+        return Path(self.directory).is_dir()
+
+
+class LayerStore:
+    """Layers by chain ID. Methods block; each may be called from any thread."""
+
+    def __init__(self, root: DataRoot, database: Database) -> None:
+        self._root = root
+        self._database = database
+        self._layers = records.layers(database)
+        self._images = records.images(database)
+        self._roots = records.roots(database)
+        self._staged: set[str] = set()
+        self._lock = threading.Lock()
+        for directory in (root.layers, root.temporary):
+            Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def get(self, chain_id: str) -> LayerRecord | None:
+        """Return a layer's record, or None."""
+        return self._layers.get(chain_id)
+
+    def chain(self, top: str) -> list[LayerRecord]:
+        """Return a layer and all below it, top first; an empty ``top`` has none.
+
+        Raises ``DataLoss`` where a layer is missing.
+        """
+        chain: list[LayerRecord] = []
+        while top:
+            record = self._layers.get(top)
+            if record is None:
+                raise errors.DataLoss(
+                    f"the layer {short_id(top)} is missing from the layer store: load or import "
+                    "its image again"
+                )
+            chain.append(record)
+            top = record.parent
+        return chain
+
+    def relative_directory(self, record: LayerRecord) -> str:
+        """Return the layer's directory from ``DataRoot.layers``; short, for mount options."""
+        return f"{record.number}/diff"
+
+    def directory(self, record: LayerRecord) -> str:
+        """Return the layer's unpacked directory."""
+        return str(self._place(record.number) / "diff")
+
+    def total_size(self) -> int:
+        """Return the bytes of all layers, each counted once."""
+        return sum(record.size_bytes for record in self._layers.all())
+
+    # --- adding ---------------------------------------------------------------------------------
+
+    def stage(
+        self, source: ByteReader, on_progress: Callable[[int], None] | None = None
+    ) -> StagedLayer:
+        """Unpack a plain tar below ``tmp``; end it with ``record`` or ``discard``."""
+        try:
+            directory = tempfile.mkdtemp(prefix="layer-", dir=self._root.temporary)
+        except OSError as error:
+            raise errors.ResourceExhausted(
+                f"the layer store {self._root.temporary} cannot take a layer ({error.strerror}): "
+                "free space on its disk"
+            ) from error
+        with self._lock:
+            self._staged.add(directory)
+        try:
+            place = Path(directory)
+            place.joinpath("diff").mkdir(0o755)
+            place.joinpath("replaced").mkdir(0o700)
+            unpacked = unpack(
+                source,
+                str(place / "diff"),
+                recipe=str(place / "recipe"),
+                replaced_root=str(place / "replaced"),
+                on_progress=on_progress,
+            )
+            if unpacked.replaced:
+                place.joinpath("replaced.json").write_bytes(msgspec.json.encode(unpacked.replaced))
+        except BaseException:
+            self._remove_tree(directory)
+            raise
+        return StagedLayer(directory, unpacked)
+
+    def record(self, parent: str, staged: StagedLayer) -> LayerRecord:
+        """Make a staged layer part of the store, on top of ``parent`` ("" for none); idempotent
+        by content. Call it inside the transaction that records what uses the layer, and
+        ``remove_unrecorded`` where that fails."""
+        diff_id = staged.unpacked.diff_id
+        with self._database.transaction():
+            below = self.chain(parent)
+            if len(below) >= MAXIMUM_LAYERS:
+                raise errors.InvalidArgument(
+                    f"max depth exceeded: an image has at most {MAXIMUM_LAYERS} layers"
+                )
+            chain_id = chain_ids([parent, diff_id])[1] if parent else diff_id
+            existing = self._layers.get(chain_id)
+            if existing is not None:
+                return existing
+            record = LayerRecord(
+                chain_id=chain_id,
+                diff_id=diff_id,
+                number=self._database.next_number(_COUNTER),
+                parent=parent,
+                size_bytes=staged.unpacked.size_bytes,
+                tar_bytes=staged.unpacked.tar_bytes,
+            )
+            # Before the insertion: a killed engine then leaves a directory without a record,
+            # which the next start sweeps, and never a record without a directory.
+            Path(staged.directory).rename(self._place(record.number))
+            self._layers.insert(record)
+            return record
+
+    def discard(self, staged: StagedLayer) -> None:
+        """Remove what ``stage`` made, unless ``record`` took it over; idempotent."""
+        self._remove_tree(staged.directory)
+
+    # --- giving out -----------------------------------------------------------------------------
+
+    def open_tar(self, record: LayerRecord) -> Iterator[bytes]:
+        """Yield the layer's tar, byte for byte as it came.
+
+        Raises ``DataLoss`` at the end where the bytes do not have the layer's diff ID.
+        """
+        base = self._place(record.number)
+        replaced: Sequence[Replacement] = ()
+        with suppress(FileNotFoundError):
+            replaced = msgspec.json.decode(
+                base.joinpath("replaced.json").read_bytes(), type=list[Replacement]
+            )
+        digest = hashlib.sha256()
+        for chunk in replay(
+            str(base / "recipe"), str(base / "diff"), replaced, str(base / "replaced")
+        ):
+            digest.update(chunk)
+            yield chunk
+        if f"sha256:{digest.hexdigest()}" != record.diff_id:
+            raise errors.DataLoss(
+                f"the layer {short_id(record.diff_id)} was changed on disk: load or import its "
+                "image again"
+            )
+
+    # --- removing -------------------------------------------------------------------------------
+
+    def release_unused(self) -> list[LayerRecord]:
+        """Remove the layers that no image and no container stands on; return them."""
+        with self._database.transaction():
+            used: set[str] = set()
+            for image in self._images.all():
+                used.update(chain_ids(image.config.diff_ids))
+            by_chain_id = {record.chain_id: record for record in self._layers.all()}
+            for root in self._roots.all():
+                top = root.chain_id
+                while top and top not in used and top in by_chain_id:
+                    used.add(top)
+                    top = by_chain_id[top].parent
+            unused = [record for record in by_chain_id.values() if record.chain_id not in used]
+            for record in unused:
+                self._layers.delete(record.chain_id)
+        for record in unused:
+            self.remove_tree(self._place(record.number))
+        return unused
+
+    def remove_unrecorded(self, record: LayerRecord) -> None:
+        """Remove the directory of a layer whose recording was rolled back."""
+        if self._layers.get(record.chain_id) is None:
+            self.remove_tree(self._place(record.number))
+
+    def remove_tree(self, directory: Path) -> None:
+        """Remove a directory of the data root: it is out of sight at once, and then emptied."""
+        target = Path(tempfile.mkdtemp(prefix="removed-", dir=self._root.temporary))
+        with suppress(FileNotFoundError):
+            directory.rename(target / "tree")
+        shutil.rmtree(target)
+
+    def sweep(self) -> None:
+        """Remove what a killed engine left; call at start, before anything else is staged.
+
+        Leftovers below ``tmp`` whose removal fails stay for the next start.
+        """
+        known = {str(record.number) for record in self._layers.all()}
+        for place in Path(self._root.layers).iterdir():
+            if place.name not in known:
+                self.remove_tree(place)
+        for place in Path(self._root.temporary).iterdir():
+            if str(place) not in self._staged:
+                shutil.rmtree(place, ignore_errors=True)
+
+    def _place(self, number: int) -> Path:
+        return Path(self._root.layers, str(number))
+
+    def _remove_tree(self, directory: str) -> None:
+        with self._lock:
+            self._staged.discard(directory)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(directory)

@@ -1,0 +1,182 @@
+"""Removing images by Docker's rules: names first, then the image, then parents without names.
+
+A running container and a dependent image forbid the removal; further names and a stopped
+container do so unless it is forced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from deskd import errors
+from deskd.domain.image import DIGEST_PREFIX, ImageRecord, short_id
+from deskd.domain.reference import Reference, parse
+from deskd.images import filters
+from deskd.images.catalog import Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUse:
+    """One container and the image that it stands on."""
+
+    container_id: str
+    image_id: str
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing done, as the API reports it (``Untagged`` or ``Deleted``)."""
+
+    report: dict[str, str]
+    image_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Obstacle:
+    text: str
+    hard: bool
+    by_container: bool
+
+
+class ImageConflict(errors.Conflict):
+    """An image cannot be deleted; Docker's words."""
+
+    def __init__(self, image_id: str, obstacle: _Obstacle) -> None:
+        force = "cannot be forced" if obstacle.hard else "must be forced"
+        super().__init__(
+            f"conflict: unable to delete {short_id(image_id)} ({force}) - {obstacle.text}"
+        )
+
+
+class _Removal:
+    """One removal: the catalog, who uses what, and what was done so far."""
+
+    def __init__(self, catalog: Catalog, uses: Sequence[ImageUse]) -> None:
+        self.catalog = catalog
+        self.uses = uses
+        self.done: list[Step] = []
+
+    def users(self, image_id: str, *, running: bool | None = None) -> list[ImageUse]:
+        return [
+            use
+            for use in self.uses
+            if use.image_id == image_id and (running is None or use.running == running)
+        ]
+
+    def obstacle(
+        self, image_id: str, *, soft: bool, ignore_names: bool = False
+    ) -> _Obstacle | None:
+        if self.catalog.children(image_id):
+            return _Obstacle("image has dependent child images", hard=True, by_container=False)
+        if running := self.users(image_id, running=True):
+            text = f"image is being used by running container {running[0].container_id[:12]}"
+            return _Obstacle(text, hard=True, by_container=True)
+        if not soft:
+            return None
+        if not ignore_names and len(self.catalog.names(image_id)) > 1:
+            text = "image is referenced in multiple repositories"
+            return _Obstacle(text, hard=False, by_container=False)
+        if stopped := self.users(image_id, running=False):
+            text = f"image is being used by stopped container {stopped[0].container_id[:12]}"
+            return _Obstacle(text, hard=False, by_container=True)
+        return None
+
+    def untag(self, names: Iterable[Reference], image_id: str) -> None:
+        for name in names:
+            if self.catalog.untag(name):
+                self.done.append(Step({"Untagged": name.with_default_tag().familiar}, image_id))
+
+    def delete(self, image: ImageRecord, *, force: bool, prune: bool, quiet: bool) -> None:
+        """Delete an image and, with ``prune``, its nameless unused parents.
+
+        ``quiet``: where something holds the image, leave it without an error.
+        """
+        obstacle = self.obstacle(image.id, soft=not force)
+        if obstacle:
+            if quiet and (self.catalog.names(image.id) or obstacle.by_container):
+                return
+            raise ImageConflict(image.id, obstacle)
+        self.untag(self.catalog.names(image.id), image.id)
+        self.catalog.delete(image.id)
+        self.done.append(Step({"Deleted": image.id}, image.id))
+        parent = self.catalog.by_id(image.parent) if image.parent else None
+        if not prune or parent is None or self.catalog.names(parent.id):
+            return
+        if self.obstacle(parent.id, soft=True) is None:
+            self.delete(parent, force=False, prune=True, quiet=True)
+
+    def release_layers(self) -> int:
+        """Remove the layers that are free now; return their bytes."""
+        released = self.catalog.layers.release_unused()
+        for layer in released:
+            self.done.append(Step({"Deleted": layer.chain_id}, ""))
+        return sum(layer.size_bytes for layer in released)
+
+
+def remove(
+    catalog: Catalog, uses: Sequence[ImageUse], name: str, *, force: bool, prune_parents: bool
+) -> list[Step]:
+    """Remove what ``name`` says; raises ``NotFound`` and ``Conflict``."""
+    removal = _Removal(catalog, uses)
+    with catalog.database.transaction():
+        _remove_named(removal, name, force=force, prune_parents=prune_parents)
+    if any("Deleted" in step.report for step in removal.done):
+        removal.release_layers()
+    return removal.done
+
+
+def _remove_named(removal: _Removal, name: str, *, force: bool, prune_parents: bool) -> None:
+    image = removal.catalog.get(name)
+    names = removal.catalog.names(image.id)
+    quiet = False
+    if not _is_id(name, image.id):
+        reference = parse(name).with_default_tag()
+        if not force and _is_single(names) and (users := removal.users(image.id)):
+            raise errors.Conflict(
+                f'conflict: unable to remove repository reference "{name}" (must force) - '
+                f"container {users[0].container_id[:12]} is using its referenced image "
+                f"{short_id(image.id)}"
+            )
+        removal.untag([reference], image.id)
+        if removal.catalog.names(image.id):
+            return
+        quiet = True
+    elif _is_single(names):
+        obstacle = removal.obstacle(image.id, soft=not force, ignore_names=True)
+        if obstacle:
+            raise ImageConflict(image.id, obstacle)
+        removal.untag(names, image.id)
+    removal.delete(image, force=force, prune=prune_parents, quiet=quiet)
+
+
+def _is_id(name: str, image_id: str) -> bool:
+    return image_id.removeprefix(DIGEST_PREFIX).startswith(name.removeprefix(DIGEST_PREFIX))
+
+
+def _is_single(names: Sequence[Reference]) -> bool:
+    """Say whether at most one tag names the image, within one repository."""
+    if len(names) <= 1:
+        return True
+    repositories = {name.name for name in names}
+    return len(repositories) == 1 and sum(1 for name in names if not name.digest) <= 1
+
+
+def prune(
+    catalog: Catalog, uses: Sequence[ImageUse], wanted: Mapping[str, Sequence[str]]
+) -> tuple[list[Step], int]:
+    """Remove unused images; return what was done and the bytes won."""
+    dangling_only = filters.boolean(wanted, "dangling", default=True)
+    removal = _Removal(catalog, uses)
+    with catalog.database.transaction():
+        for image in filters.prunable(catalog, wanted):
+            if catalog.by_id(image.id) is None:
+                continue  # it went as the parent of an earlier one
+            names = catalog.names(image.id)
+            if removal.users(image.id) or (names and dangling_only):
+                continue
+            if removal.obstacle(image.id, soft=True, ignore_names=True) is None:
+                removal.untag(names, image.id)
+                removal.delete(image, force=False, prune=True, quiet=True)
+    return removal.done, removal.release_layers()
