@@ -1,0 +1,306 @@
+"""Bridges and the veth pairs on them: what the engine makes in the kernel, and finds there again.
+
+Everything an engine makes carries its mark, so that several engines with different data roots
+share one Linux: bridges have the alias ``desk ENGINE NETWORK``, veth pairs sit on those bridges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import ipaddress
+import os
+import secrets
+import socket
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deskd.domain.network import NetlinkScript
+from deskd.errors import Conflict, SystemFailure, Unavailable
+from deskd.kernel import netlink
+from deskd.layout import DEFAULT_DATA_ROOT
+from deskd.network.ipam import Address, Subnet, SubnetPlan
+
+LOCK_NAME = "\0desk-networks"
+LOCK_TIMEOUT_S = 20.0
+LOCK_RETRY_S = 0.005
+FIRST_HOST_INDEX = 1 << 28
+"""Interface indices of host ends are this plus the endpoint's 28 bits: far above the kernel's own,
+which count up from 1."""
+FIRST_PEER_INDEX = 100
+"""``eth0`` in a container has this index: above fallback tunnels, which some kernels make in
+every new namespace."""
+
+IP_FORWARD = "/proc/sys/net/ipv4/ip_forward"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineNames:
+    """Names that belong to the engine with one data root."""
+
+    engine: str
+    default_bridge: str
+
+    @classmethod
+    def for_data_root(cls, data_root: str, bridge: str = "") -> EngineNames:
+        """Derive the names; ``bridge`` overrides the default bridge's."""
+        digest = hashlib.sha256(os.path.realpath(data_root).encode()).hexdigest()[:8]
+        if not bridge:
+            is_default = os.path.realpath(data_root) == DEFAULT_DATA_ROOT
+            bridge = "desk0" if is_default else f"desk{digest}"
+        return cls(digest, bridge)
+
+    @property
+    def table(self) -> str:
+        """The engine's nftables table."""
+        return f"desk_{self.engine}"
+
+    def alias(self, network_id: str = "") -> str:
+        """The mark of a bridge; without a network the start of all this engine's marks."""
+        return f"desk {self.engine} {network_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeSpec:
+    """A bridge as it should be."""
+
+    name: str
+    network_id: str
+    plan: SubnetPlan
+    mtu: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What networks the machine has, read at one moment."""
+
+    links: tuple[netlink.Link, ...]
+    addresses: tuple[tuple[int, netlink.IpAddress, int], ...]
+    routes: tuple[tuple[int, netlink.IpNetwork], ...]
+
+    @classmethod
+    def read(cls, route: netlink.RouteSocket) -> Machine:
+        """Read it from the kernel."""
+        return cls(tuple(route.links()), tuple(route.addresses()), tuple(route.routes()))
+
+    def link(self, name: str) -> netlink.Link | None:
+        """Return the interface with this name."""
+        return next((link for link in self.links if link.name == name), None)
+
+    def ipv4_of(self, index: int) -> list[tuple[Address, int]]:
+        """Return an interface's IPv4 addresses with their prefix lengths."""
+        return [
+            (address, length)
+            for owner, address, length in self.addresses
+            if owner == index and isinstance(address, Address)
+        ]
+
+    def subnets(self, *, without: Collection[str] = ()) -> list[Subnet]:
+        """Return every IPv4 subnet that the machine routes or has an address in, except those of
+        the interfaces named in ``without``."""
+        skipped = {link.index for link in self.links if link.name in without}
+        found = {
+            network
+            for index, network in self.routes
+            if isinstance(network, Subnet) and index not in skipped
+        }
+        for index, address, length in self.addresses:
+            if isinstance(address, Address) and index not in skipped:
+                found.add(Subnet(f"{address}/{length}", strict=False))
+        return list(found)
+
+
+@contextlib.contextmanager
+def machine_lock() -> Iterator[None]:
+    """Let one engine at a time choose subnets and make bridges in this network namespace.
+
+    The lock is an abstract socket address: it belongs to the namespace and dies with its holder.
+    """
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as lock:
+        while True:
+            try:
+                lock.bind(LOCK_NAME)
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                if time.monotonic() > deadline:
+                    raise Unavailable(
+                        f"another engine on this machine has been changing its networks for "
+                        f"{LOCK_TIMEOUT_S:.0f} s: end it and try again"
+                    ) from error
+            time.sleep(LOCK_RETRY_S)
+        yield
+
+
+def enable_forwarding() -> None:
+    """Let the machine route between containers and the outside (net.ipv4.ip_forward)."""
+    try:
+        if Path(IP_FORWARD).read_text(encoding="ascii").strip() == "1":
+            return
+        Path(IP_FORWARD).write_text("1", encoding="ascii")
+    except OSError as error:
+        raise SystemFailure(
+            f"IPv4 forwarding cannot be switched on ({IP_FORWARD}: {error.strerror}): run "
+            "`sysctl -w net.ipv4.ip_forward=1`, or use --network host"
+        ) from error
+
+
+def ensure_bridge(
+    route: netlink.RouteSocket, machine: Machine, names: EngineNames, spec: BridgeSpec
+) -> int:
+    """Make the bridge, or make the one that is there as it should be; return its index.
+
+    A bridge that somebody else made is used as it is and never marked. On an error a bridge that
+    this call made is gone again.
+    """
+    link = machine.link(spec.name)
+    if link is not None and link.kind != "bridge":
+        raise Conflict(
+            f"the bridge {spec.name} cannot be made: an interface of that name exists and is no "
+            "bridge; give the network another bridge name"
+        )
+    with contextlib.ExitStack() as undo:
+        if link is None:
+            mac = "02:42:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(4))
+            route.request(netlink.create_bridge(spec.name, mac, spec.mtu))
+            undo.callback(route.request, netlink.delete_link(spec.name))
+            index = socket.if_nametoindex(spec.name)
+            route.request(netlink.set_alias(index, names.alias(spec.network_id)))
+            present = []
+        else:
+            index = link.index
+            present = machine.ipv4_of(index)
+            if not link.up:
+                route.request(netlink.set_up(index))
+        wanted = (spec.plan.gateway, spec.plan.subnet.prefixlen)
+        if wanted not in present:
+            route.request(netlink.add_address(index, *wanted))
+        if link is not None and link.alias.startswith(names.alias()):
+            for address, length in present:
+                if (address, length) != wanted:
+                    route.request(netlink.delete_address(index, address, length))
+        _allow_loopback(spec.name)
+        undo.pop_all()
+    return index
+
+
+def _allow_loopback(name: str) -> None:
+    """Let packets from 127.0.0.0/8 leave by the bridge: published ports on 127.0.0.1."""
+    path = Path(f"/proc/sys/net/ipv4/conf/{name}/route_localnet")
+    try:
+        path.write_text("1", encoding="ascii")
+    except OSError as error:
+        raise SystemFailure(
+            f"ports cannot be published on 127.0.0.1 ({path}: {error.strerror}): mount /proc/sys "
+            "writable for deskd"
+        ) from error
+
+
+def remove_link(name: str) -> None:
+    """Delete an interface; idempotent. Blocks for up to tens of milliseconds."""
+    with netlink.RouteSocket() as route:
+        _delete_if_there(route, name)
+
+
+def _delete_if_there(route: netlink.RouteSocket, name: str) -> None:
+    try:
+        route.request(netlink.delete_link(name))
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+
+
+def remove_stale(
+    route: netlink.RouteSocket,
+    machine: Machine,
+    names: EngineNames,
+    *,
+    keep_bridges: Collection[str] = (),
+    keep_veths: Collection[str] = (),
+) -> list[str]:
+    """Delete what an earlier engine with this data root left: its bridges and the veth pairs on
+    them, except those to keep. Returns the names of what is gone."""
+    owned = {link.index: link for link in machine.links if link.alias.startswith(names.alias())}
+    owned_or_default = set(owned) | {
+        link.index for link in machine.links if link.name in keep_bridges
+    }
+    stale = [
+        link.name
+        for link in machine.links
+        if link.kind == "veth"
+        and link.master in owned_or_default
+        and link.index >= FIRST_HOST_INDEX
+        and link.name not in keep_veths
+    ]
+    stale += [link.name for link in owned.values() if link.name not in keep_bridges]
+    for name in stale:
+        _delete_if_there(route, name)
+    return stale
+
+
+# --- endpoints ----------------------------------------------------------------------------------
+
+
+def host_interface(endpoint_id: str) -> tuple[str, int]:
+    """Return name and index of an endpoint's end on the machine."""
+    return f"veth{endpoint_id[:7]}", FIRST_HOST_INDEX + int(endpoint_id[:7], 16)
+
+
+def peer_index(interface: str) -> int:
+    """Return the index of an interface inside the container."""
+    digits = interface[len(interface.rstrip("0123456789")) :]
+    return FIRST_PEER_INDEX + int(digits or "0") % 1000
+
+
+def loopback_script() -> NetlinkScript:
+    """What a namespace without any network needs."""
+    return NetlinkScript(inside=(netlink.set_up(netlink.LOOPBACK_INDEX),))
+
+
+class EndpointScripts:
+    """Writes the netlink requests of endpoints on one bridge, from templates made once."""
+
+    def __init__(self, bridge_index: int, plan: SubnetPlan, mtu: int = 0) -> None:
+        self._bridge_index = bridge_index
+        self._plan = plan
+        self._mtu = mtu
+        self._loopback = netlink.set_up(netlink.LOOPBACK_INDEX)
+        self._templates: dict[str, tuple[netlink.Template, netlink.Template, bytes]] = {}
+
+    def script(
+        self,
+        endpoint_id: str,
+        address: Address,
+        mac: str,
+        *,
+        interface: str = "eth0",
+        default_route: bool = True,
+    ) -> NetlinkScript:
+        """Return the requests for one endpoint; nothing is sent."""
+        if interface not in self._templates:
+            self._templates[interface] = self._make_templates(interface)
+        veth, addressing, route = self._templates[interface]
+        name, index = host_interface(endpoint_id)
+        create = veth.render(
+            name=name.encode(),
+            index=netlink.uint32(index),
+            peer_mac=bytes.fromhex(mac.replace(":", "")),
+        )
+        inside = [self._loopback, addressing.render(address=address.packed)]
+        if default_route:
+            inside.append(route)
+        return NetlinkScript((create,), (veth.offset("pid"),), tuple(inside))
+
+    def _make_templates(self, interface: str) -> tuple[netlink.Template, netlink.Template, bytes]:
+        index = peer_index(interface)
+        veth = netlink.veth_template(
+            bridge_index=self._bridge_index, peer=interface, peer_index=index, mtu=self._mtu
+        )
+        addressing = netlink.address_template(index, self._plan.subnet)
+        route = netlink.add_default_route(index, ipaddress.IPv4Address(self._plan.gateway))
+        return veth, addressing, route

@@ -1,0 +1,291 @@
+"""The networks' part of the kernel: bridges and firewall of one engine, made and taken away.
+
+All methods block and run in threads, one at a time; the service sees to that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from ipaddress import IPv4Interface, ip_network
+
+import msgspec
+
+from deskd.domain.network import OPTION_MASQUERADE, Ipam, IpamConfig, NetworkRecord
+from deskd.errors import DeskdError, Forbidden, InvalidArgument, SystemFailure, Unsupported
+from deskd.kernel import netlink
+from deskd.kernel.nftables import Nftables
+from deskd.network import catalog as networks
+from deskd.network.bridge import (
+    BridgeSpec,
+    EngineNames,
+    Machine,
+    enable_forwarding,
+    ensure_bridge,
+    machine_lock,
+    remove_stale,
+)
+from deskd.network.catalog import Catalog
+from deskd.network.firewall import BridgeRules, Firewall, Publication
+from deskd.network.ipam import (
+    DEFAULT_POOLS,
+    Pool,
+    Subnet,
+    SubnetPlan,
+    check_config,
+    choose_subnet,
+)
+from deskd.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class KernelState:
+    """Bridges and firewall of one engine."""
+
+    def __init__(self, names: EngineNames, catalog: Catalog, settings: Settings) -> None:
+        self._names = names
+        self._catalog = catalog
+        self._settings = settings
+        self._pools = _pools(settings)
+        self._indices: dict[str, int] = {}
+        self._nftables: Nftables | None = None
+        self._firewall: Firewall | None = None
+
+    @property
+    def firewall(self) -> Firewall:
+        """The engine's table; exists after ``set_up``."""
+        if self._firewall is None:
+            raise SystemFailure("the container networks are not set up: restart the engine")
+        return self._firewall
+
+    def bridge_index(self, network_id: str) -> int:
+        """Return the interface index of a network's bridge."""
+        try:
+            return self._indices[network_id]
+        except KeyError:
+            record = self._catalog.find(network_id)
+            raise SystemFailure(
+                f"network {record.name} has no bridge: the engine could not make "
+                f"{networks.bridge_name(record)} when it started; remove the network and make it "
+                "again"
+            ) from None
+
+    def set_up(self, *, keep_veths: Collection[str], publications: Sequence[Publication]) -> None:
+        """Make or repair every bridge and build the firewall; remove what is stale."""
+        with self._translated(), machine_lock(), netlink.RouteSocket() as route:
+            netlink.check_kinds(route, "bridge", "veth")
+            enable_forwarding()
+            if self._nftables is None:
+                self._nftables = Nftables()
+            machine = Machine.read(route)
+            bridges = [networks.bridge_name(record) for record in self._bridge_records()]
+            remove_stale(route, machine, self._names, keep_bridges=bridges, keep_veths=keep_veths)
+            with contextlib.ExitStack() as undo:
+                if not keep_veths:
+                    undo.callback(self._remove_bridges, route)
+                self._set_up_default(route, machine)
+                for record in self._bridge_records():
+                    if record.id not in self._indices:
+                        self._set_up_known(route, machine, record)
+                self._firewall = Firewall(self._names.table, self._nftables)
+                self.rebuild_firewall(publications)
+                undo.pop_all()
+
+    def _remove_bridges(self, route: netlink.RouteSocket) -> None:
+        self._firewall = None
+        self._indices.clear()
+        remove_stale(route, Machine.read(route), self._names)
+
+    def rebuild_firewall(self, publications: Sequence[Publication]) -> None:
+        """Make the table say exactly this, in one transaction."""
+        records = [record for record in self._bridge_records() if record.id in self._indices]
+        self.firewall.replace([bridge_rules(record) for record in records], publications)
+
+    def _set_up_default(self, route: netlink.RouteSocket, machine: Machine) -> None:
+        record = self._catalog.find(networks.DEFAULT_NETWORK)
+        plan = self._default_plan(record, machine)
+        self._indices[record.id] = ensure_bridge(route, machine, self._names, _spec(record, plan))
+        ipam = Ipam(config=[plan.config()])
+        if record.ipam != ipam:
+            self._catalog.put(msgspec.structs.replace(record, ipam=ipam))
+
+    def _default_plan(self, record: NetworkRecord, machine: Machine) -> SubnetPlan:
+        if self._settings.bip:
+            interface = IPv4Interface(self._settings.bip)
+            return check_config(
+                IpamConfig(subnet=str(interface.network), gateway=str(interface.ip))
+            )
+        link = machine.link(self._names.default_bridge)
+        for address, length in machine.ipv4_of(link.index) if link else ():
+            subnet = Subnet(f"{address}/{length}", strict=False)
+            return check_config(IpamConfig(subnet=str(subnet), gateway=str(address)))
+        taken = self._taken(machine, without=record)
+        if record.ipam.config:
+            plan = check_config(record.ipam.config[0])
+            if not any(plan.subnet.overlaps(other) for other in taken):
+                return plan
+        subnet = choose_subnet(self._pools, taken)
+        return check_config(IpamConfig(subnet=str(subnet)))
+
+    def _set_up_known(
+        self, route: netlink.RouteSocket, machine: Machine, record: NetworkRecord
+    ) -> None:
+        """Make a user's network again; one that cannot be is logged, the others go on."""
+        try:
+            plan = check_config((record.ipam.config or [IpamConfig()])[0])
+            self._indices[record.id] = ensure_bridge(
+                route, machine, self._names, _spec(record, plan)
+            )
+        except (DeskdError, OSError) as error:
+            log.warning("network %s cannot be made again: %s", record.name, error)
+
+    def create(self, record: NetworkRecord, ipam: Ipam | None) -> NetworkRecord:
+        """Make a new network's bridge and rules and keep its record, or leave nothing."""
+        with self._translated(), machine_lock(), netlink.RouteSocket() as route:
+            machine = Machine.read(route)
+            name = networks.bridge_name(record)
+            given = list((ipam.config if ipam else None) or [])
+            if len(given) > 1:
+                raise InvalidArgument("a bridge network takes one IPv4 subnet: give --subnet once")
+            plan = self._new_plan(record, machine, given[0] if given else None)
+            existed = machine.link(name) is not None
+            with contextlib.ExitStack() as undo:
+                index = ensure_bridge(route, machine, self._names, _spec(record, plan))
+                if not existed:
+                    undo.callback(route.request, netlink.delete_link(name))
+                rules = bridge_rules(record)
+                self.firewall.add_bridge(rules)
+                undo.callback(self.firewall.remove_bridge, rules)
+                options = ipam.options if ipam else None
+                shown = Ipam(
+                    options=options or {}, config=[plan.config(given[0] if given else None)]
+                )
+                record = msgspec.structs.replace(record, ipam=shown)
+                self._catalog.put(record)
+                undo.pop_all()
+            self._indices[record.id] = index
+        return record
+
+    def _new_plan(
+        self, record: NetworkRecord, machine: Machine, given: IpamConfig | None
+    ) -> SubnetPlan:
+        if given is None or not given.subnet:
+            if given is not None and (given.gateway or given.ip_range or given.auxiliary_addresses):
+                raise InvalidArgument(
+                    "a gateway, an IP range or auxiliary addresses need a subnet: add --subnet"
+                )
+            subnet = choose_subnet(self._pools, self._taken(machine, without=record))
+            return check_config(IpamConfig(subnet=str(subnet)))
+        plan = check_config(given)
+        for other in self._bridge_records():
+            for config in other.ipam.config or []:
+                if plan.subnet.overlaps(Subnet(config.subnet)):
+                    raise Forbidden(
+                        f"invalid pool request: Pool overlaps with other one on this address "
+                        f"space: {plan.subnet} and network {other.name} ({config.subnet})"
+                    )
+        for index, address, length in machine.addresses:
+            subnet_there = ip_network(f"{address}/{length}", strict=False)
+            if isinstance(subnet_there, Subnet) and plan.subnet.overlaps(subnet_there):
+                link = next((link for link in machine.links if link.index == index), None)
+                if link is not None and link.name != networks.bridge_name(record):
+                    raise Forbidden(
+                        f"the subnet {plan.subnet} overlaps with {subnet_there}, which the "
+                        f"machine's interface {link.name} is in: choose another --subnet"
+                    )
+        return plan
+
+    def remove(self, record: NetworkRecord) -> None:
+        """Take a network's rules and bridge away; a bridge that is not ours stays."""
+        with self._translated(), netlink.RouteSocket() as route:
+            if self._indices.pop(record.id, None) is not None:
+                self.firewall.remove_bridge(bridge_rules(record))
+            machine = Machine.read(route)
+            link = machine.link(networks.bridge_name(record))
+            if link is not None and link.alias == self._names.alias(record.id):
+                route.request(netlink.delete_link(link.name))
+
+    def remove_all(self) -> None:
+        """Take away the table and every bridge that this engine made; idempotent."""
+        if self._firewall is None:
+            return
+        with self._translated(), netlink.RouteSocket() as route:
+            self._firewall.remove()
+            self._remove_bridges(route)
+
+    def close(self) -> None:
+        """Free what this process holds."""
+        self._firewall = None
+        if self._nftables is not None:
+            self._nftables.close()
+            self._nftables = None
+
+    def _bridge_records(self) -> list[NetworkRecord]:
+        return [record for record in self._catalog.all() if record.driver == "bridge"]
+
+    def _taken(self, machine: Machine, *, without: NetworkRecord) -> list[Subnet]:
+        taken = machine.subnets(without=[networks.bridge_name(without)])
+        for record in self._bridge_records():
+            if record.id != without.id:
+                taken += [Subnet(config.subnet) for config in record.ipam.config or []]
+        return taken
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                raise Unsupported(
+                    f"the kernel lacks a part of bridge networks ({error.strerror}): use one with "
+                    "CONFIG_BRIDGE and CONFIG_VETH"
+                ) from error
+            raise SystemFailure(
+                f"the container networks cannot be changed: {error.strerror}; the engine needs "
+                "CAP_NET_ADMIN"
+                if error.errno == errno.EPERM
+                else f"the container networks cannot be changed: {error.strerror}"
+            ) from error
+
+
+def _spec(record: NetworkRecord, plan: SubnetPlan) -> BridgeSpec:
+    return BridgeSpec(networks.bridge_name(record), record.id, plan, networks.bridge_mtu(record))
+
+
+def bridge_rules(record: NetworkRecord) -> BridgeRules:
+    """Return how the firewall treats a network's bridge."""
+    return BridgeRules(
+        networks.bridge_name(record),
+        masquerade=networks.is_true(record.options.get(OPTION_MASQUERADE, "true")),
+        internal=record.internal,
+    )
+
+
+def _pools(settings: Settings) -> Sequence[Pool]:
+    if not settings.default_address_pools:
+        return DEFAULT_POOLS
+    pools = []
+    for pool in settings.default_address_pools:
+        if ":" in pool.base:
+            log.warning("address pool %s is not used: networks are IPv4 only", pool.base)
+            continue
+        pools.append(Pool(Subnet(pool.base), pool.size))
+    return pools or DEFAULT_POOLS
+
+
+def purge(data_root: str, bridge: str = "") -> None:
+    """Remove what an engine with this data root left in the kernel: interfaces and table.
+
+    For roots that are deleted while no engine runs on them; idempotent. Blocks.
+    """
+    names = EngineNames.for_data_root(data_root, bridge)
+    with machine_lock(), netlink.RouteSocket() as route:
+        nftables = Nftables()
+        try:
+            Firewall(names.table, nftables).remove()
+        finally:
+            nftables.close()
+        remove_stale(route, Machine.read(route), names)

@@ -1,0 +1,503 @@
+"""Networks for containers and for the API: implements ``ContainerNetworks`` of the services.
+
+Decision on blocking: joining and leaving touch no kernel object but the firewall's map (one
+transaction, 0.15 ms) and bound sockets, and so run on the event loop; the veth pair is made by
+the container's monitor. Making and deleting bridges and links runs in threads.
+
+What lives when: the table and the bridges stay while any container has an endpoint, also without
+an engine. An engine that closes with no endpoint in use takes all of it away; the next start
+makes it again. ``purge`` does the same for an engine that was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+import msgspec
+
+from deskd.domain.container import EndpointSettings, HostConfig, PortBinding
+from deskd.domain.network import (
+    OPTION_HOST_BINDING,
+    Endpoint,
+    EndpointRequest,
+    NetlinkScript,
+    Network,
+    NetworkContainer,
+    NetworkCreateRequest,
+    NetworkCreateResponse,
+    NetworkRecord,
+    NetworkRecords,
+)
+from deskd.errors import Conflict, DeskdError, Forbidden, InvalidArgument, ResourceExhausted
+from deskd.kernel import netlink
+from deskd.network import catalog as networks
+from deskd.network import resolver
+from deskd.network.bridge import (
+    EndpointScripts,
+    EngineNames,
+    host_interface,
+    loopback_script,
+    remove_link,
+)
+from deskd.network.firewall import ANY, Publication
+from deskd.network.ipam import Address, AddressSpace, check_config, hardware_address
+from deskd.network.kernel_state import KernelState, purge
+from deskd.network.ports import HostPorts, parse_host_address
+from deskd.settings import Settings
+
+__all__ = ["NetworkService", "purge"]
+
+log = logging.getLogger(__name__)
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One granted endpoint with what has to be given back."""
+
+    endpoint: Endpoint
+    hostname: str
+    address: Address | None = None
+    publications: tuple[Publication, ...] = ()
+
+
+class NetworkService:
+    """All networks of one engine. Use from one event loop; close it before the loop ends."""
+
+    def __init__(self, settings: Settings, records: NetworkRecords) -> None:
+        self._settings = settings
+        self._names = EngineNames.for_data_root(settings.data_root, settings.bridge)
+        networks.check_interface_name(self._names.default_bridge)
+        self._catalog = networks.Catalog(records, self._names.default_bridge, settings.mtu)
+        self._kernel = KernelState(self._names, self._catalog, settings)
+        self._ports = HostPorts()
+        self._members: dict[tuple[str, str], _Member] = {}
+        self._container_names: dict[str, str] = {}
+        self._spaces: dict[str, AddressSpace] = {}
+        self._scripts: dict[str, EndpointScripts] = {}
+        self._change = asyncio.Lock()
+        self._is_ready = False
+        self._removals: set[asyncio.Task[None]] = set()
+
+    # --- set-up and end -------------------------------------------------------------------------
+
+    async def ready(self) -> None:
+        """Make the default bridge, the known networks and the firewall, once.
+
+        Call it in the background after the server listens and after ``restore``. A failure is
+        raised here and to everyone who joins a bridge network, and the next call tries again.
+        """
+        if self._is_ready:
+            return
+        async with self._change:
+            if not self._is_ready:
+                await asyncio.to_thread(
+                    self._kernel.set_up,
+                    keep_veths=self._host_interfaces(),
+                    publications=self._publications(),
+                )
+                self._is_ready = True
+
+    async def close(self) -> None:
+        """End with the engine: containers keep their network; without any, nothing is left."""
+        if self._removals:
+            await asyncio.gather(*self._removals)
+        async with self._change:
+            if not any(member.address for member in self._members.values()):
+                await asyncio.to_thread(self._kernel.remove_all)
+            self._kernel.close()
+            self._ports.close()
+            self._is_ready = False
+
+    async def restore(
+        self,
+        endpoints: Sequence[tuple[str, Endpoint]],
+        container_names: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take up the endpoints of running containers after a restart of the engine.
+
+        Call it before ``ready``: later, ports of running containers would be withdrawn for the
+        moment between the two. What cannot be restored (a port that somebody took meanwhile) is
+        logged and left out; the container keeps running.
+        """
+        self._container_names.update(container_names or {})
+        for container_id, endpoint in endpoints:
+            record = self._catalog.get(endpoint.network_id)
+            if record is None:
+                log.warning(
+                    "container %s is in network %s, which no longer exists",
+                    container_id[:12],
+                    endpoint.network_name,
+                )
+                continue
+            self._members[container_id, record.id] = self._restored(record, endpoint)
+        if self._is_ready:
+            async with self._change:
+                await asyncio.to_thread(self._kernel.rebuild_firewall, self._publications())
+
+    def _restored(self, record: NetworkRecord, endpoint: Endpoint) -> _Member:
+        if record.driver != "bridge" or not endpoint.settings.ip_address:
+            return _Member(endpoint, "")
+        address = IPv4Address(endpoint.settings.ip_address)
+        try:
+            self._space(record).reserve(str(address))
+        except DeskdError as error:
+            log.warning("address %s cannot be restored: %s", address, error)
+        publications: list[Publication] = []
+        for key, bindings in endpoint.ports.items():
+            port, _, protocol = key.partition("/")
+            for binding in bindings:
+                host_address = parse_host_address(binding.host_ip) or ANY
+                publication = Publication(
+                    protocol, host_address, int(binding.host_port), address, int(port)
+                )
+                if self._ports.hold(publication):
+                    publications.append(publication)
+                else:
+                    log.warning(
+                        "port %s:%s cannot be published again: another program has taken it",
+                        host_address,
+                        binding.host_port,
+                    )
+        return _Member(endpoint, "", address, tuple(publications))
+
+    # --- containers -----------------------------------------------------------------------------
+
+    async def join(self, request: EndpointRequest) -> Endpoint:
+        """Reserve an address and ports, publish, and return what the launcher has to do."""
+        record = self._catalog.find(request.network)
+        if (request.container_id, record.id) in self._members:
+            raise Forbidden(
+                f"container {request.container_name or request.container_id[:12]} is already in "
+                f"network {record.name}"
+            )
+        if record.driver == "bridge":
+            await self.ready()
+            member = self._join_bridge(record, request)
+        else:
+            member = _Member(await self._join_without_bridge(record, request), request.hostname)
+        self._members[request.container_id, record.id] = member
+        self._container_names[request.container_id] = request.container_name
+        return member.endpoint
+
+    async def _join_without_bridge(
+        self, record: NetworkRecord, request: EndpointRequest
+    ) -> Endpoint:
+        script = NetlinkScript()
+        if record.driver == "null":
+            await asyncio.to_thread(netlink.load_messages)
+            script = loopback_script()
+        endpoint_id = secrets.token_hex(32)
+        settings = msgspec.structs.replace(
+            request.settings, network_id=record.id, endpoint_id=endpoint_id
+        )
+        return Endpoint(record.id, record.name, endpoint_id, settings, script)
+
+    def _join_bridge(self, record: NetworkRecord, request: EndpointRequest) -> _Member:
+        # A removal that ran while this task waited for ``ready`` has taken the network away.
+        record = self._catalog.find(record.id)
+        space = self._space(record)
+        mac = self._checked_mac(request.settings)
+        with contextlib.ExitStack() as undo:
+            address = self._address(record, space, request.settings)
+            undo.callback(space.release, address)
+            publications = self._publish(record, request, address, undo)
+            endpoint_id = self._new_endpoint_id()
+            mac = mac or hardware_address(address)
+            script = self._scripts_of(record).script(
+                endpoint_id,
+                address,
+                mac,
+                interface=request.interface,
+                default_route=request.default_route and not record.internal,
+            )
+            undo.pop_all()
+        is_default = record.name == networks.DEFAULT_NETWORK
+        settings = msgspec.structs.replace(
+            request.settings,
+            network_id=record.id,
+            endpoint_id=endpoint_id,
+            mac_address=mac,
+            gateway="" if record.internal else str(space.plan.gateway),
+            ip_address=str(address),
+            ip_prefix_len=space.plan.subnet.prefixlen,
+            dns_names=None if is_default else _dns_names(request),
+        )
+        endpoint = Endpoint(
+            record.id, record.name, endpoint_id, settings, script, _bindings(publications)
+        )
+        return _Member(endpoint, request.hostname, address, tuple(publications))
+
+    def _address(
+        self, record: NetworkRecord, space: AddressSpace, settings: EndpointSettings
+    ) -> Address:
+        wanted = settings.ipam_config
+        if wanted is not None and wanted.ipv6_address:
+            raise InvalidArgument(
+                f"network {record.name} has no IPv6: leave out the address {wanted.ipv6_address}"
+            )
+        if wanted is None or not wanted.ipv4_address:
+            return space.allocate()
+        if record.name == networks.DEFAULT_NETWORK:
+            raise InvalidArgument(
+                "user specified IP address is supported on user defined networks only: make one "
+                "with `docker network create --subnet`"
+            )
+        return space.reserve(wanted.ipv4_address)
+
+    def _checked_mac(self, settings: EndpointSettings) -> str:
+        mac = settings.mac_address
+        if mac and (not _MAC.match(mac) or int(mac[:2], 16) & 1):
+            raise InvalidArgument(
+                f"invalid MAC address {mac!r}: write a unicast one as 02:42:ac:11:00:02"
+            )
+        return mac.lower()
+
+    def _publish(
+        self,
+        record: NetworkRecord,
+        request: EndpointRequest,
+        address: Address,
+        undo: contextlib.ExitStack,
+    ) -> list[Publication]:
+        if not request.ports or record.internal:
+            return []
+        default = parse_host_address(record.options.get(OPTION_HOST_BINDING, "")) or ANY
+        try:
+            publications = self._ports.hold_all(request.ports, address, default)
+        except ResourceExhausted as error:
+            raise ResourceExhausted(
+                "driver failed programming external connectivity on endpoint "
+                f"{request.container_name} ({request.container_id[:12]}): {error}"
+            ) from error
+        undo.callback(self._ports.release, publications)
+        self._kernel.firewall.publish(publications)
+        undo.callback(self._kernel.firewall.withdraw, publications)
+        return publications
+
+    async def leave(self, container_id: str, network_id: str) -> None:
+        """Give back everything that ``join`` took; idempotent.
+
+        The interface ends with the container's namespace. Where that lives on (another
+        container shares it), the interface is deleted a moment later, in the background.
+        """
+        member = self._members.pop((container_id, network_id), None)
+        if member is None or member.address is None:
+            return
+        record = self._catalog.get(network_id)
+        try:
+            if member.publications and self._is_ready:
+                self._kernel.firewall.withdraw(member.publications)
+        finally:
+            self._ports.release(member.publications)
+            if record is not None:
+                self._space(record).release(member.address)
+            task = asyncio.create_task(self._remove_interface(member.endpoint.endpoint_id))
+            self._removals.add(task)
+            task.add_done_callback(self._removals.discard)
+
+    async def _remove_interface(self, endpoint_id: str) -> None:
+        name, _ = host_interface(endpoint_id)
+        try:
+            await asyncio.to_thread(remove_link, name)
+        except OSError as error:
+            log.warning("interface %s cannot be deleted: %s", name, error)
+
+    async def interfaces_removed(self) -> None:
+        """Wait until the interfaces of everyone who left are gone (``network disconnect``)."""
+        while self._removals:
+            await asyncio.gather(*self._removals)
+
+    def renamed(self, container_id: str, name: str) -> None:
+        """Take note of a container's new name, for inspect."""
+        if container_id in self._container_names:
+            self._container_names[container_id] = name
+
+    def endpoints_of(self, container_id: str) -> list[Endpoint]:
+        """Return a container's endpoints in the order in which it joined."""
+        return [m.endpoint for (owner, _), m in self._members.items() if owner == container_id]
+
+    def resolv_conf(self, host_config: HostConfig, network: str) -> str:
+        """Return the text of a container's /etc/resolv.conf; ``network`` is a name, an ID or a
+        network mode."""
+        shares_machine = network == "host" or (
+            network not in ("", "default") and self._driver_of(network) == "host"
+        )
+        settings = self._settings
+        return resolver.for_container(
+            resolver.read_machine(),
+            servers=host_config.dns or settings.dns,
+            search=host_config.dns_search or settings.dns_search,
+            options=host_config.dns_options or settings.dns_options,
+            shares_machine=shares_machine,
+        ).text()
+
+    def _driver_of(self, reference: str) -> str:
+        return self._catalog.find(reference).driver
+
+    def hosts_lines(self, container_id: str) -> list[str]:
+        """Return the lines of /etc/hosts that name the container itself."""
+        return [
+            f"{member.address}\t{member.hostname or container_id[:12]}"
+            for (owner, _), member in self._members.items()
+            if owner == container_id and member.address is not None
+        ]
+
+    async def host_gateway(self) -> str:
+        """Return the address by which containers reach the machine (``host-gateway``)."""
+        await self.ready()
+        return str(self._space(self._catalog.find(networks.DEFAULT_NETWORK)).plan.gateway)
+
+    # --- the API --------------------------------------------------------------------------------
+
+    async def list_networks(
+        self, filters: Mapping[str, Sequence[str]] | None = None
+    ) -> list[Network]:
+        """Return the networks that pass the API's filters, without their containers."""
+        await self._settled()
+        used = {network_id for _, network_id in self._members}
+        return [
+            networks.describe(record)
+            for record in self._catalog.all()
+            if networks.matches(record, filters or {}, used)
+        ]
+
+    async def inspect(self, reference: str) -> Network:
+        """Return one network with its containers; raises ``NotFound``."""
+        await self._settled()
+        record = self._catalog.find(reference)
+        containers = {
+            container_id: _describe_member(self._container_names.get(container_id, ""), member)
+            for (container_id, network_id), member in self._members.items()
+            if network_id == record.id
+        }
+        return networks.describe(record, containers)
+
+    async def _settled(self) -> None:
+        """Let a set-up or change that is under way end first, so that addresses are shown.
+
+        An engine that cannot make bridges still lists its networks: the reason comes from
+        ``ready`` and ``join``.
+        """
+        with contextlib.suppress(DeskdError):
+            await self.ready()
+
+    async def create(self, request: NetworkCreateRequest) -> NetworkCreateResponse:
+        """Make a bridge network; on an error nothing of it stays."""
+        record = self._catalog.new(request)
+        await self.ready()
+        async with self._change:
+            self._catalog.new(request)  # the name may have been taken meanwhile
+            record = await asyncio.to_thread(self._kernel.create, record, request.ipam)
+        return NetworkCreateResponse(id=record.id)
+
+    async def remove(self, reference: str) -> Network:
+        """Remove a network that no container uses and return what it was."""
+        record = self._catalog.find(reference)
+        if record.name in networks.PREDEFINED:
+            raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
+        await self.ready()
+        async with self._change:
+            record = self._catalog.find(record.id)
+            if any(network_id == record.id for _, network_id in self._members):
+                raise Forbidden(
+                    f"error while removing network: network {record.name} id {record.id} has "
+                    "active endpoints: disconnect or remove its containers first"
+                )
+            self._catalog.delete(record.id)
+            try:
+                await asyncio.to_thread(self._kernel.remove, record)
+            except BaseException:
+                self._catalog.put(record)
+                raise
+            self._spaces.pop(record.id, None)
+            self._scripts.pop(record.id, None)
+        return networks.describe(record)
+
+    async def prune(self, filters: Mapping[str, Sequence[str]] | None = None) -> list[Network]:
+        """Remove the user-defined networks that no container uses; return what they were."""
+        await self._settled()
+        used = {network_id for _, network_id in self._members}
+        unused = [
+            record
+            for record in self._catalog.all()
+            if record.name not in networks.PREDEFINED
+            and record.id not in used
+            and networks.matches(record, filters or {}, used)
+        ]
+        removed = []
+        for record in unused:
+            # A container that joined meanwhile keeps its network.
+            with contextlib.suppress(Forbidden):
+                removed.append(await self.remove(record.id))
+        return removed
+
+    # --- what belongs to a network --------------------------------------------------------------
+
+    def _space(self, record: NetworkRecord) -> AddressSpace:
+        if record.id not in self._spaces:
+            configs = self._catalog.find(record.id).ipam.config
+            if not configs:
+                raise Conflict(f"network {record.name} has no subnet yet: try again")
+            self._spaces[record.id] = AddressSpace(check_config(configs[0]))
+        return self._spaces[record.id]
+
+    def _scripts_of(self, record: NetworkRecord) -> EndpointScripts:
+        if record.id not in self._scripts:
+            self._scripts[record.id] = EndpointScripts(
+                self._kernel.bridge_index(record.id),
+                self._space(record).plan,
+                networks.bridge_mtu(record),
+            )
+        return self._scripts[record.id]
+
+    def _new_endpoint_id(self) -> str:
+        taken = self._host_interfaces()
+        while True:
+            endpoint_id = secrets.token_hex(32)
+            if host_interface(endpoint_id)[0] not in taken:
+                return endpoint_id
+
+    def _host_interfaces(self) -> set[str]:
+        return {host_interface(m.endpoint.endpoint_id)[0] for m in self._members.values()}
+
+    def _publications(self) -> list[Publication]:
+        return [item for member in self._members.values() for item in member.publications]
+
+
+def _describe_member(name: str, member: _Member) -> NetworkContainer:
+    settings = member.endpoint.settings
+    address = f"{settings.ip_address}/{settings.ip_prefix_len}" if settings.ip_address else ""
+    return NetworkContainer(
+        name=name,
+        endpoint_id=member.endpoint.endpoint_id,
+        mac_address=settings.mac_address,
+        ipv4_address=address,
+    )
+
+
+def _dns_names(request: EndpointRequest) -> list[str]:
+    names = [
+        request.container_name,
+        *(request.settings.aliases or []),
+        request.container_id[:12],
+        request.hostname,
+    ]
+    return [name for name in dict.fromkeys(names) if name]
+
+
+def _bindings(publications: Sequence[Publication]) -> dict[str, tuple[PortBinding, ...]]:
+    found: dict[str, tuple[PortBinding, ...]] = {}
+    for item in publications:
+        key = f"{item.container_port}/{item.protocol}"
+        binding = PortBinding(host_ip=str(item.host_address), host_port=str(item.host_port))
+        found[key] = (*found.get(key, ()), binding)
+    return found
