@@ -1,0 +1,119 @@
+"""What a command works with: which engine it talks to, and how it fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any, TypeVar
+
+import click
+
+from desk.cli import render
+from desk.compose import Desk
+from desk.engine.client import EngineClient
+from desk.errors import DeskError, EngineError
+
+T = TypeVar("T")
+
+
+class Session:
+    """One invocation of ``desk``; click's ``ctx.obj``.
+
+    The engine is that of ``--host``, else of ``--machine``, ``$DESK_MACHINE``, the settings'
+    ``engine_host``, or the active machine. ``failure_code`` replaces an engine error's exit code.
+    """
+
+    def __init__(self) -> None:
+        self._host = ""
+        self._machine = ""
+        self.failure_code: int | None = None
+        self._clients: list[EngineClient] = []
+
+    def choose(self, *, host: str, machine: str) -> None:
+        """Take the engine or machine that the command line names."""
+        self._host = host
+        self._machine = machine
+
+    @cached_property
+    def desk(self) -> Desk:
+        return Desk()
+
+    @property
+    def engine_url(self) -> str:
+        """The address given instead of a machine; empty when a machine's engine is used."""
+        if self._host:
+            return self._host
+        if self._machine or os.environ.get("DESK_MACHINE"):
+            return ""
+        return self.desk.settings.engine_host
+
+    @property
+    def machine(self) -> str:
+        """The name of the machine in use."""
+        return self._machine or os.environ.get("DESK_MACHINE") or self.desk.settings.active_machine
+
+    @cached_property
+    def client(self) -> EngineClient:
+        """The engine; its machine must be running."""
+        return self._connect(start=False)
+
+    @cached_property
+    def starting_client(self) -> EngineClient:
+        """The engine; its machine is started if it is stopped."""
+        return self._connect(start=True)
+
+    def _connect(self, *, start: bool) -> EngineClient:
+        url = self.engine_url
+        if url:
+            client = self.desk.client_for_url(url)
+        else:
+            client = self.desk.client(self.machine, start=start, progress=self.progress)
+        self._clients.append(client)
+        return client
+
+    @cached_property
+    def progress(self) -> render.Progress:
+        """Tells on standard error what takes long, such as starting the machine."""
+        return render.Progress()
+
+    def check_host_folders(self, folders: Iterable[str]) -> None:
+        """Refuse folders of this computer where the machine does not have them: Docker would
+        make empty ones there without a word."""
+        from desk.cli.folders import check
+
+        check(self, folders)
+
+    def close(self) -> None:
+        if "progress" in self.__dict__:
+            self.progress.done()
+        for client in self._clients:
+            client.close()
+
+
+pass_session = click.make_pass_decorator(Session)
+
+
+def for_each(names: Iterable[str], action: Callable[[str], Any], *, silent: bool = False) -> None:
+    """Do something to each name and print it; one that fails does not stop the others, but the
+    command ends with exit code 1."""
+    failed = False
+    for name in names:
+        try:
+            action(name)
+        except EngineError as failure:
+            render.error(failure)
+            failed = True
+        else:
+            if not silent:
+                render.out(name)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def exit_code(failure: DeskError, session: Session) -> int:
+    """Return the exit code for an error: 125 for ``run``, 1 for what other commands are told by
+    the engine, as Docker has it, else the error's own."""
+    if session.failure_code is not None:
+        return session.failure_code
+    return 1 if isinstance(failure, EngineError) else failure.exit_code

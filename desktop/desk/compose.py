@@ -1,0 +1,121 @@
+"""The composition root of the command line and the app: home, settings, machines, engine clients.
+
+Nothing is imported before it is needed: a command that only talks to a running engine loads
+neither drivers nor SSH.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from desk import settings as settings_module
+from desk.engine.client import EngineClient
+from desk.engine.transport import Connection, Transport, UnixTransport, transport_for
+from desk.errors import EngineUnreachable, MachineNotRunning, NotFound
+from desk.paths import Home, default_home
+from desk.settings import DEFAULT_MACHINE, Settings
+
+if TYPE_CHECKING:
+    from desk.machine.manager import Manager
+
+Progress = Callable[[str], None]
+
+
+class MachineTransport:
+    """The engine socket of a machine. Where nothing answers there, ``revive`` is called once: it
+    makes the machine run, or raises an error that says what to do."""
+
+    def __init__(self, socket: Transport, revive: Callable[[], None]) -> None:
+        self._socket = socket
+        self._revive = revive
+
+    @property
+    def url(self) -> str:
+        return self._socket.url
+
+    def connect(self, timeout_s: float) -> Connection:
+        try:
+            return self._socket.connect(timeout_s)
+        except EngineUnreachable:
+            self._revive()
+        return self._socket.connect(timeout_s)
+
+
+class Desk:
+    """Everything that a face of Desk uses; one per process."""
+
+    def __init__(self, home: Home | None = None) -> None:
+        self.home = home or Home(default_home())
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings as they were when first asked for; ``SettingsError`` for a bad file."""
+        return settings_module.load(self.home.settings)
+
+    def save_settings(self, settings: Settings) -> None:
+        settings_module.save(self.home.settings, settings)
+        self.__dict__["settings"] = settings
+
+    @cached_property
+    def manager(self) -> Manager:
+        """The machines."""
+        from desk.machine.manager import Manager
+
+        return Manager(self.home)
+
+    def has_machine(self, name: str) -> bool:
+        return self.home.machine(name).config.is_file()
+
+    def client_for_url(self, url: str) -> EngineClient:
+        """Return a client of the engine at an address in ``DOCKER_HOST``'s form."""
+        return EngineClient(
+            transport_for(url), unreachable_hint="Check the address and whether the engine runs."
+        )
+
+    def client(self, machine: str, *, start: bool = False, progress: Progress) -> EngineClient:
+        """Return a client of a machine's engine. At its first call a machine that is stopped is
+        started when ``start``, and named in a ``MachineNotRunning`` otherwise."""
+        if sys.platform == "win32":
+            socket: Transport = transport_for(self.manager.url(machine))
+        else:
+            socket = UnixTransport(self.home.machine(machine).engine_socket)
+
+        def revive() -> None:
+            self.ensure_running(machine, start=start, progress=progress)
+
+        return EngineClient(
+            MachineTransport(socket, revive),
+            unreachable_hint=f"See `desk machine status {machine}`;"
+            f" `desk machine restart {machine}` mends most faults.",
+        )
+
+    def ensure_running(self, machine: str, *, start: bool, progress: Progress) -> None:
+        """Start a machine whose engine does not answer, or raise what tells the remedy."""
+        if not self.has_machine(machine):
+            raise _no_machine(machine)
+        if start:
+            self.manager.start(machine, progress)
+            return
+        status = self.manager.status(machine)
+        if status.engine_version:
+            return  # it came up meanwhile
+        state = status.state.value.lower()
+        why = f": {status.error}" if status.error else ""
+        raise MachineNotRunning(
+            f"machine {machine} is {state}{why}",
+            hint=f"`desk machine start {machine}` starts it."
+            if not status.error
+            else f"`desk machine restart {machine}` mends most faults; `desk doctor` looks closer.",
+        )
+
+
+def _no_machine(machine: str) -> NotFound:
+    if machine == DEFAULT_MACHINE:
+        return NotFound("there is no machine yet", hint="`desk up` makes and starts one.")
+    return NotFound(
+        f"machine {machine} does not exist",
+        hint=f"`desk up --name {machine}` makes it; `desk machine ls` lists all.",
+    )
