@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from desk.compose import Desk
 from desk.engine.client import EngineClient
 from desk.engine.streams import OutputStream
 from desk.errors import DeskError, EngineError, ImageError
 from desk.gui.stores.ports import Stream
+from desk.machine.model import MachineSpec, MachineStatus
 
 LOG_TAIL_LINES = 1000
 CHUNK_BYTES = 1 << 20
@@ -91,6 +93,39 @@ class EngineImages:
         if not steps:
             raise EngineError(f"the engine said nothing about {path.name}")
         return f"Imported {path.name} as {name}:latest."
+
+
+class DeskMachine:
+    """``desk.gui.stores.ports.Machine`` over the machine manager."""
+
+    def __init__(self, desk: Desk, name: str) -> None:
+        self._desk = desk
+        self._name = name
+
+    def status(self) -> MachineStatus | None:
+        if not self._desk.has_machine(self._name):
+            return None
+        return self._desk.manager.status(self._name)
+
+    def start(self, progress: Callable[[str], None]) -> None:
+        if not self._desk.has_machine(self._name):
+            defaults = self._desk.settings.defaults
+            spec = MachineSpec(
+                name=self._name,
+                driver=defaults.driver,
+                memory_mib=defaults.memory_mib,
+                cpus=defaults.cpus,
+                disk_gib=defaults.disk_gib,
+                image=defaults.image,
+            )
+            self._desk.manager.create(spec, progress)
+        self._desk.manager.start(self._name, progress)
+
+    def stop(self) -> None:
+        self._desk.manager.stop(self._name)
+
+    def restart(self, progress: Callable[[str], None]) -> None:
+        self._desk.manager.restart(self._name, progress)
 
 
 def holds_images(path: Path) -> bool:

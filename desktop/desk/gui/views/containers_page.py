@@ -41,7 +41,7 @@ class ContainersPage(QWidget):
         self._reader = StreamReader(self)
         self.model = RowsModel[ContainerRow](CONTAINER_COLUMNS, lambda row: row.id, self)
         self.list = FilteredTable(self.model, EMPTY)
-        self.list.set_widths(210, 190, 170, 140)
+        self.list.set_widths(190, 170, 200, 130)
         self.list.table.sortByColumn(4, Qt.SortOrder.DescendingOrder)
         self.log_view = LogView()
         self.filter = QLineEdit()
@@ -94,6 +94,7 @@ class ContainersPage(QWidget):
         splitter.setChildrenCollapsible(False)
         column = QVBoxLayout(self)
         column.setContentsMargins(20, 16, 20, 16)
+        column.setSpacing(12)
         column.addLayout(bar)
         column.addWidget(splitter, 1)
 

@@ -34,7 +34,7 @@ class ImagesPage(QWidget):
             IMAGE_COLUMNS, lambda row: f"{row.id} {row.repository}:{row.tag}", self
         )
         self.list = FilteredTable(self.model, EMPTY)
-        self.list.set_widths(260, 110, 140, 140)
+        self.list.set_widths(250, 110, 140, 140)
         self.filter = QLineEdit()
         self.filter.setPlaceholderText("Filter by repository, tag or ID")
         self.filter.setClearButtonEnabled(True)
@@ -51,6 +51,7 @@ class ImagesPage(QWidget):
         bar.addWidget(self.remove_button)
         column = QVBoxLayout(self)
         column.setContentsMargins(20, 16, 20, 16)
+        column.setSpacing(12)
         column.addLayout(bar)
         column.addWidget(self.list, 1)
         store.changed.connect(self._on_rows)

@@ -75,6 +75,7 @@ class MachinePage(QWidget):
         grid.setColumnStretch(1, 1)
         column = QVBoxLayout(self)
         column.setContentsMargins(20, 16, 20, 16)
+        column.setSpacing(12)
         column.addLayout(bar)
         column.addLayout(grid)
         column.addWidget(self.step)

@@ -78,8 +78,12 @@ class MainWindow(QMainWindow):
         machine.changed.connect(self._on_machine)
 
     def _lay_out(self) -> None:
+        brand = QLabel("Desk")
+        brand.setObjectName("brand")
+        brand.setFixedWidth(SIDEBAR_PX)
         side = QVBoxLayout()
         side.setSpacing(0)
+        side.addWidget(brand)
         side.addWidget(self.sidebar, 1)
         side.addWidget(self.footer)
         main = QVBoxLayout()
