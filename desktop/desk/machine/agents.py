@@ -9,7 +9,6 @@ from desk.errors import HostKeyMismatch, SshError
 from desk.paths import MachinePaths
 from desk.ssh.endpoint import Endpoint
 
-
 _HOPELESS: dict[str, type[SshError]] = {"HostKeyMismatch": HostKeyMismatch, "KeyRefused": SshError}
 """Failures that no waiting mends, by the name under which the agent reports them."""
 

@@ -24,40 +24,48 @@ class Finding:
     fatal: bool
 
 
-_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
+_PATTERNS: tuple[tuple[re.Pattern[str], str, bool], ...] = (
     (
         re.compile(r"VFS: Unable to mount root fs|No working init found", re.IGNORECASE),
         "the guest's kernel found no root file system: the guest image and its kernel do not "
         "belong together",
+        True,
     ),
     (
         re.compile(r"Kernel panic - not syncing: (?P<why>.+)"),
         "the guest's kernel panicked: {why}",
+        True,
     ),
     (
         re.compile(r"(?P<why>invalid opcode|general protection fault|double fault).*SMP"),
         "the guest's kernel met a processor fault ({why}): the accelerator or the CPU model "
         "does not suit this computer; `desk doctor --probe` tries it again",
+        False,
     ),
     (
         re.compile(r"No space left on device|ENOSPC"),
         "the machine's data disk is full: remove images or containers, or make the disk larger",
+        False,
     ),
     (
         re.compile(r"Out of memory: Killed process \d+ \((?P<why>[^)]+)\)"),
         "the guest ran out of memory and killed {why}: give the machine more memory",
+        False,
     ),
     (
         re.compile(r"(?:I/O error, dev|Buffer I/O error on dev) (?P<why>vd\w)"),
         "the guest cannot read or write its disk {why}: the host's disk may be full or damaged",
+        False,
     ),
     (
         re.compile(r"EXT4-fs error.*|EXT4-fs \(\w+\): (?:VFS: Can't find|bad|corrupt).*"),
         "the file system on the machine's data disk is damaged",
+        False,
     ),
     (
         re.compile(r"erofs.*(?:corrupt|cannot|failed)|SQUASHFS error", re.IGNORECASE),
         "the guest's root image is damaged: install the guest image again",
+        False,
     ),
 )
 
@@ -66,15 +74,15 @@ def finding(console_log: Path) -> Finding | None:
     """Return the first thing in the log that explains a failure; ``None`` where nothing does."""
     lines = last_lines(console_log, _TAIL_LINES, limit_bytes=1 << 18)
     for line in lines:
-        fatal = _FATAL.match(line)
-        if fatal:
-            return Finding(f"the guest says: {fatal[1]}", fatal=True)
-    for pattern, text in _PATTERNS:
+        said = _FATAL.match(line)
+        if said:
+            return Finding(f"the guest says: {said[1]}", fatal=True)
+    for pattern, text, fatal in _PATTERNS:
         for line in lines:
             found = pattern.search(line)
             if found:
                 why = found.groupdict().get("why", "")
-                return Finding(text.format(why=why.strip(" -]")), fatal="panic" in text)
+                return Finding(text.format(why=why.strip(" -]")), fatal=fatal)
     return None
 
 

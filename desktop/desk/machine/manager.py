@@ -131,8 +131,9 @@ class Manager:
     ) -> MachineStatus:
         """Return one machine as it is now; a damaged one has the state ``Error``.
 
-        Raises ``NotFound``.
+        Raises ``NotFound``, and ``UsageError`` for what cannot name a machine.
         """
+        check_name(name)
         try:
             machine = self._open(name)
             state = machine.driver.state()
