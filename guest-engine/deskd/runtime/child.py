@@ -1,0 +1,310 @@
+"""The first process of a container or exec, from its birth to the program's execution.
+
+Called by the monitor right after ``clone``; never returns. Everything it does comes from the
+plan; the talk with the monitor is in ``handshake``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from deskd.errors import DeskdError
+from deskd.kernel import mount as sys_mount
+from deskd.kernel import namespaces, process, rtnetlink_raw
+from deskd.kernel.cgroup import Cgroup
+from deskd.kernel.probe import explain
+from deskd.runtime import credentials, system_mounts, terminal
+from deskd.runtime.handshake import Channel, Disconnected, Message, StepFailed
+from deskd.runtime.plan import HOST, PRIVATE, Plan, RootSpec
+from deskd.runtime.rootfs import Root, detach_from_engine, remount_root_read_only
+
+_EXEC_ORDER = ("ipc", "uts", "net", "cgroup", "mnt", "user")
+
+
+@dataclass(slots=True)
+class Child:
+    """What the child has at its birth. ``stdio`` are its ends of the pipes (none for a
+    terminal); ``staging`` is a directory for the root to be mounted on."""
+
+    plan: Plan
+    channel: Channel
+    cgroup: Cgroup
+    stdio: tuple[int, int, int] | None
+    staging: str
+    step: str = "start"
+
+    def run(self) -> NoReturn:
+        """Do everything; end in ``execve`` or in ``_exit``."""
+        try:
+            self._run()
+        except StepFailed as failed:
+            self._tell(failed)
+        except Disconnected:
+            os._exit(1)
+        except DeskdError as error:
+            self._tell(StepFailed(self.step, str(error), 0, type(error).__name__))
+        except OSError as error:
+            self._tell(_from_os_error(self.step, error))
+        except BaseException as error:  # noqa: BLE001 - the last line before the process ends
+            self._tell(StepFailed(self.step, repr(error), 0, "SystemFailure"))
+        os._exit(1)
+
+    def _tell(self, failed: StepFailed) -> None:
+        try:
+            self.channel.send(Message.FAILED, **failed.to_json())
+        except Disconnected:
+            return
+
+    def _run(self) -> None:
+        plan = self.plan
+        process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.setsid()
+        if plan.namespaces.user == PRIVATE:
+            self.channel.expect(Message.MAPPED)
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+        filter_bytes = _read_filter(plan.process.seccomp)
+        self._at("session keyring", _new_keyring)
+        if plan.root is not None:
+            self._build_container(plan.root)
+        else:
+            self._enter_container()
+        self.step = "process"
+        program = credentials.prepare(plan.process, filter_bytes)
+        process.close_on_exec_from(3)
+        self.channel.send(Message.PREPARED)
+        self.channel.expect(Message.EXECUTE)
+        self.step = "exec"
+        credentials.execute(program)
+
+    def _at(self, step: str, action: Callable[[], None]) -> None:
+        self.step = step
+        action()
+
+    # --- a new container ---
+
+    def _build_container(self, spec: RootSpec) -> None:
+        plan, spaces = self.plan, self.plan.namespaces
+        user_ns = spaces.user == PRIVATE
+        self._at("mount propagation", lambda: self._cut_off(spec.propagation))
+        shm = self._shared_shm()
+        self._join_shared()
+        if spec.hostname:
+            self._at("host name", lambda: socket.sethostname(spec.hostname))
+        if spec.domainname:
+            self._at("domain name", lambda: namespaces.setdomainname(spec.domainname))
+        root = Root(self.staging)
+        self._mount_root(root, spec)
+        self.step = "mounts of /proc and /dev"
+        system_mounts.mount_proc_and_dev(root, spec, shm, user_ns=user_ns)
+        self.step = "mount of /sys"
+        own_network = not user_ns or spaces.net == PRIVATE
+        system_mounts.mount_sys(root, spec, own_network=own_network)
+        if plan.streams.tty:
+            self._at("terminal", lambda: self._open_terminal(root))
+        self.channel.expect(Message.OUTSIDE_READY)
+        self._enter_cgroup()
+        self.step = "mount of /sys/fs/cgroup"
+        system_mounts.mount_cgroups(root, self.cgroup, spec, private=spaces.cgroup == PRIVATE)
+        for step in spec.mounts:
+            self.step = step.describe()
+            root.perform(step)
+        if spec.init:
+            self._at("init", lambda: _bind_init(root, spec.init))
+        self._configure_network()
+        self._set_sysctls(root, spec)
+        self._at("masked paths", lambda: root.mask(spec.masked_paths))
+        self._at("read-only paths", lambda: root.make_read_only(spec.read_only_paths))
+        self._connect_stdio()
+        self.step = "pivot_root"
+        root.pivot()
+        if spec.read_only:
+            self.step = "read-only root"
+            _prepare_directory(self.plan.process.cwd)
+            remount_root_read_only()
+
+    def _cut_off(self, propagation: str) -> None:
+        detach_from_engine(propagation)
+        if propagation == "rshared":
+            _make_parent_private(self.staging)
+
+    def _mount_root(self, root: Root, spec: RootSpec) -> None:
+        for step in spec.steps:
+            self.step = step.describe()
+            root.build_one(step)
+
+    def _join_shared(self) -> None:
+        spaces = self.plan.namespaces
+        for name in ("ipc", "uts", "net"):
+            wanted: str = getattr(spaces, name)
+            if wanted not in (PRIVATE, HOST):
+                self.step = f"{name} namespace of process {wanted}"
+                namespaces.enter(wanted, name)
+
+    def _shared_shm(self) -> int | None:
+        """Containers that share IPC share /dev/shm too; the mount is cloned where it lives."""
+        wanted = self.plan.namespaces.ipc
+        if wanted == HOST:
+            return sys_mount.open_tree("/dev/shm")
+        if wanted == PRIVATE:
+            return None
+        self.step = f"/dev/shm of process {wanted}"
+        own = namespaces.open_namespace("self", "mnt")
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        namespaces.enter(wanted, "mnt")
+        try:
+            return sys_mount.open_tree("/dev/shm")
+        finally:
+            namespaces.setns(own, namespaces.CLONE_NEWNS)
+            os.fchdir(root)
+            os.chroot(".")
+            os.close(root)
+            os.close(own)
+
+    def _enter_cgroup(self) -> None:
+        self.step = "cgroup"
+        if self.cgroup.version == 1:
+            self.cgroup.join()
+        if self.plan.namespaces.cgroup == PRIVATE:
+            self.step = "namespaces (cgroup)"
+            namespaces.unshare(namespaces.CLONE_NEWCGROUP)
+
+    def _configure_network(self) -> None:
+        self.step = "network"
+        if self.plan.namespaces.net != PRIVATE:
+            return
+        messages = [rtnetlink_raw.loopback_up()]
+        for network in self.plan.networks:
+            messages += network.inside
+        rtnetlink_raw.send(messages)
+
+    def _set_sysctls(self, root: Root, spec: RootSpec) -> None:
+        for name, value in spec.sysctls:
+            self.step = f"sysctl {name}"
+            path = "/proc/sys/" + name.replace(".", "/")
+            try:
+                fd = root.open(path, os.O_WRONLY)
+            except FileNotFoundError as error:
+                raise StepFailed(
+                    self.step, "this kernel has no such sysctl", errno.ENOENT, "InvalidArgument"
+                ) from error
+            try:
+                os.write(fd, value.encode())
+            finally:
+                os.close(fd)
+
+    def _open_terminal(self, root: Root) -> None:
+        master, slave, number = terminal.open_pair(lambda flags: root.open("/dev/pts/ptmx", flags))
+        console = root.open(f"/dev/pts/{number}")
+        tree = sys_mount.open_tree("", directory_fd=console)
+        root.attach(tree, "/dev/console")
+        os.close(tree)
+        os.close(console)
+        self._take_terminal(master, slave)
+
+    def _take_terminal(self, master: int, slave: int) -> None:
+        rows, columns = self.plan.streams.rows, self.plan.streams.columns
+        if rows and columns:
+            terminal.resize(master, rows, columns)
+        self.channel.send(Message.CONSOLE, master, slave)
+        os.close(master)
+        self.stdio = (slave, slave, slave)
+
+    def _connect_stdio(self) -> None:
+        if self.stdio is None:
+            return
+        for target, fd in enumerate(self.stdio):
+            os.dup2(fd, target)
+        if self.plan.streams.tty:
+            terminal.make_controlling(0)
+
+    # --- an exec ---
+
+    def _enter_container(self) -> None:
+        target = self.plan.target
+        if target is None:
+            raise StepFailed("plan", "neither a root nor a container to enter", 0, "SystemFailure")
+        self.channel.expect(Message.OUTSIDE_READY)
+        if self.cgroup.version == 1:
+            self._at("cgroup", self.cgroup.join)
+        self.step = "namespaces of the container"
+        opened = [
+            (name, namespaces.open_namespace(target.pid, name))
+            for name in _EXEC_ORDER
+            if not namespaces.same(target.pid, name)
+        ]
+        root = os.open(f"/proc/{target.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        for name, fd in opened:
+            self.step = f"{name} namespace of the container"
+            namespaces.setns(fd, namespaces.FLAGS[name])
+            os.close(fd)
+            if name == "user":
+                os.setresgid(0, 0, 0)
+                os.setresuid(0, 0, 0)
+        os.fchdir(root)
+        os.chroot(".")
+        os.close(root)
+        if self.plan.streams.tty:
+            self.step = "terminal"
+            master, slave, _ = terminal.open_pair(lambda flags: os.open("/dev/pts/ptmx", flags))
+            self._take_terminal(master, slave)
+        self._connect_stdio()
+        # Nothing of the engine's may be open when container code could reach this process.
+        keep = os.dup2(self.channel.fileno(), 3, inheritable=False)
+        self.channel = Channel(socket.socket(fileno=keep))
+        process.close_from(4)
+
+
+def _from_os_error(step: str, error: OSError) -> StepFailed:
+    number = error.errno or 0
+    reason = error.strerror or str(error)
+    text = f"{error.filename}: {reason}" if error.filename else reason
+    hint = explain(step, number)
+    kind = "Unsupported" if hint else "SystemFailure"
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE) and not hint:
+        kind = "ResourceExhausted"
+    return StepFailed(step, f"{text} ({hint})" if hint else text, number, kind)
+
+
+def _read_filter(path: str) -> bytes:
+    if not path:
+        return b""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _new_keyring() -> None:
+    try:
+        process.join_session_keyring()
+    except OSError as error:
+        # A kernel without CONFIG_KEYS has no keyring to leave.
+        if error.errno != errno.ENOSYS:
+            raise
+
+
+def _bind_init(root: Root, source: str) -> None:
+    tree = sys_mount.open_tree(source)
+    sys_mount.mount_setattr(tree, set_flags=sys_mount.MOUNT_ATTR_RDONLY)
+    root.attach(tree, "/sbin/docker-init")
+    os.close(tree)
+
+
+def _prepare_directory(path: str) -> None:
+    os.makedirs(path, 0o755, exist_ok=True)
+
+
+def _make_parent_private(path: str) -> None:
+    """pivot_root refuses a root whose parent mount is shared."""
+    points = []
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            point = line.split(" ")[4]
+            if path == point or path.startswith(point.rstrip("/") + "/"):
+                points.append(point)
+    sys_mount.mount("", max(points, key=len), "", sys_mount.MS_PRIVATE)

@@ -1,0 +1,197 @@
+"""The last steps before a program runs: limits, identity, capabilities, seccomp, execve.
+
+The order matters: whatever needs a privilege comes before it is given up. Runs in the child,
+inside the container's root.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import stat
+from dataclasses import dataclass
+from typing import NoReturn
+
+from deskd.kernel import capabilities, process, seccomp
+from deskd.kernel.capability_names import NUMBERS
+from deskd.runtime.handshake import StepFailed
+from deskd.runtime.identity import Identity, LookupFailed, look_up
+from deskd.runtime.plan import ProcessSpec, Rlimit
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A program ready to be executed."""
+
+    path: str
+    argv: list[str]
+    env: dict[str, str]
+    capability_mask: int
+    full_mask: int
+    filter: bytes
+    no_new_privileges: bool
+
+
+def prepare(spec: ProcessSpec, seccomp_filter: bytes) -> Prepared:
+    """Take on limits, directory and identity; find the program. Raises ``StepFailed``."""
+    try:
+        identity = look_up(spec.user, spec.extra_groups)
+    except LookupFailed as error:
+        raise StepFailed("user", str(error), errno.EINVAL, "InvalidArgument") from error
+    env = dict(item.partition("=")[::2] for item in spec.env)
+    env.setdefault("HOME", identity.home)
+    _enter_directory(spec.cwd)
+    _set_rlimits(spec.rlimits)
+    wanted, present = _capability_masks(spec)
+    capabilities.limit_bounding_set(wanted, present)
+    _take_identity(identity, present)
+    os.umask(spec.umask)
+    path = find_program(spec.argv[0], env.get("PATH", ""))
+    return Prepared(
+        path,
+        list(spec.argv),
+        env,
+        wanted & present,
+        present,
+        seccomp_filter,
+        spec.no_new_privileges,
+    )
+
+
+def execute(program: Prepared) -> NoReturn:
+    """Confine this process for good and become the program. Raises ``StepFailed``."""
+    _reset_signals()
+    if program.no_new_privileges:
+        process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
+    if program.filter and not program.no_new_privileges:
+        seccomp.load(program.filter)
+    capabilities.capset(program.capability_mask, program.capability_mask, 0)
+    if program.filter and program.no_new_privileges:
+        seccomp.load(program.filter)
+    try:
+        os.execve(program.path, program.argv, program.env)
+    except OSError as error:
+        number = error.errno or errno.EINVAL
+        text = os.strerror(number).lower()
+        code = 127 if number == errno.ENOENT else 126
+        name = program.argv[0]
+        raise StepFailed("exec", f'exec: "{name}": {text}', number, "StartFailed", code) from error
+
+
+def find_program(name: str, search_path: str) -> str:
+    """Find the file to execute as execvp(3) does, with Docker's texts where it cannot be.
+
+    Raises ``StepFailed``.
+    """
+    if "/" in name:
+        reason = _not_executable(name)
+        if reason:
+            code = 127 if reason.endswith("no such file or directory") else 126
+            raise StepFailed("exec", f'exec: "{name}": {reason}', 0, "StartFailed", code)
+        return name
+    denied = False
+    for directory in search_path.split(":"):
+        path = f"{directory or '.'}/{name}"
+        reason = _not_executable(path)
+        if not reason:
+            return path
+        denied = denied or reason == "permission denied"
+    if denied:
+        raise StepFailed("exec", f'exec: "{name}": permission denied', 0, "StartFailed", 126)
+    text = f'exec: "{name}": executable file not found in $PATH'
+    raise StepFailed("exec", text, errno.ENOENT, "StartFailed", 127)
+
+
+def _not_executable(path: str) -> str:
+    try:
+        info = os.stat(path)
+    except PermissionError:
+        return "permission denied"
+    except OSError as error:
+        return f"stat {path}: {os.strerror(error.errno or errno.EINVAL).lower()}"
+    if stat.S_ISDIR(info.st_mode):
+        return "is a directory: permission denied"
+    return "" if info.st_mode & 0o111 else "permission denied"
+
+
+def _enter_directory(path: str) -> None:
+    try:
+        os.chdir(path)
+    except FileNotFoundError:
+        try:
+            os.makedirs(path, 0o755)
+            os.chdir(path)
+        except OSError as error:
+            raise _cannot_enter(path, error) from error
+    except OSError as error:
+        raise _cannot_enter(path, error) from error
+    if not os.getcwd().startswith("/"):
+        # A directory that is not below the root: somebody has smuggled in a descriptor.
+        raise StepFailed(
+            "cwd", f"working directory {path} is outside the container", errno.EPERM, "Forbidden"
+        )
+
+
+def _cannot_enter(path: str, error: OSError) -> StepFailed:
+    number = error.errno or errno.EINVAL
+    text = f'chdir to cwd ("{path}"): {os.strerror(number).lower()}'
+    return StepFailed("cwd", text, number, "StartFailed", 126)
+
+
+def _set_rlimits(limits: tuple[Rlimit, ...]) -> None:
+    for limit in limits:
+        soft, hard = limit.soft, limit.hard
+        try:
+            resource.setrlimit(limit.resource, (soft, hard))
+        except (ValueError, PermissionError, OSError) as error:
+            allowed = resource.getrlimit(limit.resource)[1]
+            if limit.explicit:
+                raise StepFailed(
+                    "ulimit",
+                    f"ulimit {limit.name}={soft}:{hard} is above the engine's own hard limit"
+                    f" {allowed}; raise the engine's limit or ask for less",
+                    errno.EPERM,
+                    "Forbidden",
+                ) from error
+            resource.setrlimit(limit.resource, (min(soft, allowed), allowed))
+
+
+def _capability_masks(spec: ProcessSpec) -> tuple[int, int]:
+    present = capabilities.read_mask("CapBnd")
+    missing = [name for name in spec.required_capabilities if not present >> NUMBERS[name] & 1]
+    if missing:
+        raise StepFailed(
+            "capabilities",
+            f"the engine's machine does not grant {', '.join(missing)}, asked for with --cap-add",
+            errno.EPERM,
+            "Unsupported",
+        )
+    return capabilities.mask(spec.capabilities), present
+
+
+def _take_identity(identity: Identity, present: int) -> None:
+    for fd in (0, 1, 2):
+        info = os.fstat(fd)
+        if info.st_uid != identity.uid and not (
+            stat.S_ISCHR(info.st_mode) and info.st_rdev == os.makedev(1, 3)
+        ):
+            os.fchown(fd, identity.uid, -1)
+    # Identity changes drop capabilities that the seccomp filter's load still needs.
+    effective = present & capabilities.read_mask("CapPrm")
+    process.prctl(process.PR_SET_KEEPCAPS, 1)
+    os.setgroups(identity.groups)
+    os.setresgid(identity.gid, identity.gid, identity.gid)
+    os.setresuid(identity.uid, identity.uid, identity.uid)
+    if identity.uid != 0:
+        capabilities.capset(effective, effective, 0)
+    process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _reset_signals() -> None:
+    for number in range(1, signal.NSIG):
+        if number in (signal.SIGKILL, signal.SIGSTOP) or 31 < number < signal.SIGRTMIN:
+            continue
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

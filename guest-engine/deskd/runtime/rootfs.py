@@ -1,0 +1,233 @@
+"""Performs mount steps below a new root. The one executor of ``MountStep``.
+
+Runs in a process with a mount namespace of its own. Targets are resolved with
+``RESOLVE_IN_ROOT``, and everything is mounted on descriptors, so that nothing in the container's
+files can lead a mount out of the root.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Sequence
+
+from deskd.domain.mount import MountStep
+from deskd.kernel import mount as sys
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY
+_FD = "/proc/self/fd/"
+
+
+class Root:
+    """A root being built on ``staging``, an engine-side directory that the mounts will cover."""
+
+    def __init__(self, staging: str) -> None:
+        self.staging = staging
+        self.fd = -1
+
+    def build(self, steps: Sequence[MountStep]) -> None:
+        """Perform the steps that make "/" (the first must target it), then those below it."""
+        for step in steps:
+            self.build_one(step)
+        if self.fd == -1:
+            raise ValueError("no mount step builds the root")
+
+    def build_one(self, step: MountStep) -> None:
+        """Perform one step at or below "/"."""
+        if os.path.normpath(step.target) != "/":
+            self.perform(step)
+            return
+        if step.kind == "bind":
+            tree = _clone(step)
+            target = os.open(self.staging, _DIRECTORY | os.O_CLOEXEC)
+            sys.move_mount(tree, target)
+            os.close(tree)
+            os.close(target)
+        else:
+            _mount(step, self.staging)
+        if self.fd != -1:
+            os.close(self.fd)
+        self.fd = os.open(self.staging, _DIRECTORY | os.O_CLOEXEC)
+
+    def open(self, path: str, flags: int = os.O_PATH) -> int:
+        """Open a path inside the root."""
+        return sys.openat2(self.fd, path, flags, sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_MAGICLINKS)
+
+    def open_system_directory(self, path: str) -> int:
+        """Open or make a directory such as /proc that must not be a symbolic link."""
+        flags = sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_SYMLINKS
+        try:
+            return sys.openat2(self.fd, path, _DIRECTORY, flags)
+        except FileNotFoundError:
+            os.close(self.make_directories(path))
+            return sys.openat2(self.fd, path, _DIRECTORY, flags)
+
+    def make_directories(self, path: str) -> int:
+        """Open a directory inside the root, made with its parents where missing."""
+        try:
+            return self.open(path, _DIRECTORY)
+        except FileNotFoundError:
+            pass
+        parent, name = os.path.split(path.rstrip("/"))
+        above = self.make_directories(parent or "/")
+        try:
+            if name in ("", ".", ".."):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+            try:
+                os.mkdir(name, 0o755, dir_fd=above)
+            except FileExistsError:
+                # A dangling link: make what it points to, still inside the root.
+                link = os.readlink(name, dir_fd=above)
+                goal = link if link.startswith("/") else f"{parent}/{link}"
+                return self.make_directories(os.path.normpath(goal))
+        finally:
+            os.close(above)
+        return self.open(path, _DIRECTORY)
+
+    def make_file(self, path: str) -> int:
+        """Open a file inside the root as a mount point, made empty where missing."""
+        try:
+            return self.open(path)
+        except FileNotFoundError:
+            pass
+        parent, name = os.path.split(path)
+        os.close(self.make_directories(parent or "/"))
+        flags = os.O_CREAT | os.O_WRONLY | os.O_NOCTTY
+        resolve = sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_MAGICLINKS
+        os.close(sys.openat2(self.fd, f"{parent}/{name}", flags, resolve, 0o644))
+        return self.open(path)
+
+    def perform(self, step: MountStep) -> None:
+        """Perform one step below "/"."""
+        if step.kind == "bind":
+            tree = _clone(step)
+            try:
+                self.attach(tree, step.target, create=step.create)
+            finally:
+                os.close(tree)
+            return
+        target = (
+            self.open_system_directory(step.target)
+            if step.kind in ("proc", "sysfs", "cgroup")
+            else self.make_directories(step.target)
+        )
+        try:
+            _mount(step, f"{_FD}{target}")
+        finally:
+            os.close(target)
+
+    def attach(self, tree: int, path: str, *, create: bool = True) -> None:
+        """Put the detached mount ``tree`` on a path inside the root."""
+        is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+        if not create:
+            target = self.open(path)
+        else:
+            target = self.make_directories(path) if is_directory else self.make_file(path)
+        try:
+            sys.move_mount(tree, target)
+        except OSError as error:
+            if error.errno == errno.ENOTDIR:
+                raise OSError(
+                    error.errno,
+                    "not a directory: are you trying to mount a directory onto a file"
+                    " (or vice-versa)? Check that the path has the expected type",
+                    path,
+                ) from error
+            raise
+        finally:
+            os.close(target)
+
+    def mask(self, paths: Iterable[str]) -> None:
+        """Hide files behind /dev/null and directories behind an empty tmpfs."""
+        for path in paths:
+            try:
+                target = self.open(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            try:
+                if stat.S_ISDIR(os.fstat(target).st_mode):
+                    sys.mount("tmpfs", f"{_FD}{target}", "tmpfs", sys.MS_RDONLY, "nr_inodes=1")
+                else:
+                    null = sys.open_tree("/dev/null")
+                    sys.move_mount(null, target)
+                    os.close(null)
+            finally:
+                os.close(target)
+
+    def make_read_only(self, paths: Iterable[str]) -> None:
+        """Cover paths with read-only views of themselves."""
+        for path in paths:
+            try:
+                target = self.open(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            tree = sys.open_tree("", directory_fd=target, recursive=True)
+            os.close(target)
+            sys.mount_setattr(tree, set_flags=sys.MOUNT_ATTR_RDONLY, recursive=True)
+            self.attach(tree, path, create=False)
+            os.close(tree)
+
+    def pivot(self) -> None:
+        """Make this the process's root and let the old one go."""
+        os.fchdir(self.fd)
+        sys.pivot_root(".", ".")
+        sys.umount2(".", sys.MNT_DETACH)
+        os.chdir("/")
+        os.close(self.fd)
+
+
+def remount_root_read_only() -> None:
+    """Make the mount at "/" read-only, not those below it."""
+    fd = os.open("/", _DIRECTORY | os.O_CLOEXEC)
+    try:
+        sys.mount_setattr(fd, set_flags=sys.MOUNT_ATTR_RDONLY)
+    finally:
+        os.close(fd)
+
+
+def detach_from_engine(propagation: str = "rprivate") -> None:
+    """Cut this mount namespace's events off from the engine's, as far as ``propagation`` says."""
+    if propagation == "rshared":
+        return
+    kind = sys.PROPAGATION[propagation.removeprefix("r")]
+    sys.mount("", "/", "", sys.MS_REC | kind)
+
+
+def _flags(step: MountStep) -> int:
+    flags = sys.MS_RDONLY if step.read_only else 0
+    for word in step.flags:
+        flags |= sys.FLAGS.get(word, 0)
+    return flags
+
+
+def _mount(step: MountStep, target: str) -> None:
+    kind, data = step.kind, step.data
+    if step.kind == "cgroup" and not data:
+        kind, data = "cgroup2", ""
+    source = step.source or kind
+    if step.kind == "overlay" and step.source:
+        os.chdir(step.source)  # what the names of the layers in ``data`` start from
+        source = "overlay"
+    sys.mount(source, target, kind, _flags(step), data)
+
+
+def _clone(step: MountStep) -> int:
+    """Make the detached mount of a bind, with its flags."""
+    tree = sys.open_tree(step.source, recursive=step.recursive)
+    attributes = sys.MOUNT_ATTR_RDONLY if step.read_only else 0
+    for word in step.flags:
+        attributes |= sys.ATTRIBUTES.get(word, 0)
+    try:
+        if attributes:
+            sys.mount_setattr(tree, set_flags=attributes, recursive=step.recursive_read_only)
+        propagation = step.propagation or "rprivate"
+        sys.mount_setattr(
+            tree,
+            propagation=sys.PROPAGATION[propagation.removeprefix("r")],
+            recursive=propagation.startswith("r"),
+        )
+    except OSError:
+        os.close(tree)
+        raise
+    return tree
