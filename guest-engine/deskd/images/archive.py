@@ -163,7 +163,7 @@ def load(catalog: Catalog, source: ByteReader, progress: Progress | None) -> lis
                 "the archive is not an image archive (it has neither manifest.json nor "
                 "index.json): `docker import` makes an image of a root file system"
             )
-        with catalog.database.transaction():
+        with catalog.layers.recording():
             return [_add(catalog, contents, *image) for image in wanted]
 
 

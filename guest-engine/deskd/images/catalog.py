@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from deskd import errors
 from deskd.domain import image as rules
-from deskd.domain.image import DIGEST_PREFIX, ImageRecord, LayerRecord, TagRecord
+from deskd.domain.image import DIGEST_PREFIX, ImageRecord, TagRecord
 from deskd.domain.reference import Reference, parse
 from deskd.images.layers import LayerStore, StagedLayer
 from deskd.store import records
@@ -118,31 +118,24 @@ class Catalog:
         image_id = rules.image_id(raw_config)
         config = rules.parse_config(raw_config, image_id)
         chain = list(zip(config.diff_ids, rules.chain_ids(config.diff_ids), strict=True))
-        placed: list[LayerRecord] = []
-        try:
-            with self.database.transaction():
-                below, size_bytes = "", 0
-                for diff_id, chain_id in chain:
-                    layer = self.layers.get(chain_id)
-                    if layer is None:
-                        layer = self.layers.record(below, self._staged_layer(staged, diff_id))
-                        placed.append(layer)
-                    below, size_bytes = layer.chain_id, size_bytes + layer.size_bytes
-                if self._images.get(image_id) is None:
-                    self._images.insert(
-                        ImageRecord(
-                            id=image_id,
-                            raw_config=raw_config.decode(),
-                            parent=parent,
-                            size_bytes=size_bytes,
-                        )
+        with self.layers.recording():
+            below, size_bytes = "", 0
+            for diff_id, chain_id in chain:
+                layer = self.layers.get(chain_id)
+                if layer is None:
+                    layer = self.layers.record(below, self._staged_layer(staged, diff_id))
+                below, size_bytes = layer.chain_id, size_bytes + layer.size_bytes
+            if self._images.get(image_id) is None:
+                self._images.insert(
+                    ImageRecord(
+                        id=image_id,
+                        raw_config=raw_config.decode(),
+                        parent=parent,
+                        size_bytes=size_bytes,
                     )
-                for name in names:
-                    self.tag(name, image_id)
-        except BaseException:
-            for layer in placed:
-                self.layers.remove_unrecorded(layer)
-            raise
+                )
+            for name in names:
+                self.tag(name, image_id)
         return self.get(image_id)
 
     @staticmethod

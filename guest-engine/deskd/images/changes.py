@@ -15,14 +15,10 @@ import msgspec
 
 from deskd import errors
 from deskd.domain.container import ContainerConfig, HealthConfig
+from deskd.domain.times import parse_duration
 
 DEFAULT_SHELL = ["/bin/sh", "-c"]
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
-_UNIT_NS = {
-    "ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000,
-    "s": 1_000_000_000, "m": 60_000_000_000, "h": 3_600_000_000_000,
-}  # fmt: skip
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _MAXIMUM_PORT = 65535
 
@@ -150,7 +146,7 @@ def _healthcheck(config: ContainerConfig, text: str) -> ContainerConfig:
         if name == "retries" and value.isdigit():
             options["retries"] = int(value)
         elif name in ("interval", "timeout", "start-period", "start-interval"):
-            options[name.replace("-", "_")] = duration_ns(value)
+            options[name.replace("-", "_")] = _duration_ns(value)
         else:
             raise errors.InvalidArgument(f"HEALTHCHECK does not know the option {option}")
     kind, _, command = rest.partition(" ")
@@ -176,12 +172,13 @@ _API = {
 }  # fmt: skip
 
 
-def duration_ns(text: str) -> int:
-    """Parse a duration such as ``1m30s`` into nanoseconds; raises ``InvalidArgument``."""
-    parts = list(_DURATION.finditer(text))
-    if not parts or "".join(part[0] for part in parts) != text:
-        raise errors.InvalidArgument(f"invalid duration {text!r}: write for example 30s or 1m30s")
-    return int(sum(float(part[1]) * _UNIT_NS[part[2]] for part in parts))
+def _duration_ns(text: str) -> int:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise errors.InvalidArgument(
+            f"invalid duration {text!r}: write for example 30s or 1m30s"
+        ) from error
 
 
 def _pairs(instruction: str, text: str) -> list[tuple[str, str]]:

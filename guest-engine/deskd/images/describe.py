@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from deskd.domain.image import ImageRecord, chain_ids
+from deskd.domain.times import rfc3339
 from deskd.images.catalog import Catalog
-from deskd.images.filters import created_ns, parse_time_ns
+from deskd.images.filters import created_ns, time_ns
 from deskd.images.removal import ImageUse
 
 UNKNOWN = -1
@@ -79,7 +79,7 @@ def inspect(catalog: Catalog, image: ImageRecord) -> dict[str, Any]:
         "Size": image.size_bytes,
         "GraphDriver": graph_driver(catalog, image),
         "RootFS": {"Type": config.rootfs.type, "Layers": config.diff_ids},
-        "Metadata": {"LastTagTime": _time(image.last_tagged_ns)},
+        "Metadata": {"LastTagTime": rfc3339(image.last_tagged_ns)},
     }
     for key, value in (
         ("Created", config.created),
@@ -121,7 +121,7 @@ def history(catalog: Catalog, image: ImageRecord) -> list[dict[str, Any]]:
         steps.append(
             {
                 "Id": "<missing>",
-                "Created": parse_time_ns(step.created) // 1_000_000_000 if step.created else 0,
+                "Created": time_ns(step.created) // 1_000_000_000,
                 "CreatedBy": step.created_by,
                 "Tags": None,
                 "Size": layer.size_bytes if layer else 0,
@@ -137,11 +137,3 @@ def history(catalog: Catalog, image: ImageRecord) -> list[dict[str, Any]]:
         entry["Tags"] = [name.familiar for name in catalog.names(known.id) if name.tag] or None
         known = catalog.by_id(known.parent) if known.parent else None
     return steps
-
-
-def _time(moment_ns: int) -> str:
-    if not moment_ns:
-        return "0001-01-01T00:00:00Z"
-    seconds, fraction = divmod(moment_ns, 1_000_000_000)
-    whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{whole}.{fraction:09d}Z"

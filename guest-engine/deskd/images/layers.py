@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class LayerStore:
         self._images = records.images(database)
         self._roots = records.roots(database)
         self._staged: set[str] = set()
+        self._placed: list[LayerRecord] | None = None  # guarded by the database's transaction
         self._lock = threading.Lock()
         for directory in (root.layers, root.temporary):
             Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -131,8 +132,7 @@ class LayerStore:
 
     def record(self, parent: str, staged: StagedLayer) -> LayerRecord:
         """Make a staged layer part of the store, on top of ``parent`` ("" for none); idempotent
-        by content. Call it inside the transaction that records what uses the layer, and
-        ``remove_unrecorded`` where that fails."""
+        by content. Call it inside ``recording``, with what records the layer's use."""
         diff_id = staged.unpacked.diff_id
         with self._database.transaction():
             below = self.chain(parent)
@@ -155,8 +155,30 @@ class LayerStore:
             # Before the insertion: a killed engine then leaves a directory without a record,
             # which the next start sweeps, and never a record without a directory.
             Path(staged.directory).rename(self._place(record.number))
+            if self._placed is not None:
+                self._placed.append(record)
             self._layers.insert(record)
             return record
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """A transaction in which ``record`` is called; may be nested. When it fails, the
+        directories of the layers that it recorded go as the records do."""
+        placed: list[LayerRecord] = []
+        try:
+            with self._database.transaction():
+                outermost = self._placed is None
+                if outermost:
+                    self._placed = placed
+                try:
+                    yield
+                finally:
+                    if outermost:
+                        self._placed = None
+        except BaseException:
+            for record in placed:
+                self.remove_tree(self._place(record.number))
+            raise
 
     def discard(self, staged: StagedLayer) -> None:
         """Remove what ``stage`` made, unless ``record`` took it over; idempotent."""
@@ -207,11 +229,6 @@ class LayerStore:
         for record in unused:
             self.remove_tree(self._place(record.number))
         return unused
-
-    def remove_unrecorded(self, record: LayerRecord) -> None:
-        """Remove the directory of a layer whose recording was rolled back."""
-        if self._layers.get(record.chain_id) is None:
-            self.remove_tree(self._place(record.number))
 
     def remove_tree(self, directory: Path) -> None:
         """Remove a directory of the data root: it is out of sight at once, and then emptied."""

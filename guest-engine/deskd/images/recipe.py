@@ -27,7 +27,7 @@ from typing import BinaryIO
 
 from deskd import errors
 from deskd.images.streams import CHUNK_BYTES
-from deskd.kernel.openat2 import openat2
+from deskd.kernel.mount import RESOLVE_IN_ROOT, openat2
 
 RAW, FILE = b"R", b"F"
 _COMPRESSION_LEVEL = 1
@@ -162,7 +162,7 @@ def _open_file(
             return os.open(
                 f"{replaced_root}/{replacement.number}{rest}", os.O_RDONLY | os.O_NOFOLLOW
             )
-    return openat2(root_fd, path, os.O_RDONLY | os.O_NOFOLLOW)
+    return openat2(root_fd, path, os.O_RDONLY | os.O_NOFOLLOW, RESOLVE_IN_ROOT)
 
 
 def _content(

@@ -6,10 +6,11 @@ container do so unless it is forced.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from deskd import errors
+from deskd.domain.filters import Filters
 from deskd.domain.image import DIGEST_PREFIX, ImageRecord, short_id
 from deskd.domain.reference import Reference, parse
 from deskd.images import filters
@@ -163,11 +164,9 @@ def _is_single(names: Sequence[Reference]) -> bool:
     return len(repositories) == 1 and sum(1 for name in names if not name.digest) <= 1
 
 
-def prune(
-    catalog: Catalog, uses: Sequence[ImageUse], wanted: Mapping[str, Sequence[str]]
-) -> tuple[list[Step], int]:
+def prune(catalog: Catalog, uses: Sequence[ImageUse], wanted: Filters) -> tuple[list[Step], int]:
     """Remove unused images; return what was done and the bytes won."""
-    dangling_only = filters.boolean(wanted, "dangling", default=True)
+    dangling_only = wanted.flag("dangling", default=True)
     removal = _Removal(catalog, uses)
     with catalog.database.transaction():
         for image in filters.prunable(catalog, wanted):

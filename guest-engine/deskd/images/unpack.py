@@ -32,7 +32,7 @@ from typing import cast
 from deskd import errors
 from deskd.images.recipe import RecipeWriter, Replacement
 from deskd.images.streams import CHUNK_BYTES, ByteReader, ForwardReader, is_damage
-from deskd.kernel.openat2 import openat2
+from deskd.kernel.mount import RESOLVE_IN_ROOT, openat2
 
 WHITEOUT_PREFIX = ".wh."
 WHITEOUT_META_PREFIX = ".wh..wh."
@@ -183,6 +183,9 @@ class _Unpacker:
 
     # --- places ---------------------------------------------------------------------------------
 
+    def _open(self, path: str, flags: int) -> int:
+        return openat2(self._root_fd, path or ".", flags, RESOLVE_IN_ROOT)
+
     def _parent(self, path: str) -> _Parent:
         """Open a directory below the root, making what is missing."""
         cached = self._parents.get(path)
@@ -190,11 +193,11 @@ class _Unpacker:
             self._parents.move_to_end(path)
             return cached
         try:
-            fd = openat2(self._root_fd, path or ".", os.O_PATH | os.O_DIRECTORY)
+            fd = self._open(path, os.O_PATH | os.O_DIRECTORY)
         except FileNotFoundError:
             above = self._parent(posixpath.dirname(path))
             os.mkdir(posixpath.basename(path), _ROOT_MODE, dir_fd=above.fd)
-            fd = openat2(self._root_fd, path, os.O_PATH | os.O_DIRECTORY)
+            fd = self._open(path, os.O_PATH | os.O_DIRECTORY)
         real = str(Path(f"/proc/self/fd/{fd}").readlink())[len(self._root_path) :].lstrip("/")
         parent = _Parent(fd, real)
         self._parents[path] = parent
@@ -386,9 +389,7 @@ class _Unpacker:
         """Set the directories' times, which the entries inside have changed."""
         for path, mtime_ns in self._directory_times.items():
             try:
-                fd = openat2(
-                    self._root_fd, path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-                )
+                fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             except (FileNotFoundError, NotADirectoryError, OSError) as error:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                     continue  # a later entry took its place
