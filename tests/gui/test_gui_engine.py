@@ -11,13 +11,13 @@ import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QFileDialog, QMessageBox, QPushButton
 from pytestqt.qtbot import QtBot
+from tests.bench.engines import busybox_archive
 
 from desk.compose import Desk
 from desk.engine.client import EngineClient
 from desk.gui.app import App
 from desk.machine.model import MachineSpec
 from desk.paths import Home
-from tests.bench.engines import busybox_archive
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
