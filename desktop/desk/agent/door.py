@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ _log = logging.getLogger(__name__)
 
 _WARM = 2
 _COMMAND_S = 20.0
+_GRACE_S = 4.0
 
 
 class EngineDown(SshError):
@@ -46,6 +48,7 @@ class EngineDoor:
         self._session: Session | None = None
         self._by_command = False
         self._answered = False
+        self._failing_since: float | None = None
         self._warm: deque[ChannelStream] = deque()
         self._closing = False
         self._filler = threading.Thread(target=self._fill, name="engine-pool", daemon=True)
@@ -66,7 +69,7 @@ class EngineDoor:
         with self._changed:
             self._session = session
             self._by_command = not self._access.socket
-            self._answered = False
+            self._answered, self._failing_since = False, None
             self._changed.notify_all()
         self._drop_warm()
 
@@ -92,18 +95,22 @@ class EngineDoor:
                         hint="It may be starting; `desk machine status` shows how it is.",
                     ) from error
             else:
-                self._answered = True
+                self._answered, self._failing_since = True, None
                 return stream
         return self._take(session) or session.open_exec(self._access.command, timeout_s=_COMMAND_S)
 
     def _try_command_after(self, session: Session, error: ChannelError) -> bool:
-        """Decide whether the command can do what opening the socket could not."""
+        """Decide whether the command may do what opening the socket could not."""
         if not self._access.command or not session.alive:
             return False
-        # Root may open every socket, so one that root cannot open is not served.
-        served = error.failure is OpenFailure.CONNECT_FAILED and session.endpoint.user == "root"
-        if served or error.failure in (OpenFailure.NO_ANSWER, OpenFailure.RESOURCE_SHORTAGE):
+        if error.failure in (OpenFailure.NO_ANSWER, OpenFailure.RESOURCE_SHORTAGE):
             return False
+        if error.failure is OpenFailure.CONNECT_FAILED and session.endpoint.user == "root":
+            # Root may open every socket: most likely the engine is about to come. If it does not
+            # (OpenSSH gives the same answer where forwarding is off), the command is asked, too.
+            now = time.monotonic()
+            self._failing_since = self._failing_since or now
+            return now - self._failing_since > _GRACE_S
         with self._changed:
             if session is self._session and not self._by_command:
                 _log.info(

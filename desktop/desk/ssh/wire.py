@@ -28,9 +28,10 @@ from paramiko.packet import Packetizer
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 WINDOW_BYTES = 4 << 20
-MAX_PACKET_BYTES = 1 << 15
+MAX_PACKET_BYTES = 1 << 17
 _CHANNEL_NUMBERS = 1 << 16
 _IDLE_POLL_S = 1.0
+_READ_AHEAD_BYTES = 1 << 18
 
 CIPHERS = (
     "aes128-gcm@openssh.com",
@@ -84,13 +85,43 @@ class _PatientPacketizer(Packetizer):  # type: ignore[misc]
     REKEY_BYTES = 1 << 60
 
 
+class _ReadAhead:
+    """The connection as paramiko sees it: one system call reads many packets.
+
+    paramiko asks for 16 bytes and then for the rest of each packet. Only its reading thread calls
+    ``recv``.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._data = b""
+        self._position = 0
+        self.send = connection.send
+        self.settimeout = connection.settimeout
+        self.close = connection.close
+        self.getpeername = connection.getpeername
+
+    def recv(self, size: int) -> bytes:
+        start = self._position
+        if start >= len(self._data):
+            self._data = self._connection.recv(_READ_AHEAD_BYTES)
+            start = 0
+        data = self._data[start : start + size]
+        self._position = start + len(data)
+        return data
+
+    @property
+    def _closed(self) -> bool:
+        return self._connection.fileno() < 0
+
+
 class Wire(paramiko.Transport):  # type: ignore[misc]
     """One SSH connection over ``connection``; ``ended`` is set when it is over, however that
     came about."""
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(
-            connection,
+            _ReadAhead(connection),
             default_window_size=WINDOW_BYTES,
             default_max_packet_size=MAX_PACKET_BYTES,
             packetizer_class=_PatientPacketizer,

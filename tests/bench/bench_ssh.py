@@ -1,0 +1,223 @@
+"""Print what Desk's SSH layer carries beside OpenSSH's ``ssh -L``, over one loopback sshd.
+
+``python -m tests.bench.bench_ssh [--megabytes N] [--rounds N]``
+
+Each line: Desk's figure, OpenSSH's figure, and Desk's as a ratio of OpenSSH's. Rounds alternate
+between the two; the median counts. Throughput is measured with one stream and with four, latency
+as the time from ``connect`` to the first byte of an answer over a forwarded port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import socket
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from desk.agent.acceptor import Acceptor
+from desk.ssh.endpoint import Endpoint
+from desk.ssh.forward import relay
+from desk.ssh.session import Session
+from tests.ssh_server import SshServer, free_port
+
+_BLOCK = bytes(1 << 18)
+
+
+class Peer:
+    """The server behind the forwarded port: the first byte of a connection says what it does.
+
+    ``d`` and a size: sends that much. ``u``: reads to the end, then sends one byte. ``e``: sends
+    one byte.
+    """
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            order = connection.recv(9)
+            if order[:1] == b"d":
+                left = int.from_bytes(order[1:], "big")
+                while left > 0:
+                    left -= connection.send(_BLOCK[: min(left, len(_BLOCK))])
+            elif order[:1] == b"u":
+                buffer = bytearray(1 << 18)
+                while connection.recv_into(buffer):
+                    pass
+                connection.sendall(b"!")
+            else:
+                connection.sendall(b"!")
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def download(port: int, size_bytes: int) -> float:
+    """Return the seconds that it takes to receive ``size_bytes``."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        started = time.perf_counter()
+        connection.sendall(b"d" + size_bytes.to_bytes(8, "big"))
+        buffer, received = bytearray(1 << 20), 0
+        while count := connection.recv_into(buffer):
+            received += count
+        assert received == size_bytes
+        return time.perf_counter() - started
+
+
+def upload(port: int, size_bytes: int) -> float:
+    """Return the seconds that it takes until the other side has read ``size_bytes``."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        started = time.perf_counter()
+        connection.sendall(b"u" + bytes(8))
+        left = size_bytes
+        while left > 0:
+            left -= connection.send(_BLOCK[: min(left, len(_BLOCK))])
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b"!"
+        return time.perf_counter() - started
+
+
+def four_downloads(port: int, size_bytes: int) -> float:
+    """Return the seconds that it takes to receive ``size_bytes`` over four connections."""
+    started = time.perf_counter()
+    threads = [threading.Thread(target=download, args=(port, size_bytes // 4)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - started
+
+
+def first_byte(port: int, _size_bytes: int) -> float:
+    """Return the mean seconds from ``connect`` to the first byte, of 50 connections."""
+    count = 50
+    started = time.perf_counter()
+    for _ in range(count):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"e")
+            assert connection.recv(1) == b"!"
+    return (time.perf_counter() - started) / count
+
+
+@contextlib.contextmanager
+def in_process(
+    function: Callable[[Connection[int, None]], None], *arguments: object
+) -> Iterator[int]:
+    """Run ``function(pipe, …)`` in a process of its own; yield the port that it sends."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=function, args=(theirs, *arguments))
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        ours.send(None)
+        process.join()
+
+
+def serve_peer(pipe: Connection[int, None]) -> None:
+    peer = Peer()
+    pipe.send(peer.port)
+    pipe.recv()
+    peer.close()
+
+
+def serve_desk(pipe: Connection[int, None], endpoint: Endpoint, target: int) -> None:
+    """Forward a local port to ``target`` as the agent does."""
+    session = Session.connect(endpoint)
+    acceptor = Acceptor()
+    acceptor.start()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    acceptor.add(listener, lambda local: relay(local, session.open_tcp("127.0.0.1", target)))
+    pipe.send(listener.getsockname()[1])
+    pipe.recv()
+    acceptor.close()
+    session.close()
+
+
+@contextlib.contextmanager
+def openssh_forward(server: SshServer, target: int) -> Iterator[int]:
+    """Forward a local port to ``target`` with ``ssh -N -L``; yield the local port."""
+    port, endpoint = free_port(), server.endpoint
+    process = subprocess.Popen(
+        [
+            *("ssh", "-N", "-F", "none", "-i", str(endpoint.private_key)),
+            *("-o", f"UserKnownHostsFile={endpoint.known_hosts}", "-o", "IdentitiesOnly=yes"),
+            *("-o", "ExitOnForwardFailure=yes", "-p", str(endpoint.port)),
+            *("-L", f"127.0.0.1:{port}:127.0.0.1:{target}", f"{endpoint.user}@{endpoint.host}"),
+        ]
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert time.monotonic() < deadline, "ssh -L does not come up"
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _print_throughput(
+    name: str, measure: Callable[[int, int], float], desk: int, openssh: int, size: int, rounds: int
+) -> None:
+    rates: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for port, results in ((desk, rates[0]), (openssh, rates[1])):
+            results.append(size / measure(port, size) / 1e6)
+    ours, theirs = (statistics.median(results) for results in rates)
+    print(f"{name:24} desk {ours:7.1f} MB/s   ssh -L {theirs:7.1f} MB/s   {ours / theirs:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    size_bytes = arguments.megabytes * 1_000_000
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        SshServer(Path(directory)) as server,
+        in_process(serve_peer) as target,
+        in_process(serve_desk, server.endpoint, target) as desk,
+        openssh_forward(server, target) as openssh,
+    ):
+        for name, measure in (
+            ("download", download),
+            ("download, 4 streams", four_downloads),
+            ("upload", upload),
+        ):
+            _print_throughput(name, measure, desk, openssh, size_bytes, arguments.rounds)
+        latencies: tuple[list[float], list[float]] = ([], [])
+        for _ in range(arguments.rounds):
+            latencies[0].append(first_byte(desk, 0) * 1e3)
+            latencies[1].append(first_byte(openssh, 0) * 1e3)
+        ours, theirs = (statistics.median(results) for results in latencies)
+        print(
+            f"{'connect to first byte':24} desk {ours:7.2f} ms     ssh -L {theirs:7.2f} ms     "
+            f"{ours / theirs:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

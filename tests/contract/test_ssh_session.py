@@ -1,0 +1,509 @@
+"""The SSH layer against a real OpenSSH server."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.ssh_server import SshServer, free_port, ssh_server  # noqa: F401 - a fixture
+
+from desk.errors import HostKeyMismatch, SshError
+from desk.ssh import session as ssh_session
+from desk.ssh.endpoint import Endpoint
+from desk.ssh.forward import relay
+from desk.ssh.keys import fingerprint, generate_key_pair, write_key_pair, write_known_hosts
+from desk.ssh.session import ChannelError, KeyRefused, Session
+from desk.ssh.wire import OpenFailure
+
+
+@pytest.fixture
+def session(ssh_server: SshServer) -> Iterator[Session]:  # noqa: F811
+    with Session.connect(ssh_server.endpoint) as session:
+        yield session
+
+
+# --- commands and streams --------------------------------------------------------------------
+
+
+def test_run_returns_exit_code_and_both_outputs(session: Session) -> None:
+    result = session.run("echo out; echo err >&2; exit 3")
+    assert (result.exit_code, result.stdout, result.stderr) == (3, b"out\n", b"err\n")
+
+
+def test_run_feeds_standard_input_while_reading(session: Session) -> None:
+    data = os.urandom(6_000_000)  # more than both windows
+    assert session.run("cat", stdin=data).stdout == data
+
+
+def test_run_names_the_command_that_takes_too_long(session: Session) -> None:
+    started = time.monotonic()
+    with pytest.raises(SshError, match=r"`sleep 30` did not end within 0\.5 seconds"):
+        session.run("sleep 30", timeout_s=0.5)
+    assert time.monotonic() - started < 3
+    assert session.run("echo still").stdout == b"still\n"
+
+
+def test_many_commands_at_once(session: Session) -> None:
+    results: dict[int, bytes] = {}
+    threads = [
+        threading.Thread(
+            target=lambda n=n: results.update({n: session.run(f"sleep 0.1; echo {n}").stdout})
+        )
+        for n in range(40)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {n: f"{n}\n".encode() for n in range(40)}
+
+
+def test_stream_behaves_as_a_socket(session: Session) -> None:
+    stream = session.open_exec("head -n 2; echo done")
+    stream.sendall(b"one\n")
+    with stream.makefile("rb") as lines, stream.makefile("wb") as out:
+        out.write(b"two\n")
+        out.flush()
+        stream.shutdown(socket.SHUT_WR)
+        assert lines.read() == b"one\ntwo\ndone\n"
+    assert stream.recv(1) == b""
+    assert stream.wait_exit_code() == 0
+    stream.close()
+    with pytest.raises(OSError, match="closed"):
+        stream.sendall(b"x")
+
+
+def test_stream_read_times_out_and_close_wakes_a_reader(session: Session) -> None:
+    stream = session.open_exec("cat")
+    stream.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        stream.recv(1)
+    stream.settimeout(None)
+    threading.Timer(0.1, stream.close).start()
+    assert stream.recv(1) == b""
+
+
+def test_shutdown_for_reading_wakes_a_reader(session: Session) -> None:
+    stream = session.open_exec("cat")
+    threading.Timer(0.1, stream.shutdown, [socket.SHUT_RD]).start()
+    assert stream.recv(1) == b""
+    stream.close()
+
+
+def test_cipher_is_the_fast_one_and_nothing_is_compressed(session: Session) -> None:
+    wire = session._wire
+    assert wire.remote_cipher == wire.local_cipher == "aes128-gcm@openssh.com"
+    assert wire.remote_compression == wire.local_compression == "none"
+
+
+# --- channels to sockets ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def echo_listener(tmp_path: Path) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A TCP and a Unix listener; whatever connects gets its bytes back until it ends them."""
+    tcp = socket.create_server(("127.0.0.1", 0))
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind(str(tmp_path / "echo.sock"))
+    unix.listen()
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=echo, args=(connection,), daemon=True).start()
+
+    def echo(connection: socket.socket) -> None:
+        with connection:
+            while data := connection.recv(1 << 16):
+                connection.sendall(data)
+            connection.sendall(b"END")
+
+    for listener in (tcp, unix):
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+    yield tcp, unix
+    for listener in (tcp, unix):
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def test_channels_to_tcp_and_unix_sockets_half_close(
+    session: Session, echo_listener: tuple[socket.socket, socket.socket]
+) -> None:
+    tcp, unix = echo_listener
+    for stream in (
+        session.open_tcp("127.0.0.1", tcp.getsockname()[1]),
+        session.open_unix(unix.getsockname()),
+    ):
+        stream.sendall(b"hello")
+        stream.shutdown(socket.SHUT_WR)
+        with stream.makefile("rb") as file:
+            assert file.read() == b"helloEND"
+        stream.close()
+
+
+def test_refused_channels_say_why(session: Session, tmp_path: Path) -> None:
+    with pytest.raises(ChannelError) as caught:
+        session.open_tcp("127.0.0.1", free_port())
+    assert caught.value.failure is OpenFailure.CONNECT_FAILED
+    with pytest.raises(ChannelError, match=r"none\.sock"):
+        session.open_unix(str(tmp_path / "none.sock"))
+    assert session.run("true").exit_code == 0
+
+
+def test_forbidden_channels_say_so(tmp_path: Path) -> None:
+    options = ("AllowTcpForwarding no", "AllowStreamLocalForwarding no", "MaxSessions 1")
+    with (
+        SshServer(tmp_path / "s", options=options) as server,
+        Session.connect(server.endpoint) as session,
+    ):
+        for refused in (
+            lambda: session.open_tcp("127.0.0.1", 1),
+            lambda: session.open_unix("/run/x.sock"),
+        ):
+            with pytest.raises(ChannelError) as caught:
+                refused()
+            assert caught.value.failure is OpenFailure.PROHIBITED
+            assert "sshd_config" in caught.value.hint
+        held = session.open_exec("cat")
+        with pytest.raises(SshError, match="does not open a session"):
+            session.open_exec("cat")
+        held.close()
+
+
+# --- relaying --------------------------------------------------------------------------------
+
+
+def _relayed(session: Session, port: int) -> socket.socket:
+    """Return one end of a socket pair whose other end is relayed to ``port``."""
+    ours, theirs = socket.socketpair()
+    remote = session.open_tcp("127.0.0.1", port)
+    threading.Thread(target=relay, args=(theirs, remote), daemon=True).start()
+    return ours
+
+
+def test_relay_carries_every_byte_both_ways(
+    session: Session, echo_listener: tuple[socket.socket, socket.socket]
+) -> None:
+    data = os.urandom(20_000_000)
+    with _relayed(session, echo_listener[0].getsockname()[1]) as local:
+
+        def send() -> None:
+            local.sendall(data)
+            local.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        received = b"".join(iter(lambda: local.recv(1 << 20), b""))
+        sender.join()
+    assert hashlib.sha256(received[:-3]).digest() == hashlib.sha256(data).digest()
+    assert received[-3:] == b"END"
+
+
+def test_relay_holds_a_writer_back_for_a_slow_reader(session: Session) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        local = _relayed(session, listener.getsockname()[1])
+        remote, _ = listener.accept()
+        remote.settimeout(0.5)
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            while sent < 1 << 30:
+                sent += remote.send(bytes(1 << 16))
+        # One window of the channel, and what sockets and sshd hold.
+        assert sent < 32 << 20
+        received = 0
+        remote.shutdown(socket.SHUT_WR)
+        while data := local.recv(1 << 20):
+            received += len(data)
+        assert received == sent
+        local.close()
+        remote.close()
+
+
+def test_relay_ends_the_remote_side_when_the_client_goes_away(session: Session) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        local = _relayed(session, listener.getsockname()[1])
+        remote, _ = listener.accept()
+        local.sendall(b"x")
+        assert remote.recv(1) == b"x"
+        local.close()  # without reading; the remote side is silent and would wait for ever
+        remote.settimeout(5)
+        assert remote.recv(1) == b""
+        # Not only our data ended: the channel is closed, so writing fails soon.
+        for _ in range(100):
+            try:
+                remote.send(b"y")
+            except (ConnectionResetError, BrokenPipeError):
+                break
+            time.sleep(0.02)
+        else:
+            pytest.fail("the channel is still open")
+        remote.close()
+
+
+def test_new_keys_under_load_disturb_nothing(
+    tmp_path: Path, echo_listener: tuple[socket.socket, socket.socket]
+) -> None:
+    """The server asks for new keys every 4 MB while data flows and channels come and go."""
+    port = echo_listener[0].getsockname()[1]
+    with (
+        SshServer(tmp_path / "s", options=("RekeyLimit 4M",)) as server,
+        Session.connect(server.endpoint) as session,
+    ):
+        results: list[bool] = []
+
+        def many() -> None:
+            for _ in range(40):
+                stream = session.open_tcp("127.0.0.1", port)
+                stream.sendall(b"ping")
+                results.append(stream.recv(4) == b"ping")
+                stream.close()
+
+        def bulk() -> None:
+            size = len(session.run("head -c 60000000 /dev/zero").stdout)
+            results.append(size == 60_000_000)
+
+        threads = [threading.Thread(target=target) for target in (many, many, bulk, bulk)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert results == [True] * 82
+
+
+def test_channel_numbers_are_used_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("desk.ssh.wire._CHANNEL_NUMBERS", 4)
+    for number in range(12):
+        assert session.run(f"echo {number}").stdout == f"{number}\n".encode()
+    assert len(session._wire.channels_seen) <= 5
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def test_files_go_up_and_down(session: Session, tmp_path: Path) -> None:
+    data = os.urandom(3_000_000)
+    (tmp_path / "a").write_bytes(data)
+    session.upload(tmp_path / "a", str(tmp_path / "b"), mode=0o640)
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o640
+    session.download(str(tmp_path / "b"), tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == data
+
+
+def test_a_missing_file_is_named_and_leaves_nothing(session: Session, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SshError, match=r"/nowhere/x.* failed: No such file"):
+        session.download("/nowhere/x", tmp_path / "c")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+# --- what goes wrong while connecting --------------------------------------------------------
+
+
+def test_a_missing_known_hosts_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SshError, match=str(tmp_path / "known_hosts")):
+        Session.connect(_endpoint_at(tmp_path, free_port()))
+
+
+def _endpoint_at(directory: Path, port: int) -> Endpoint:
+    return Endpoint("127.0.0.1", port, "root", directory / "id_ed25519", directory / "known_hosts")
+
+
+def _prepared(directory: Path, port: int) -> Endpoint:
+    pair = generate_key_pair("x")
+    write_key_pair(pair, directory / "id_ed25519")
+    write_known_hosts(directory / "known_hosts", "127.0.0.1", port, pair.public)
+    return _endpoint_at(directory, port)
+
+
+def test_nothing_listens(tmp_path: Path) -> None:
+    port = free_port()
+    with pytest.raises(SshError, match=f"nothing answers at 127.0.0.1:{port}") as caught:
+        Session.connect(_prepared(tmp_path, port))
+    assert caught.value.hint
+
+
+def test_a_name_that_does_not_resolve(ssh_server: SshServer) -> None:  # noqa: F811
+    endpoint = replace(ssh_server.endpoint, host="no-such-host.invalid")
+    write_known_hosts(
+        endpoint.known_hosts, endpoint.host, endpoint.port, ssh_server.host_key.public
+    )
+    with pytest.raises(SshError, match=r"no-such-host\.invalid cannot be resolved"):
+        Session.connect(endpoint)
+
+
+def test_a_listener_that_never_speaks(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = _prepared(tmp_path, silent.getsockname()[1])
+        started = time.monotonic()
+        with pytest.raises(SshError, match="does not finish the SSH handshake"):
+            Session.connect(endpoint, timeout_s=10, banner_timeout_s=0.5)
+        assert time.monotonic() - started < 3
+
+
+def test_a_listener_that_is_no_sshd(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as web:
+
+        def answer() -> None:
+            connection, _ = web.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 200)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(SshError, match="does not finish the SSH handshake"):
+            Session.connect(_prepared(tmp_path, web.getsockname()[1]), timeout_s=5)
+        thread.join()
+
+
+def test_changed_host_key_names_both_fingerprints(ssh_server: SshServer) -> None:  # noqa: F811
+    known = fingerprint(ssh_server.host_key.public)
+    shown = fingerprint(ssh_server.change_host_key().public)
+    with pytest.raises(HostKeyMismatch) as caught:
+        Session.connect(ssh_server.endpoint)
+    assert known in caught.value.text
+    assert shown in caught.value.text
+    assert "known_hosts" in caught.value.text
+    assert caught.value.hint
+
+
+def test_unknown_host_is_not_trusted(ssh_server: SshServer) -> None:  # noqa: F811
+    ssh_server.endpoint.known_hosts.write_text("")
+    with pytest.raises(SshError, match="has no host key for"):
+        Session.connect(ssh_server.endpoint)
+
+
+def test_host_key_of_another_type_is_a_mismatch(ssh_server: SshServer) -> None:  # noqa: F811
+    rsa = ssh_server.directory / "rsa"
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", str(rsa)], check=True)
+    endpoint = ssh_server.endpoint
+    write_known_hosts(
+        endpoint.known_hosts, endpoint.host, endpoint.port, rsa.with_suffix(".pub").read_text()
+    )
+    with pytest.raises(HostKeyMismatch, match=re.escape(fingerprint(ssh_server.host_key.public))):
+        Session.connect(endpoint)
+
+
+def test_wrong_key_is_named_with_the_remedy(ssh_server: SshServer) -> None:  # noqa: F811
+    write_key_pair(generate_key_pair("stranger"), ssh_server.endpoint.private_key)
+    with pytest.raises(KeyRefused, match="does not accept Desk's key") as caught:
+        Session.connect(ssh_server.endpoint)
+    assert "authorized_keys" in caught.value.hint
+
+
+def test_an_ssh_agent_and_other_keys_are_not_asked(
+    ssh_server: SshServer,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True)
+    good = ssh_server.endpoint.private_key.read_bytes()
+    (home / ".ssh" / "id_ed25519").write_bytes(good)
+    monkeypatch.setenv("HOME", str(home))
+    write_key_pair(generate_key_pair("stranger"), ssh_server.endpoint.private_key)
+    with pytest.raises(KeyRefused):
+        Session.connect(ssh_server.endpoint)
+
+
+def test_private_keys_that_cannot_be_used_are_named(ssh_server: SshServer) -> None:  # noqa: F811
+    key = ssh_server.endpoint.private_key
+    key.unlink()
+    with pytest.raises(SshError, match="does not exist"):
+        Session.connect(ssh_server.endpoint)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(key)], check=True
+    )
+    with pytest.raises(SshError, match="protected by a passphrase"):
+        Session.connect(ssh_server.endpoint)
+    key.write_text("nonsense")
+    with pytest.raises(SshError, match="cannot be read"):
+        Session.connect(ssh_server.endpoint)
+
+
+# --- what goes wrong later -------------------------------------------------------------------
+
+
+def test_a_killed_connection_ends_everything_at_once(
+    ssh_server: SshServer,  # noqa: F811
+    session: Session,
+) -> None:
+    stream = session.open_exec("cat")
+    started = time.monotonic()
+    ssh_server.kill_sessions()
+    assert stream.recv(1) == b""
+    assert session.ended.wait(2)
+    assert time.monotonic() - started < 2
+    with pytest.raises(OSError, match=r"closed|lost"):
+        stream.sendall(b"x")
+    with pytest.raises(SshError, match="lost"):
+        session.run("true")
+
+
+def test_a_silent_connection_is_found_dead_on_request(
+    ssh_server: SshServer,  # noqa: F811
+    session: Session,
+) -> None:
+    pids = ssh_server.session_pids()
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        session.check(0.5)
+        assert session.ended.wait(3)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_silent_connection_is_found_dead_while_a_writer_is_stuck(
+    ssh_server: SshServer,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody asks for the check here: the keepalive alone finds out, also in a full socket."""
+    monkeypatch.setattr("desk.ssh.session._KEEPALIVE_INTERVAL_S", 0.5)
+    monkeypatch.setattr("desk.ssh.session._KEEPALIVE_DEADLINE_S", 0.9)
+    with Session.connect(ssh_server.endpoint) as session:
+        stream = session.open_exec("cat > /dev/null")
+        pids = ssh_server.session_pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        started = time.monotonic()
+        try:
+            while time.monotonic() - started < 10:
+                try:
+                    stream.sendall(bytes(1 << 20))
+                except OSError:
+                    break
+            assert time.monotonic() - started < 4
+            assert session.ended.wait(1)
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
+
+def test_the_keepalive_finds_a_dead_machine_within_fifteen_seconds() -> None:
+    assert ssh_session._KEEPALIVE_INTERVAL_S + ssh_session._KEEPALIVE_DEADLINE_S <= 15
+
+
+def test_an_idle_session_stays(
+    ssh_server: SshServer,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("desk.ssh.session._KEEPALIVE_INTERVAL_S", 0.05)
+    with Session.connect(ssh_server.endpoint) as session:
+        assert not session.ended.wait(1)
+        assert session.run("echo here").stdout == b"here\n"
