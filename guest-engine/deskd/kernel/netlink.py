@@ -168,16 +168,15 @@ def create_veth(
     name: str, *, index: int, bridge_index: int, peer: str, peer_index: int, peer_mac: str,
     peer_namespace_pid: int, mtu: int = 0,
 ) -> bytes:  # fmt: skip
-    """Create a veth pair in one request: ``name`` up on the bridge, ``peer`` up in the namespace.
+    """Create a veth pair in one request: ``name`` up on the bridge, ``peer`` in the namespace.
 
-    Both indices are given because the kernel honours the peer's only together with the outer
-    one; so the requests inside the namespace can be written before it exists.
+    The peer stays down: the kernel opens no veth end before it knows the other (ENOTCONN). Both
+    indices are given because the kernel honours the peer's only together with the outer one; so
+    the requests inside the namespace can be written before it exists.
     """
     size = [("IFLA_MTU", mtu)] if mtu else []
     peer_message = {
         "index": peer_index,
-        "flags": IFF_UP,
-        "change": IFF_UP,
         "attrs": [
             ("IFLA_IFNAME", peer),
             ("IFLA_ADDRESS", peer_mac),
@@ -193,6 +192,16 @@ def create_veth(
         *size,
     ]
     return _link(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, attributes, index=index, up=True)
+
+
+def set_bridge_port(index: int, *, hairpin: bool = False, isolated: bool = False) -> bytes:
+    """Configure a port of a bridge: send frames back where they came from; no frames between
+    isolated ports."""
+    modes = [("IFLA_BRPORT_MODE", int(hairpin))]
+    if isolated:
+        modes.append(("IFLA_BRPORT_ISOLATED", 1))
+    slave = [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", {"attrs": modes})]
+    return _link(RTM_NEWLINK, 0, [("IFLA_LINKINFO", {"attrs": slave})], index=index)
 
 
 def add_address(index: int, address: IpAddress, prefix_length: int) -> bytes:
@@ -295,6 +304,12 @@ def veth_template(*, bridge_index: int, peer: str, peer_index: int, mtu: int = 0
         "pid": uint32(MARK_PID),
     }
     return Template(request, marks)
+
+
+def bridge_port_template(*, hairpin: bool, isolated: bool) -> Template:
+    """Return ``set_bridge_port`` with the field ``index``."""
+    request = set_bridge_port(MARK_INDEX, hairpin=hairpin, isolated=isolated)
+    return Template(request, {"index": uint32(MARK_INDEX)})
 
 
 def address_template(index: int, network: ipaddress.IPv4Network) -> Template:

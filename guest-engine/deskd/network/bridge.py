@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import ipaddress
 import os
 import secrets
 import socket
@@ -262,15 +261,27 @@ def loopback_script() -> NetlinkScript:
     return NetlinkScript(inside=(netlink.set_up(netlink.LOOPBACK_INDEX),))
 
 
+@dataclass(frozen=True, slots=True)
+class _Templates:
+    veth: netlink.Template
+    port: netlink.Template
+    address: netlink.Template
+    up: bytes
+    default_route: bytes
+
+
 class EndpointScripts:
     """Writes the netlink requests of endpoints on one bridge, from templates made once."""
 
-    def __init__(self, bridge_index: int, plan: SubnetPlan, mtu: int = 0) -> None:
+    def __init__(
+        self, bridge_index: int, plan: SubnetPlan, mtu: int = 0, *, inter_container: bool = True
+    ) -> None:
         self._bridge_index = bridge_index
         self._plan = plan
         self._mtu = mtu
+        self._inter_container = inter_container
         self._loopback = netlink.set_up(netlink.LOOPBACK_INDEX)
-        self._templates: dict[str, tuple[netlink.Template, netlink.Template, bytes]] = {}
+        self._templates: dict[str, _Templates] = {}
 
     def script(
         self,
@@ -284,23 +295,30 @@ class EndpointScripts:
         """Return the requests for one endpoint; nothing is sent."""
         if interface not in self._templates:
             self._templates[interface] = self._make_templates(interface)
-        veth, addressing, route = self._templates[interface]
+        templates = self._templates[interface]
         name, index = host_interface(endpoint_id)
-        create = veth.render(
+        create = templates.veth.render(
             name=name.encode(),
             index=netlink.uint32(index),
             peer_mac=bytes.fromhex(mac.replace(":", "")),
         )
-        inside = [self._loopback, addressing.render(address=address.packed)]
+        addressing = templates.address.render(address=address.packed)
+        inside = [self._loopback, addressing, templates.up]
         if default_route:
-            inside.append(route)
-        return NetlinkScript((create,), (veth.offset("pid"),), tuple(inside))
+            inside.append(templates.default_route)
+        port = templates.port.render(index=netlink.uint32(index))
+        return NetlinkScript((create, port), (templates.veth.offset("pid"), None), tuple(inside))
 
-    def _make_templates(self, interface: str) -> tuple[netlink.Template, netlink.Template, bytes]:
+    def _make_templates(self, interface: str) -> _Templates:
         index = peer_index(interface)
-        veth = netlink.veth_template(
-            bridge_index=self._bridge_index, peer=interface, peer_index=index, mtu=self._mtu
+        return _Templates(
+            netlink.veth_template(
+                bridge_index=self._bridge_index, peer=interface, peer_index=index, mtu=self._mtu
+            ),
+            # With br_netfilter, a container that calls its own published port is sent back on the
+            # bridge itself rather than routed: that takes a hairpin port.
+            netlink.bridge_port_template(hairpin=True, isolated=not self._inter_container),
+            netlink.address_template(index, self._plan.subnet),
+            netlink.set_up(index),
+            netlink.add_default_route(index, self._plan.gateway),
         )
-        addressing = netlink.address_template(index, self._plan.subnet)
-        route = netlink.add_default_route(index, ipaddress.IPv4Address(self._plan.gateway))
-        return veth, addressing, route

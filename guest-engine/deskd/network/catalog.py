@@ -159,7 +159,7 @@ class Catalog:
 
 
 def check_options(options: Mapping[str, str]) -> None:
-    """Raise ``InvalidArgument`` or ``Unsupported`` for driver options that cannot be honoured."""
+    """Raise ``InvalidArgument`` for driver options that cannot be honoured."""
     name = options.get(OPTION_BRIDGE_NAME, "")
     if name:
         check_interface_name(name)
@@ -169,10 +169,6 @@ def check_options(options: Mapping[str, str]) -> None:
     for key in (OPTION_MASQUERADE, OPTION_INTER_CONTAINER):
         if options.get(key, "true").lower() not in ("true", "false", "1", "0"):
             raise InvalidArgument(f"invalid {key} {options[key]!r}: give true or false")
-    if not is_true(options.get(OPTION_INTER_CONTAINER, "true")):
-        raise Unsupported(
-            f"{OPTION_INTER_CONTAINER}=false is not supported yet: use one network per container"
-        )
 
 
 def check_interface_name(name: str) -> None:
@@ -197,6 +193,11 @@ def bridge_name(record: NetworkRecord) -> str:
 def bridge_mtu(record: NetworkRecord) -> int:
     """Return a bridge network's MTU in bytes, 0 for the kernel's default."""
     return int(record.options.get(OPTION_MTU) or 0)
+
+
+def allows_inter_container(record: NetworkRecord) -> bool:
+    """Tell whether containers of a bridge network may reach each other."""
+    return is_true(record.options.get(OPTION_INTER_CONTAINER, "true"))
 
 
 def _new_record(name: str, driver: str) -> NetworkRecord:

@@ -14,7 +14,8 @@ Rules, with their reasons:
   that published the port; first bindings to one address, then those to all.
 - ``postrouting``: connections from 127.0.0.0/8 get the bridge's address (the container could not
   answer otherwise); so do connections that come back to their own bridge, whose reply would
-  else bypass the translation; and everything that leaves for another interface.
+  else bypass the translation (the test is by source address, because packets that br_netfilter
+  shows have no incoming interface here); and everything that leaves for another interface.
 - ``forward``: inside a bridge and for replies and published ports all is open; anything else to a
   bridge, from another bridge or from outside, is dropped; an internal network gets out nowhere.
 """
@@ -38,6 +39,7 @@ class BridgeRules:
     masquerade: bool = True
     internal: bool = False
     inter_container: bool = True
+    subnets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def table_text(table: str) -> str:
     return f"""table inet {table} {{
   set bridges {{ type ifname; }}
   set open {{ type ifname . ifname; }}
+  set local {{ type ifname . ipv4_addr; flags interval; }}
   set masqueraded {{ type ifname; }}
   set internal {{ type ifname; }}
   map published {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
@@ -92,7 +95,7 @@ def table_text(table: str) -> str:
   chain postrouting {{
     type nat hook postrouting priority 100; policy accept;
     oifname @bridges ip saddr 127.0.0.0/8 masquerade
-    iifname . oifname @open ct status dnat masquerade
+    oifname . ip saddr @local ct status dnat masquerade
     iifname @masqueraded oifname != @bridges masquerade
   }}
   chain forward {{
@@ -151,6 +154,7 @@ class Firewall:
     def _bridge_elements(self, verb: str, bridge: BridgeRules) -> list[str]:
         quoted = f'"{bridge.name}"'
         sets = [("bridges", quoted)]
+        sets += [("local", f"{quoted} . {subnet}") for subnet in bridge.subnets]
         if bridge.inter_container:
             sets.append(("open", f"{quoted} . {quoted}"))
         if bridge.masquerade and not bridge.internal:

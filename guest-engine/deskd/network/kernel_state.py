@@ -156,14 +156,14 @@ class KernelState:
                 index = ensure_bridge(route, machine, self._names, _spec(record, plan))
                 if not existed:
                     undo.callback(route.request, netlink.delete_link(name))
-                rules = bridge_rules(record)
-                self.firewall.add_bridge(rules)
-                undo.callback(self.firewall.remove_bridge, rules)
                 options = ipam.options if ipam else None
                 shown = Ipam(
                     options=options or {}, config=[plan.config(given[0] if given else None)]
                 )
                 record = msgspec.structs.replace(record, ipam=shown)
+                rules = bridge_rules(record)
+                self.firewall.add_bridge(rules)
+                undo.callback(self.firewall.remove_bridge, rules)
                 self._catalog.put(record)
                 undo.pop_all()
             self._indices[record.id] = index
@@ -261,6 +261,8 @@ def bridge_rules(record: NetworkRecord) -> BridgeRules:
         networks.bridge_name(record),
         masquerade=networks.is_true(record.options.get(OPTION_MASQUERADE, "true")),
         internal=record.internal,
+        inter_container=networks.allows_inter_container(record),
+        subnets=tuple(config.subnet for config in record.ipam.config or []),
     )
 
 

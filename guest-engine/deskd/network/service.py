@@ -456,6 +456,7 @@ class NetworkService:
                 self._kernel.bridge_index(record.id),
                 self._space(record).plan,
                 networks.bridge_mtu(record),
+                inter_container=networks.allows_inter_container(record),
             )
         return self._scripts[record.id]
 
