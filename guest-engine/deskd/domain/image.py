@@ -97,11 +97,13 @@ class LayerRecord(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class RootRecord(msgspec.Struct, kw_only=True, frozen=True):
-    """A container's writable root and the top layer that it stands on (empty: none)."""
+    """A container's writable root and the top layer that it stands on (empty: none).
+    ``volatile``: it need not survive a crash of the machine."""
 
     container_id: str
     chain_id: str = ""
     image: str = ""
+    volatile: bool = False
 
 
 def image_id(raw_config: bytes) -> str:

@@ -14,16 +14,17 @@ from deskd import errors
 from deskd.domain import image as rules
 from deskd.domain import reference as references
 from deskd.domain.container import ContainerConfig
+from deskd.domain.filters import Filters
 from deskd.domain.image import ImageRecord
 from deskd.images import archive, describe, filters, importing, removal
 from deskd.images.bridge import ByteFeed, ByteQueue
 from deskd.images.catalog import Catalog
 from deskd.images.removal import ImageUse
+from deskd.images.streams import ByteReader
 from deskd.services.ports import ByteSource, Progress
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
-Filters = Mapping[str, Sequence[str]]
 
 
 class ImageUsers(Protocol):
@@ -31,6 +32,13 @@ class ImageUsers(Protocol):
 
     def image_uses(self) -> Sequence[ImageUse]:
         """Return one entry for each container, running or not."""
+
+
+class ContainerLayers(Protocol):
+    """The changes of containers, for ``commit``."""
+
+    def layer_tar(self, container_id: str) -> ByteReader:
+        """Return the container's own changes as the tar of an image layer."""
 
 
 class ImageEvents(Protocol):
@@ -58,12 +66,14 @@ class Images:
         catalog: Catalog,
         users: ImageUsers,
         events: ImageEvents,
+        containers: ContainerLayers,
         *,
         bundled: str | None = None,
     ) -> None:
         self._catalog = catalog
         self._users = users
         self._events = events
+        self._containers = containers
         self._bundled = bundled
         self._bundling: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
@@ -91,7 +101,7 @@ class Images:
     ) -> list[dict[str, Any]]:
         """Return ``ImageSummary`` objects, newest first; ``all_`` includes intermediate ones."""
         await self._bundled_loaded()
-        chosen = filters.select(self._catalog, filters_ or {}, include_intermediate=all_)
+        chosen = filters.select(self._catalog, filters_ or Filters(), include_intermediate=all_)
         return describe.summaries(
             self._catalog, chosen, self._users.image_uses(), with_shared=shared_size
         )
@@ -199,13 +209,13 @@ class Images:
             container_id=source.container_id,
             image_id=source.image_id,
             config=config or source.config,
-            container_config=source.config,
             reference=references.from_repository(repo, tag) if repo else None,
             comment=comment,
             author=author,
             changes=tuple(changes),
         )
-        record = await asyncio.to_thread(importing.commit_image, self._catalog, wanted)
+        tar = self._containers.layer_tar(source.container_id)
+        record = await asyncio.to_thread(importing.commit_image, self._catalog, tar, wanted)
         return record.id
 
     async def pull(self, reference: str, progress: Progress | None = None) -> None:
@@ -268,7 +278,7 @@ class Images:
         """
         async with self._changing:
             done, reclaimed_bytes = await asyncio.to_thread(
-                removal.prune, self._catalog, self._users.image_uses(), filters_ or {}
+                removal.prune, self._catalog, self._users.image_uses(), filters_ or Filters()
             )
         self._publish_removed(done)
         return {
@@ -333,7 +343,11 @@ class Images:
         if progress is None:
             return None
         loop, tell = asyncio.get_running_loop(), progress
-        return lambda message: loop.call_soon_threadsafe(tell, message) and None
+
+        def told_from_thread(message: dict[str, Any]) -> None:
+            loop.call_soon_threadsafe(tell, message)
+
+        return told_from_thread
 
     def _told(self, loaded: Sequence[archive.Loaded], progress: Progress | None) -> list[str]:
         for entry in loaded:

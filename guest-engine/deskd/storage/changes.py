@@ -1,0 +1,165 @@
+"""What a container changed: an overlay's upper directory compared with the layers below it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from deskd.images.unpack import OPAQUE_XATTR
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+class ChangeKind(IntEnum):
+    """``Kind`` of the API's ``FilesystemChange``."""
+
+    MODIFIED = 0
+    ADDED = 1
+    DELETED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One changed path, absolute inside the container."""
+
+    path: str
+    kind: ChangeKind
+
+
+def changes_between(upper: str, lowers: Sequence[str]) -> list[Change]:
+    """Return the changes in ``upper`` against ``lowers`` (top first), sorted by path.
+
+    A directory above a change counts as changed, as Docker shows it; a file or directory that
+    was copied up without a difference does not count.
+    """
+    changes: list[Change] = []
+    fd = os.open(upper, _DIRECTORY)
+    try:
+        _walk(fd, list(lowers), "", changes)
+    finally:
+        os.close(fd)
+    return sorted(changes, key=lambda change: change.path)
+
+
+def _walk(directory_fd: int, lowers: list[str], path: str, changes: list[Change]) -> None:
+    """Compare one directory. ``lowers`` are the places below that can still show through.
+
+    By descriptors and without following links: the container may change its files meanwhile.
+    """
+    with os.scandir(directory_fd) as entries:
+        names = sorted(entry.name for entry in entries)
+    for name in names:
+        below = f"{path}/{name}"
+        try:
+            status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        before = _lookup(lowers, below)
+        if _is_whiteout(status):
+            if before is not None:
+                changes.append(Change(below, ChangeKind.DELETED))
+        elif not stat.S_ISDIR(status.st_mode):
+            if before is None:
+                changes.append(Change(below, ChangeKind.ADDED))
+            elif _differs(before, status):
+                changes.append(Change(below, ChangeKind.MODIFIED))
+        else:
+            _compare_directory(directory_fd, name, lowers, below, before, status, changes)
+
+
+def _compare_directory(
+    parent_fd: int,
+    name: str,
+    lowers: list[str],
+    path: str,
+    before: os.stat_result | None,
+    status: os.stat_result,
+    changes: list[Change],
+) -> None:
+    try:
+        fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    inside: list[Change] = []
+    try:
+        shows_below = before is not None and stat.S_ISDIR(before.st_mode)
+        opaque = is_opaque(fd)
+        if opaque and shows_below:
+            inside += _hidden(fd, lowers, path)
+        _walk(fd, lowers if shows_below and not opaque else [], path, inside)
+    finally:
+        os.close(fd)
+    if before is None:
+        changes.append(Change(path, ChangeKind.ADDED))
+    elif inside or _differs(before, status):
+        changes.append(Change(path, ChangeKind.MODIFIED))
+    changes += inside
+
+
+def _hidden(fd: int, lowers: list[str], path: str) -> list[Change]:
+    """Return what an opaque directory hides and does not have itself."""
+    names: set[str] = set()
+    for lower in lowers:
+        found = _lookup([lower], path)
+        if found is not None and stat.S_ISDIR(found.st_mode):
+            names.update(entry.name for entry in Path(lower + path).iterdir())
+    own = set(os.listdir(fd))
+    return [
+        Change(f"{path}/{name}", ChangeKind.DELETED)
+        for name in sorted(names - own)
+        if _lookup(lowers, f"{path}/{name}") is not None
+    ]
+
+
+def _differs(before: os.stat_result, after: os.stat_result) -> bool:
+    """Compare what Docker compares: kind, mode, owner, device; for files size and time, too."""
+    same = (before.st_mode, before.st_uid, before.st_gid, before.st_rdev) == (
+        after.st_mode,
+        after.st_uid,
+        after.st_gid,
+        after.st_rdev,
+    )
+    if same and not stat.S_ISDIR(after.st_mode):
+        same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+    return not same
+
+
+def _lookup(lowers: Sequence[str], path: str) -> os.stat_result | None:
+    """Return what the layers show at ``path``: the topmost that has it, unless it is a whiteout
+    or an upper layer's opaque directory or whiteout hides it."""
+    parts = path.strip("/").split("/")
+    for lower in lowers:
+        hidden = False
+        place = lower
+        for position, part in enumerate(parts):
+            place = f"{place}/{part}"
+            try:
+                status = Path(place).lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                break
+            if _is_whiteout(status):
+                return None
+            if position == len(parts) - 1:
+                return status
+            if not stat.S_ISDIR(status.st_mode):
+                return None  # a file in the place of a directory hides what is below
+            hidden = hidden or is_opaque(place)
+        if hidden:
+            return None
+    return None
+
+
+def _is_whiteout(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def is_opaque(directory: str | int) -> bool:
+    """Say whether this directory (a path or a descriptor) hides all below it in an overlay."""
+    try:
+        return os.getxattr(directory, OPAQUE_XATTR) == b"y"
+    except OSError:
+        return False  # no such attribute

@@ -1,0 +1,161 @@
+"""Writable roots of containers: an upper directory on the layers of an image.
+
+Returns mounts and never performs them. ``roots`` in the database says which layers a container
+stands on, so that these live as long as it does, whatever becomes of the image's names.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from deskd import errors
+from deskd.domain.image import RootRecord, chain_ids, short_id
+from deskd.domain.mount import MountStep
+from deskd.images.catalog import Catalog
+from deskd.images.pack import IterReader, pack_layer
+from deskd.images.streams import ByteReader
+from deskd.layout import DataRoot
+from deskd.storage.changes import Change, changes_between
+from deskd.store import records
+
+_OPTIONS = "index=off,metacopy=off,redirect_dir=off"
+"""No feature that would tie an upper directory to one mount or hide files' places from diffs."""
+
+_UPPER_MODE = 0o755
+
+
+class Snapshots:
+    """Implements ``RootFilesystems``. Methods block for as long as some file system calls take,
+    ``remove``, ``changes`` and ``size_bytes`` as long as the container has files."""
+
+    def __init__(self, root: DataRoot, catalog: Catalog) -> None:
+        self._root = root
+        self._catalog = catalog
+        self._layers = catalog.layers
+        self._roots = records.roots(catalog.database)
+
+    def create(self, container_id: str, image_id: str, *, volatile: bool = False) -> None:
+        """Make the directories of a container's root on the image ``image_id``.
+
+        ``volatile``: what is written need not survive a crash of the machine (containers that
+        are removed when they end), which spares the disk every sync. Raises ``NotFound`` where
+        the image is gone.
+        """
+        with self._catalog.database.transaction():
+            image = self._catalog.by_id(image_id)
+            if image is None:
+                raise errors.NotFound(f"No such image: {image_id}")
+            top = (chain_ids(image.config.diff_ids) or [""])[-1]
+            self._layers.chain(top)
+            self._roots.put(
+                RootRecord(
+                    container_id=container_id, chain_id=top, image=image_id, volatile=volatile
+                )
+            )
+        try:
+            directory = Path(self._root.container(container_id))
+            directory.mkdir(mode=0o710, parents=True, exist_ok=True)
+            upper = Path(self.upper(container_id))
+            upper.mkdir(mode=_UPPER_MODE)
+            Path(self._work(container_id)).mkdir(mode=0o700)
+            self._copy_root_attributes(top, upper)
+        except OSError as error:
+            self.remove(container_id)
+            raise errors.SystemFailure(
+                f"the root of container {container_id[:12]} cannot be made: {error}"
+            ) from error
+
+    def _copy_root_attributes(self, top: str, upper: Path) -> None:
+        """Give "/" the mode and owner that the image's top layer gives it: in an overlay the
+        upper directory's count."""
+        chain = self._layers.chain(top)
+        if chain:
+            found = Path(self._layers.directory(chain[0])).stat()
+            os.chown(upper, found.st_uid, found.st_gid)
+            upper.chmod(found.st_mode & 0o7777)
+
+    def mounts(self, container_id: str) -> tuple[MountStep, ...]:
+        """Return the steps that build "/" of this container; raises ``NotFound``."""
+        record = self._record(container_id)
+        upper, work = self.upper(container_id), self._work(container_id)
+        chain = self._layers.chain(record.chain_id)
+        if not chain:
+            return (MountStep(kind="bind", target="/", source=upper),)
+        lower = ":".join(self._layers.relative_directory(layer) for layer in chain)
+        data = f"lowerdir={lower},upperdir={_escape(upper)},workdir={_escape(work)},{_OPTIONS}"
+        if record.volatile:
+            # The kernel refuses to mount after an unclean end as long as this mark is there.
+            with suppress(FileNotFoundError):
+                Path(work, "work", "incompat", "volatile").rmdir()
+            data += ",volatile"
+        return (MountStep(kind="overlay", target="/", source=self._root.layers, data=data),)
+
+    def upper(self, container_id: str) -> str:
+        """Return the directory that holds the container's own changes."""
+        return self._root.container_file(container_id, "upper")
+
+    def _work(self, container_id: str) -> str:
+        return self._root.container_file(container_id, "work")
+
+    def lower_directories(self, container_id: str) -> list[str]:
+        """Return the layers' directories below the container, top first."""
+        chain = self._layers.chain(self._record(container_id).chain_id)
+        return [self._layers.directory(layer) for layer in chain]
+
+    def remove(self, container_id: str) -> None:
+        """Remove the root and the layers that nothing needs any more; idempotent."""
+        for place in (self.upper(container_id), self._work(container_id)):
+            self._layers.remove_tree(Path(place))
+        record = self._roots.get(container_id)
+        if record is None:
+            return
+        self._roots.delete(container_id)
+        if self._catalog.by_id(record.image) is None:
+            self._layers.release_unused()
+
+    def sweep(self, containers: set[str]) -> None:
+        """Remove the roots of containers that do not exist; call at start."""
+        for container_id in self._roots.keys():  # noqa: SIM118  # a table, not a mapping
+            if container_id not in containers:
+                self.remove(container_id)
+        with suppress(FileNotFoundError):
+            for place in Path(self._root.containers).iterdir():
+                if place.name not in containers:
+                    shutil.rmtree(place)
+
+    def changes(self, container_id: str) -> list[Change]:
+        """Return what the container added, changed and deleted, as ``docker diff`` shows it."""
+        return changes_between(self.upper(container_id), self.lower_directories(container_id))
+
+    def layer_tar(self, container_id: str) -> ByteReader:
+        """Return the container's changes as the tar of an image layer."""
+        self._record(container_id)
+        return IterReader(pack_layer(self.upper(container_id)))
+
+    def size_bytes(self, container_id: str) -> int:
+        """Return the bytes of the regular files that the container wrote."""
+        seen: set[tuple[int, int]] = set()
+        total = 0
+        for directory, _, files, fd in os.fwalk(self.upper(container_id)):
+            del directory
+            for name in files:
+                with suppress(FileNotFoundError):
+                    found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    if (found.st_dev, found.st_ino) not in seen:
+                        seen.add((found.st_dev, found.st_ino))
+                        total += found.st_size
+        return total
+
+    def _record(self, container_id: str) -> RootRecord:
+        record = self._roots.get(container_id)
+        if record is None:
+            raise errors.NotFound(f"the container {short_id(container_id)} has no root file system")
+        return record
+
+
+def _escape(path: str) -> str:
+    """Escape what separates an overlay's options and directories."""
+    return path.replace("\\", "\\\\").replace(",", "\\,").replace(":", "\\:")
