@@ -16,9 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from desk.agent.spec import EngineAccess
+from desk.engine.transport import UnixTransport
 from desk.errors import DriverError, EngineError, MachineError
 from desk.machine import process
 from desk.machine.driver import Features, Progress
+from desk.machine.drivers.engine_end import remove_everything, stop_containers
 from desk.machine.drivers.options import check_known
 from desk.machine.drivers.table import DriverContext
 from desk.machine.engine_probe import engine_obstacle
@@ -111,32 +113,16 @@ class LocalDriver:
         if engine is not None:
             # An engine that does not answer any more is ended all the same.
             with contextlib.suppress(EngineError):
-                self._stop_containers(grace_s)
+                stop_containers(self._transport, grace_s=grace_s)
             engine.end(grace_s=_ENGINE_GRACE_S)
         self._forget()
-
-    def _stop_containers(self, grace_s: float) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
-        from desk.engine.client import EngineClient
-        from desk.engine.transport import UnixTransport
-
-        transport = UnixTransport(self._paths.engine_socket)
-        with EngineClient(transport, timeout_s=grace_s + _CLEAN_UP_S) as client:
-            running = [str(container["Id"]) for container in client.containers.list()]
-            with ThreadPoolExecutor(max_workers=16) as pool:
-
-                def end(container_id: str) -> None:
-                    client.containers.stop(container_id, timeout_s=int(grace_s))
-
-                list(pool.map(end, running))
 
     def kill(self) -> None:
         """End the containers and the engine at once."""
         engine = process.recall(self._paths.engine_pid)
         if engine is not None:
             with contextlib.suppress(EngineError):
-                self._stop_containers(0)
+                stop_containers(self._transport, grace_s=0)
             engine.kill()
         self._forget()
 
@@ -150,7 +136,7 @@ class LocalDriver:
             if process.recall(self._paths.engine_pid) is None:
                 self.start(lambda _sentence: None)
             self._wait_for_engine()
-            self._remove_containers()
+            remove_everything(self._transport)
         self.stop(grace_s=0)
         for directory in (self._paths.engine_data, self._paths.engine_run):
             if directory.exists():
@@ -172,15 +158,9 @@ class LocalDriver:
                 )
             time.sleep(0.05)
 
-    def _remove_containers(self) -> None:
-        from desk.engine.client import EngineClient
-        from desk.engine.transport import UnixTransport
-
-        transport = UnixTransport(self._paths.engine_socket)
-        with EngineClient(transport, timeout_s=_CLEAN_UP_S) as client:
-            for container in client.containers.list(all_=True):
-                client.containers.remove(str(container["Id"]), force=True, volumes=True)
-            client.networks.prune()
+    @property
+    def _transport(self) -> UnixTransport:
+        return UnixTransport(self._paths.engine_socket)
 
     def state(self) -> State:
         running = process.recall(self._paths.engine_pid)
