@@ -65,7 +65,7 @@ class SshHostDriver:
         self._record.update(
             {
                 "program": program,
-                "is_root": "yes" if is_root else "",
+                "is_root": "yes" if engine.is_root else "",
                 "found": "yes" if found else "",
                 "power": "off",
             }
