@@ -120,6 +120,11 @@ class MachinePaths:
         """Working directory of the ``vagrant`` driver."""
         return self.directory / "vagrant"
 
+    @property
+    def vagrant_log(self) -> Path:
+        """Everything that Vagrant printed for this machine."""
+        return self.directory / "vagrant.log"
+
 
 @dataclass(frozen=True, slots=True)
 class Home:

@@ -1,0 +1,266 @@
+"""Driver ``vagrant``: the machine as a Vagrant box, with whatever provider Vagrant has.
+
+It drives the repository's Vagrantfile (its head lists the environment variables) from a copy in
+the machine's directory. Options: ``provider`` (libvirt, virtualbox, hyperv, …), ``vagrantfile``,
+``accelerator``. The machine's ``image`` is the box: a path or a URL.
+
+Vagrant needs a second or more to answer anything, so what it says is asked once, after ``up``, and
+kept as facts: ``host``, ``port``, ``power``. Vagrant's own limits bound a halt, not ``grace_s``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import desk
+from desk.agent.spec import EngineAccess
+from desk.errors import DriverError, ImageError, MachineError
+from desk.machine import process
+from desk.machine.driver import Features, Progress
+from desk.machine.drivers.options import check_known
+from desk.machine.drivers.table import DriverContext
+from desk.machine.model import MachineSpec, State
+from desk.ssh.endpoint import Endpoint
+
+OPTIONS = frozenset({"provider", "vagrantfile", "accelerator"})
+_PARTS = ("Vagrantfile", "vm-images/boxes/provision.sh")
+_USUAL_BOX = "build/desk-libvirt.box"
+_PROBE_S = 0.5
+_NOISE = re.compile(r"^(?:==> \S+: |    \S+: )|\x1b\[[0-9;]*m")
+
+
+class VagrantDriver:
+    """One Vagrant environment in the machine's directory."""
+
+    features = Features(
+        needs_guest_image=False, has_ssh=True, can_power=True, has_console=False, live_memory=False
+    )
+
+    def __init__(self, context: DriverContext) -> None:
+        self._name = context.name
+        self._paths = context.paths
+        self._record = context.record
+
+    def create(self, spec: MachineSpec, progress: Progress) -> None:
+        """Copy the Vagrantfile, make keys and find the box; the VM itself comes with ``start``."""
+        check_known(spec, OPTIONS)
+        if shutil.which("vagrant") is None:
+            raise DriverError(
+                "vagrant is not installed",
+                hint="Install it from your package manager or from vagrantup.com.",
+            )
+        source = _source_directory(spec)
+        box = spec.image or str(source / _USUAL_BOX)
+        progress("Reading the Vagrant box")
+        facts = {"box": box, "box_name": _box_name(box), "power": "off"}
+        self._record.update(facts)
+        progress("Making keys")
+        try:
+            for part in _PARTS:
+                target = self._paths.vagrant_directory / part
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                shutil.copyfile(source / part, target)
+            self._make_keys(spec)
+        except OSError as error:
+            raise MachineError(
+                f"cannot write {error.filename or self._paths.directory}: {error.strerror}",
+                hint="Make room on that disk, or set DESK_HOME to a directory on another one.",
+            ) from error
+
+    def _make_keys(self, spec: MachineSpec) -> None:
+        from desk.ssh.keys import ensure_key_pair, generate_key_pair, write_key_pair
+
+        ensure_key_pair(self._paths.private_key, self._paths.public_key, f"desk-{spec.name}")
+        host = generate_key_pair(f"desk-guest-{spec.name}")
+        write_key_pair(host, self._paths.guest_host_key)
+
+    # --- power -----------------------------------------------------------------------------
+
+    def start(self, progress: Progress) -> None:
+        """``vagrant up``, from whatever state; nothing where sshd answers."""
+        if self.state() is State.RUNNING:
+            return
+        spec = self._record.read().spec
+        progress("Starting Vagrant")
+        with self._vagrant("up") as vagrant:
+            provider = spec.options.get("provider") or None
+            for line in vagrant.up(self._name, provider=provider, stream_output=True):
+                self._note(line, progress)
+            found = vagrant.conf(vm_name=self._name)
+        host, port = found.get("HostName", ""), found.get("Port", "22")
+        if not host or not str(port).isdecimal():
+            raise DriverError(
+                f"Vagrant does not tell the address of machine {self._name}: {found}",
+                hint=f"See {self._paths.vagrant_log}.",
+            )
+        from desk.ssh.keys import public_line, write_known_hosts
+
+        public = public_line(self._paths.guest_host_key)
+        write_known_hosts(self._paths.known_hosts, host, int(port), public)
+        self._record.update({"host": host, "port": str(port), "power": "on"})
+
+    def stop(self, *, grace_s: float) -> None:
+        """``vagrant halt``: an orderly end first, then the hard way, in Vagrant's own time."""
+        self._halt(force=False)
+
+    def kill(self) -> None:
+        self._halt(force=True)
+
+    def _halt(self, *, force: bool) -> None:
+        if self._record.get("power") != "on" and not self._has_vm():
+            return
+        with self._vagrant("halt") as vagrant:
+            vagrant.halt(self._name, force=force)
+        self._record.update({"power": "off"})
+
+    def remove(self) -> None:
+        """``vagrant destroy``; the box stays in Vagrant's own store, for the next machine."""
+        if not self._has_vm():
+            return
+        with self._vagrant("destroy") as vagrant:
+            vagrant.destroy(self._name)
+        self._record.update({"power": "off"})
+
+    def _has_vm(self) -> bool:
+        """Whether Vagrant has made a VM here: it keeps the VM's identifier in a file ``id``."""
+        kept = self._paths.vagrant_directory / ".vagrant" / "machines" / self._name
+        return any(kept.glob("*/id"))
+
+    # --- what it is now --------------------------------------------------------------------
+
+    def state(self) -> State:
+        """From the kept facts, and whether anything accepts connections where sshd was."""
+        if self._record.get("power") != "on":
+            return State.STOPPED
+        endpoint = self.endpoint()
+        try:
+            socket.create_connection((endpoint.host, endpoint.port), _PROBE_S).close()
+        except OSError:
+            return State.STOPPED
+        return State.RUNNING
+
+    def endpoint(self) -> Endpoint:
+        return Endpoint(
+            host=self._record.get("host"),
+            port=int(self._record.get("port") or 22),
+            user="root",
+            private_key=self._paths.private_key,
+            known_hosts=self._paths.known_hosts,
+        )
+
+    def engine_access(self) -> EngineAccess:
+        return EngineAccess()
+
+    def host_memory_bytes(self) -> int | None:
+        return None  # the provider's process is not ours to find
+
+    def diagnose(self) -> str:
+        return f"{self._last_words()} (see {self._paths.vagrant_log})"
+
+    # --- Vagrant ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _vagrant(self, verb: str) -> Iterator[Any]:
+        """Lend python-vagrant's object; its failures come back as ``DriverError``."""
+        if shutil.which("vagrant") is None:
+            raise DriverError(
+                "vagrant is not installed",
+                hint="Install it from your package manager or from vagrantup.com.",
+            )
+        from vagrant import Vagrant
+
+        spec = self._record.read().spec
+        client = Vagrant(
+            root=str(self._paths.vagrant_directory),
+            env=self._environment(spec),
+            out_cm=self._log,
+            err_cm=self._log,
+        )
+        try:
+            yield client
+        except subprocess.CalledProcessError as error:
+            raise DriverError(
+                f"vagrant {verb} of machine {self._name} failed: {self._last_words()}",
+                hint=f"See {self._paths.vagrant_log}.",
+            ) from error
+        except OSError as error:
+            raise DriverError(
+                f"vagrant {verb} of machine {self._name} failed: {error}",
+                hint="Check that Vagrant works: `vagrant version`.",
+            ) from error
+
+    def _environment(self, spec: MachineSpec) -> dict[str, str]:
+        chosen = {
+            "VAGRANT_CWD": str(self._paths.vagrant_directory),
+            "VAGRANT_DOTFILE_PATH": str(self._paths.vagrant_directory / ".vagrant"),
+            "VAGRANT_CHECKPOINT_DISABLE": "1",
+            "DESK_MACHINE": self._name,
+            "DESK_BOX": self._record.get("box"),
+            "DESK_BOX_NAME": self._record.get("box_name"),
+            "DESK_MEMORY_MIB": str(spec.memory_mib),
+            "DESK_CPUS": str(spec.cpus),
+            "DESK_DISK_GIB": str(spec.disk_gib),
+            "DESK_AUTHORIZED_KEYS": str(self._paths.public_key),
+            "DESK_HOST_KEY": str(self._paths.guest_host_key),
+        }
+        if spec.options.get("accelerator"):
+            chosen["DESK_ACCELERATOR"] = spec.options["accelerator"]
+        if spec.options.get("provider"):
+            chosen["VAGRANT_DEFAULT_PROVIDER"] = spec.options["provider"]
+        return {**os.environ, **chosen}
+
+    @contextlib.contextmanager
+    def _log(self) -> Iterator[IO[str]]:
+        with self._paths.vagrant_log.open("a", encoding="utf-8") as log:
+            yield log
+
+    def _note(self, line: str, progress: Progress) -> None:
+        with self._log() as log:
+            log.write(line if line.endswith("\n") else f"{line}\n")
+        said = _NOISE.sub("", line).strip()
+        if said:
+            progress(said)
+
+    def _last_words(self) -> str:
+        """Return Vagrant's last sentence, without its decoration."""
+        lines = [_NOISE.sub("", line) for line in process.last_lines(self._paths.vagrant_log, 3)]
+        return " ".join(lines) or "Vagrant said nothing"
+
+
+def _source_directory(spec: MachineSpec) -> Path:
+    """Return the directory with the Vagrantfile to copy: the option's, else the source tree's."""
+    option = spec.options.get("vagrantfile", "")
+    # desktop/desk/__init__.py in the source tree
+    tree = Path(option).expanduser().parent if option else Path(desk.__file__).parents[2]
+    missing = [part for part in _PARTS if not (tree / part).is_file()]
+    if missing:
+        raise DriverError(
+            f"{tree / missing[0]} does not exist",
+            hint="Name Desk's Vagrantfile in its source tree with the option vagrantfile.",
+        )
+    return tree.absolute()
+
+
+def _box_name(box: str) -> str:
+    """Return a name for Vagrant's own store that changes with the box."""
+    if "://" in box:
+        return f"desk-{hashlib.sha256(box.encode()).hexdigest()[:12]}"
+    file = Path(box)
+    try:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ImageError(
+            f"the Vagrant box {box} cannot be read: {error.strerror}",
+            hint="`vm-images/build` in Desk's source tree builds it; name one with --image.",
+        ) from error
+    return f"desk-{digest[:12]}"
