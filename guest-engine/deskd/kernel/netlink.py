@@ -491,9 +491,10 @@ def check_kinds(route_socket: RouteSocket, *kinds: str) -> None:
             route_socket.request(probe_kind(kind))
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
+                option = KIND_OPTIONS.get(kind, "its driver")
                 raise Unsupported(
                     f"the kernel has no {kind} links, which bridge networks need: load the module "
-                    f"{kind} or use a kernel with {KIND_OPTIONS[kind]} (--network host and "
+                    f"{kind} or use a kernel with {option} (--network host and "
                     "--network none work without)"
                 ) from error
             if error.errno == errno.EPERM:
