@@ -60,6 +60,8 @@ class VagrantDriver:
             )
         source = _source_directory(spec)
         box = spec.image or str(source / _USUAL_BOX)
+        if "://" not in box:
+            box = str(Path(box).expanduser().absolute())
         progress("Reading the Vagrant box")
         facts = {"box": box, "box_name": _box_name(box), "power": "off"}
         self._record.update(facts)
@@ -176,10 +178,11 @@ class VagrantDriver:
                 "vagrant is not installed",
                 hint="Install it from your package manager or from vagrantup.com.",
             )
-        from vagrant import Vagrant
+        import vagrant
 
+        make: Any = vagrant.Vagrant  # the library has no types
         spec = self._record.read().spec
-        client = Vagrant(
+        client = make(
             root=str(self._paths.vagrant_directory),
             env=self._environment(spec),
             out_cm=self._log,
