@@ -243,6 +243,8 @@ def _teller(progress: Progress | None, label: str, total: int) -> Callable[[int]
 
     def count(size: int) -> None:
         nonlocal done, told
+        if not size:
+            return
         done += size
         if (
             progress

@@ -71,7 +71,7 @@ class Packer:
         except (FileNotFoundError, NotADirectoryError):
             return
         try:
-            member = _member(archive_name + "/", os.fstat(fd))
+            member = _member(f"{archive_name}/", os.fstat(fd))
             attributes = _xattrs(fd)
             opaque = self._whiteouts and _is_opaque(fd)
             yield _header(member, attributes)

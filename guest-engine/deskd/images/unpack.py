@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+import shutil
 import stat
 import tarfile
 from collections import OrderedDict
@@ -65,15 +66,30 @@ class _Parent:
         return f"{self.path}/{name}" if self.path else name
 
 
+@dataclass(frozen=True, slots=True)
+class IntoExisting:
+    """How an archive is put into a directory that has files (``docker cp``): whiteouts mean
+    nothing, the directory itself keeps its attributes, what an entry replaces is removed.
+
+    ``refuse_kind_change`` forbids a file in a directory's place and the other way round;
+    ``owner`` (user, group) is given to all entries instead of their own.
+    """
+
+    refuse_kind_change: bool = False
+    owner: tuple[int, int] | None = None
+
+
 def unpack(
     source: ByteReader,
     root: str,
     *,
     recipe: str | None = None,
     replaced_root: str | None = None,
+    into_existing: IntoExisting | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Unpacked:
-    """Unpack the plain tar ``source`` into the existing, empty directory ``root``.
+    """Unpack the plain tar ``source`` into the directory ``root``: an empty one, as a layer, or
+    with ``into_existing`` one that has files.
 
     With ``recipe`` the tar can be made again (``deskd.images.recipe``); ``replaced_root`` is where
     replaced objects go then. ``on_progress`` gets the number of bytes read so far.
@@ -84,7 +100,7 @@ def unpack(
     writer = RecipeWriter(recipe) if recipe else None
     reader = ForwardReader(source, writer.raw if writer else None)
     try:
-        with _Unpacker(reader, root, writer, replaced_root) as unpacker:
+        with _Unpacker(reader, root, writer, replaced_root, into_existing) as unpacker:
             for member in members(reader):
                 unpacker.place(member)
                 if on_progress:
@@ -162,12 +178,15 @@ class _Unpacker:
         root: str,
         recipe: RecipeWriter | None,
         replaced_root: str | None,
+        into_existing: IntoExisting | None,
     ) -> None:
         self._reader = reader
+        self._existing = into_existing
         self._recipe = recipe
         self._replaced_root = replaced_root
         self._root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-        self._root_path = str(Path(f"/proc/self/fd/{self._root_fd}").readlink())
+        # Only recipes need paths without links; inside a container there may be no /proc.
+        self._root_path = _path_of(self._root_fd) if recipe else ""
         self._parents: OrderedDict[str, _Parent] = OrderedDict()
         self._directory_times: dict[str, int] = {}
         self.entry = 0
@@ -198,7 +217,7 @@ class _Unpacker:
             above = self._parent(posixpath.dirname(path))
             os.mkdir(posixpath.basename(path), _ROOT_MODE, dir_fd=above.fd)
             fd = self._open(path, os.O_PATH | os.O_DIRECTORY)
-        real = str(Path(f"/proc/self/fd/{fd}").readlink())[len(self._root_path) :].lstrip("/")
+        real = _path_of(fd)[len(self._root_path) :].lstrip("/") if self._recipe else path
         parent = _Parent(fd, real)
         self._parents[path] = parent
         if len(self._parents) > _PARENT_CACHE_SIZE:
@@ -216,6 +235,11 @@ class _Unpacker:
         except FileNotFoundError:
             return False
         is_directory = stat.S_ISDIR(found.st_mode)
+        if self._existing and self._existing.refuse_kind_change and is_directory != keep_directory:
+            old, new = ("directory", "non-directory")[:: 1 if is_directory else -1]
+            raise errors.InvalidArgument(
+                f'cannot overwrite {old} "/{parent.join(name)}" with {new}: remove it first'
+            )
         if is_directory and keep_directory:
             return True
         if is_directory or stat.S_ISLNK(found.st_mode):
@@ -231,13 +255,17 @@ class _Unpacker:
         return False
 
     def _move_away(self, parent: _Parent, name: str) -> None:
-        number = len(self.replaced)
         if self._replaced_root is None:
-            raise errors.InvalidArgument(
-                f"the archive has two entries for {parent.join(name)!r}: make it again"
-            )
+            _remove(parent.fd, name)
+            return
+        number = len(self.replaced)
         os.rename(name, f"{self._replaced_root}/{number}", src_dir_fd=parent.fd)
         self.replaced.append(Replacement(self.entry, number, parent.join(name)))
+
+    def _owner(self, member: tarfile.TarInfo) -> tuple[int, int]:
+        if self._existing and self._existing.owner:
+            return self._existing.owner
+        return _checked_owner(member)
 
     # --- entries --------------------------------------------------------------------------------
 
@@ -248,7 +276,7 @@ class _Unpacker:
         directory, name = posixpath.split(path)
         if not path:
             self._place_root(member)
-        elif name.startswith(WHITEOUT_PREFIX):
+        elif name.startswith(WHITEOUT_PREFIX) and self._existing is None:
             self._place_whiteout(directory, name)
         elif member.isdir():
             self._place_directory(directory, name, member)
@@ -275,7 +303,9 @@ class _Unpacker:
     def _place_root(self, member: tarfile.TarInfo) -> None:
         if not member.isdir():
             raise errors.InvalidArgument("the archive's entry for the root is not a directory")
-        os.fchown(self._root_fd, *_owner(member))
+        if self._existing:
+            return
+        os.fchown(self._root_fd, *self._owner(member))
         os.fchmod(self._root_fd, member.mode & 0o7777)
         _set_xattrs(self._root_fd, member)
         self._directory_times[""] = _mtime_ns(member)
@@ -301,7 +331,7 @@ class _Unpacker:
             os.mkdir(name, 0o700, dir_fd=parent.fd)
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent.fd)
         try:
-            os.fchown(fd, *_owner(member))
+            os.fchown(fd, *self._owner(member))
             os.fchmod(fd, member.mode & 0o7777)
             _set_xattrs(fd, member)
         finally:
@@ -315,7 +345,7 @@ class _Unpacker:
         )
         try:
             self._copy_content(fd, parent.join(name), member)
-            os.fchown(fd, *_owner(member))
+            os.fchown(fd, *self._owner(member))
             os.fchmod(fd, member.mode & 0o7777)  # after chown, which clears the set-user-ID bit
             _set_xattrs(fd, member)
             mtime_ns = _mtime_ns(member)
@@ -378,7 +408,7 @@ class _Unpacker:
 
     def _set_attributes(self, parent: _Parent, name: str, member: tarfile.TarInfo) -> None:
         """Set owner, mode, attributes and time of something that cannot be opened safely."""
-        os.chown(name, *_owner(member), dir_fd=parent.fd, follow_symlinks=False)
+        os.chown(name, *self._owner(member), dir_fd=parent.fd, follow_symlinks=False)
         if not member.issym():
             os.chmod(name, member.mode & 0o7777, dir_fd=parent.fd)
         _set_xattrs(f"/proc/self/fd/{parent.fd}/{name}", member)
@@ -400,6 +430,10 @@ class _Unpacker:
                 os.close(fd)
 
 
+def _path_of(fd: int) -> str:
+    return str(Path(f"/proc/self/fd/{fd}").readlink())
+
+
 class _readable:  # noqa: N801  # a context manager that reads as a verb
     """A readable descriptor of a directory that is open with ``O_PATH``."""
 
@@ -411,6 +445,13 @@ class _readable:  # noqa: N801  # a context manager that reads as a verb
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+
+def _remove(parent_fd: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=parent_fd)
+    except IsADirectoryError:
+        shutil.rmtree(name, dir_fd=parent_fd)
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -436,7 +477,7 @@ def _regions(member: tarfile.TarInfo) -> Sequence[tuple[int, int]]:
     return regions
 
 
-def _owner(member: tarfile.TarInfo) -> tuple[int, int]:
+def _checked_owner(member: tarfile.TarInfo) -> tuple[int, int]:
     for number in (member.uid, member.gid):
         if not 0 <= number < 0xFFFFFFFF:
             raise errors.InvalidArgument(

@@ -365,5 +365,7 @@ class Images:
 
     def _publish_removed(self, done: Sequence[removal.Step]) -> None:
         for step in done:
+            if not step.image_id:
+                continue  # a layer, which has no events
             action = "untag" if "Untagged" in step.report else "delete"
             self._events.publish("image", action, step.image_id, {"name": step.image_id})
