@@ -94,14 +94,14 @@ class Images:
 
     async def list_images(
         self,
-        filters_: Filters | None = None,
+        filters_: Mapping[str, Sequence[str]] | None = None,
         *,
         all_: bool = False,
         shared_size: bool = False,
     ) -> list[dict[str, Any]]:
         """Return ``ImageSummary`` objects, newest first; ``all_`` includes intermediate ones."""
         await self._bundled_loaded()
-        chosen = filters.select(self._catalog, filters_ or Filters(), include_intermediate=all_)
+        chosen = filters.select(self._catalog, Filters(filters_), include_intermediate=all_)
         return describe.summaries(
             self._catalog, chosen, self._users.image_uses(), with_shared=shared_size
         )
@@ -271,14 +271,14 @@ class Images:
         self._publish_removed(done)
         return [step.report for step in done]
 
-    async def prune(self, filters_: Filters | None = None) -> dict[str, Any]:
+    async def prune(self, filters_: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
         """Delete unused images: untagged ones, or with ``dangling=false`` all unused ones.
 
         Returns ``ImagesDeleted`` and ``SpaceReclaimed`` (bytes).
         """
         async with self._changing:
             done, reclaimed_bytes = await asyncio.to_thread(
-                removal.prune, self._catalog, self._users.image_uses(), filters_ or Filters()
+                removal.prune, self._catalog, self._users.image_uses(), Filters(filters_)
             )
         self._publish_removed(done)
         return {
