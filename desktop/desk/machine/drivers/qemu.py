@@ -65,7 +65,7 @@ class QemuDriver:
     def create(self, spec: MachineSpec, progress: Progress) -> None:
         """Choose the image and the port, make keys, seed and an empty, sparse data disk."""
         _check_spec(spec)
-        _find_qemu(spec, host_architecture())
+        find_qemu(host_architecture(), spec.options.get("qemu", ""))
         image = self._choose_image(spec, progress)
         self._record.update({"image": image.manifest.identity})
         self._choose_port(spec)
@@ -330,8 +330,9 @@ def _fixed_port(spec: MachineSpec) -> int:
     return port_option(spec, "ssh_port", 0)
 
 
-def _find_qemu(spec: MachineSpec, arch: str) -> str:
-    wanted = spec.options.get("qemu", "") or binary_name(arch)
+def find_qemu(arch: str, program: str = "") -> str:
+    """Return the path of QEMU for guests of ``arch``, or of ``program``; ``DriverError``."""
+    wanted = program or binary_name(arch)
     found = shutil.which(wanted)
     if found is None and sys.platform == "win32":
         found = shutil.which(wanted, path=r"C:\Program Files\qemu")
@@ -345,7 +346,7 @@ def _find_qemu(spec: MachineSpec, arch: str) -> str:
 def _host_facts(spec: MachineSpec, guest_arch: str) -> HostFacts:
     from desk.machine.accelerator import qemu_version
 
-    binary = _find_qemu(spec, guest_arch)
+    binary = find_qemu(guest_arch, spec.options.get("qemu", ""))
     facts = HostFacts(sys.platform, host_architecture(), binary, qemu_version(binary))
     wanted = spec.options.get("accelerator", "")
     usable = candidate_accelerators(facts, guest_arch)
