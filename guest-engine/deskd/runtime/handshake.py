@@ -110,7 +110,8 @@ class Channel:
         try:
             packet, fds, _, _ = socket.recv_fds(self._socket, _PACKET_BYTES, 4)
         except ConnectionResetError:
-            packet, fds = b"", []
+            # The other side left something unread; its last message may still be here.
+            packet, fds, _, _ = socket.recv_fds(self._socket, _PACKET_BYTES, 4)
         if not packet:
             raise Disconnected
         content = json.loads(packet)

@@ -202,14 +202,14 @@ def _flags(step: MountStep) -> int:
 
 
 def _mount(step: MountStep, target: str) -> None:
-    kind, data = step.kind, step.data
-    if step.kind == "cgroup" and not data:
-        kind, data = "cgroup2", ""
+    kind: str = step.kind
+    if kind == "cgroup" and not step.data:
+        kind = "cgroup2"
     source = step.source or kind
     if step.kind == "overlay" and step.source:
         os.chdir(step.source)  # what the names of the layers in ``data`` start from
         source = "overlay"
-    sys.mount(source, target, kind, _flags(step), data)
+    sys.mount(source, target, kind, _flags(step), step.data)
 
 
 def _clone(step: MountStep) -> int:

@@ -1,0 +1,243 @@
+"""How a monitor brings its process to life: cgroup, namespaces, pipes, clone, handshake.
+
+Everything acquired here is released by ``Birth.undo`` where a step fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+
+from deskd.errors import DeskdError
+from deskd.kernel import namespaces, process, rtnetlink_raw
+from deskd.kernel.cgroup import Cgroup
+from deskd.runtime.child import Child
+from deskd.runtime.handshake import Channel, Disconnected, Message, StepFailed
+from deskd.runtime.plan import HOST, PRIVATE, ExecTarget, Plan
+
+_CLONE_KINDS = ("mnt", "uts", "ipc", "net", "pid", "user")
+
+
+@dataclass(slots=True)
+class Born:
+    """A held process and the monitor's ends of its stdio; -1 where there is none. With a
+    terminal ``stdin`` and ``stdout`` are both its master."""
+
+    pid: int
+    pidfd: int
+    channel: Channel
+    stdin: int = -1
+    stdout: int = -1
+    stderr: int = -1
+    terminal_slave: int = -1
+
+
+@dataclass(slots=True)
+class _Pipes:
+    child: tuple[int, int, int]
+    stdin: int
+    stdout: int
+    stderr: int
+
+    def close_child_ends(self) -> None:
+        for fd in self.child:
+            os.close(fd)
+
+    def close(self) -> None:
+        for fd in (self.stdin, self.stdout, self.stderr):
+            if fd != -1:
+                os.close(fd)
+
+
+@dataclass(slots=True)
+class Birth:
+    """One attempt."""
+
+    plan: Plan
+    cgroup: Cgroup
+    staging: str
+    _pid: int = 0
+    _cgroup_made: bool = False
+
+    def run(self) -> Born:
+        """Make the process up to where it is held. Raises ``StepFailed``, ``DeskdError`` or
+        ``OSError``; then nothing of it is left."""
+        try:
+            return self._run()
+        except BaseException:
+            self.undo()
+            raise
+
+    def undo(self) -> None:
+        """Kill and reap the process, remove its cgroup."""
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
+            self._pid = 0
+        if self._cgroup_made:
+            self._cgroup_made = False
+            self.cgroup.kill()
+            self.cgroup.remove()
+
+    def _run(self) -> Born:
+        plan = self.plan
+        ours, theirs = Channel.pair()
+        pipes = None if plan.streams.tty else _make_pipes(open_stdin=plan.streams.open_stdin)
+        if plan.target is not None:
+            _check_target(plan.target)
+        # The version 2 directory must be there for the clone; the others can wait until the
+        # child is busy with its mounts.
+        early = plan.cgroup.create and self.cgroup.version == 2
+        if early:
+            self._make_cgroup()
+        self._pid = self._clone(ours, theirs, pipes)
+        theirs.close()
+        if pipes is not None:
+            pipes.close_child_ends()
+        pidfd = os.pidfd_open(self._pid)
+        if plan.namespaces.user == PRIVATE and plan.root is not None:
+            _write_maps(plan, self._pid)
+            ours.send(Message.MAPPED)
+        if plan.cgroup.create and not early:
+            self._make_cgroup()
+        if plan.process.oom_score_adj:
+            _set_oom_score(self._pid, plan.process.oom_score_adj)
+        self._send_outside_messages()
+        with contextlib.suppress(Disconnected):
+            # A child that has failed meanwhile says why in what is received next.
+            ours.send(Message.OUTSIDE_READY)
+        return self._meet(ours, pidfd, pipes)
+
+    def _make_cgroup(self) -> None:
+        self._cgroup_made = True
+        self.cgroup.create()
+        self.cgroup.apply(self.plan.cgroup.limits)
+
+    def _clone(self, ours: Channel, theirs: Channel, pipes: _Pipes | None) -> int:
+        spaces, flags = self.plan.namespaces, 0
+        if self.plan.target is not None:
+            # The PID namespace entered is the one that children are born into.
+            namespaces.enter(self.plan.target.pid, "pid")
+        else:
+            for name in _CLONE_KINDS:
+                if getattr(spaces, name) == PRIVATE:
+                    flags |= namespaces.FLAGS[name]
+            if spaces.pid not in (PRIVATE, HOST):
+                namespaces.enter(spaces.pid, "pid")
+        cgroup_fd = self.cgroup.open()
+        try:
+            pid = process.clone(flags, cgroup_fd)
+        except OSError as error:
+            raise StepFailed(
+                "namespaces", f"{error.strerror}", error.errno or 0, "SystemFailure"
+            ) from error
+        finally:
+            if cgroup_fd is not None:
+                os.close(cgroup_fd)
+        if pid == 0:
+            ours.close()
+            stdio = pipes.child if pipes else None
+            Child(self.plan, theirs, self.cgroup, stdio, self.staging).run()
+        return pid
+
+    def _send_outside_messages(self) -> None:
+        try:
+            for network in self.plan.networks:
+                rtnetlink_raw.send(
+                    [
+                        message
+                        if offset is None
+                        else rtnetlink_raw.patch_pid(message, offset, self._pid)
+                        for message, offset in zip(
+                            network.outside, network.outside_pid_offsets, strict=True
+                        )
+                    ]
+                )
+        except OSError as error:
+            text = f"{error.strerror or error}"
+            raise StepFailed("network", text, error.errno or 0, "SystemFailure") from error
+
+    def _meet(self, channel: Channel, pidfd: int, pipes: _Pipes | None) -> Born:
+        try:
+            born = Born(self._pid, pidfd, channel)
+            if pipes is not None:
+                born.stdin, born.stdout, born.stderr = pipes.stdin, pipes.stdout, pipes.stderr
+            else:
+                master, slave = channel.expect(Message.CONSOLE)
+                born.stdin = born.stdout = master
+                born.terminal_slave = slave
+            channel.expect(Message.PREPARED)
+        except Disconnected:
+            _, status = os.waitpid(self._pid, 0)
+            self._pid = 0
+            code = process.status_code(status)
+            raise StepFailed(
+                "start", f"the first process died early (exit code {code})", 0, "SystemFailure"
+            ) from None
+        return born
+
+
+def failure_of(error: Exception) -> StepFailed:
+    """Put whatever a birth raised into the form that the engine is told."""
+    if isinstance(error, StepFailed):
+        return error
+    if isinstance(error, DeskdError):
+        return StepFailed("", str(error), 0, type(error).__name__)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return StepFailed("monitor", f"{where}{error.strerror}", error.errno or 0, "SystemFailure")
+    return StepFailed("monitor", repr(error), 0, "SystemFailure")
+
+
+def _make_pipes(*, open_stdin: bool) -> _Pipes:
+    if open_stdin:
+        stdin_read, stdin_write = os.pipe()
+    else:
+        stdin_read, stdin_write = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), -1
+    stdout_read, stdout_write = os.pipe()
+    stderr_read, stderr_write = os.pipe()
+    return _Pipes((stdin_read, stdout_write, stderr_write), stdin_write, stdout_read, stderr_read)
+
+
+def _check_target(target: ExecTarget) -> None:
+    """A PID alone could be another process's by now; its cgroup says whose it is."""
+    try:
+        with open(f"/proc/{target.pid}/cgroup") as file:
+            ours = target.container_id in file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        ours = False
+    if not ours:
+        raise StepFailed("", f"container {target.container_id[:12]} is not running", 0, "Conflict")
+
+
+def _write_maps(plan: Plan, pid: int) -> None:
+    for name, entries in (
+        ("uid_map", plan.namespaces.uid_map),
+        ("gid_map", plan.namespaces.gid_map),
+    ):
+        text = "".join(f"{inside} {outside} {count}\n" for inside, outside, count in entries)
+        fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+
+
+def _set_oom_score(pid: int, value: int) -> None:
+    try:
+        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, str(value).encode())
+        finally:
+            os.close(fd)
+    except PermissionError as error:
+        raise StepFailed(
+            "oom score",
+            f"the engine may not lower the OOM score to {value}: it lacks CAP_SYS_RESOURCE",
+            error.errno or 0,
+            "Forbidden",
+        ) from error

@@ -1,0 +1,381 @@
+"""The engine's side of the runtime: orders to the launcher, connections to monitors.
+
+``LauncherRuntime`` implements the services' ``Runtime`` on asyncio. Nothing here forks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import deskd.errors
+from deskd.domain.process import Exit, FoundMonitor
+from deskd.errors import Conflict, DeskdError, StartFailed, SystemFailure, Unavailable
+from deskd.kernel import process
+from deskd.layout import ExecRoot
+from deskd.runtime import records
+from deskd.runtime.launcher import CREATE, HEADER, JOB
+from deskd.runtime.plan import Plan, encode
+from deskd.runtime.seccomp_cache import SeccompCache
+
+_LOST_CODE = 137
+_LOST = "the monitor ended without a record: it was killed, or the machine was restarted"
+
+
+class MonitoredStream:
+    """One client's place at a process's stdio; implements ``AttachStream``."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self) -> bytes:
+        """Return the next output, ``b""`` at its end."""
+        try:
+            return await self._reader.read(65536)
+        except ConnectionResetError:
+            return b""
+
+    async def write(self, data: bytes) -> None:
+        """Type ``data``; waits while the process does not read. Input after the process's end is
+        dropped, as a terminal would."""
+        self._writer.write(data)
+        with contextlib.suppress(ConnectionError):
+            await self._writer.drain()
+
+    async def close_stdin(self) -> None:
+        """Say that no more input comes; idempotent."""
+        with contextlib.suppress(OSError, RuntimeError):
+            if self._writer.can_write_eof():
+                self._writer.write_eof()
+
+    async def close(self) -> None:
+        """Detach; idempotent."""
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+
+class _Link(asyncio.Protocol):
+    """A control connection: one answer is awaited at a time, the exit comes when it comes."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Exit | None] = loop.create_future()
+        self._answers: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._buffer = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            event = message.pop("event")
+            if event == "exit":
+                if not self.ended.done():
+                    self.ended.set_result(Exit(**message))
+            else:
+                self._answers.put_nowait({"event": event, **message})
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._answers.put_nowait(None)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def send(self, **message: Any) -> None:
+        assert self._transport is not None
+        self._transport.write(json.dumps(message).encode() + b"\n")
+
+    async def answer(self) -> dict[str, Any]:
+        """Wait for the next answer. Raises ``SystemFailure`` where the monitor has gone."""
+        message = await self._answers.get()
+        if message is None:
+            self._answers.put_nowait(None)
+            raise SystemFailure("the process's monitor ended unexpectedly")
+        return message
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+class MonitoredProcess:
+    """A container's first process or an exec; implements ``Process``."""
+
+    def __init__(
+        self, runtime: LauncherRuntime, key: str, link: _Link, pid: int, started_at_ns: int = 0
+    ) -> None:
+        self._runtime = runtime
+        self._key = key
+        self._link = link
+        self._pid = pid
+        self._started_at_ns = started_at_ns
+        self._discarded = False
+
+    @property
+    def key(self) -> str:
+        return self._key
+
+    @property
+    def pid(self) -> int:
+        return self._pid
+
+    async def release(self) -> int:
+        """Execute the program; return the start time in nanoseconds since the epoch.
+
+        Raises ``StartFailed`` where that fails; then nothing is left of the process.
+        """
+        self._link.send(op="release")
+        answer = await self._link.answer()
+        if answer["event"] != "started":
+            await self._gone()
+            raise _error_of(self._key, answer)
+        self._started_at_ns = answer["started_at_ns"]
+        return self._started_at_ns
+
+    async def attach(self, *, stdin: bool, stdout: bool, stderr: bool) -> MonitoredStream:
+        """Connect to the stdio. Raises ``Conflict`` where the process has ended."""
+        path = self._runtime.exec_root.monitor_socket(self._key)
+        try:
+            reader, writer = await asyncio.open_unix_connection(path)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise Conflict(f"{self._key[:12]} is not running: there is nothing to attach to") from (
+                error
+            )
+        order = {"op": "attach", "stdin": stdin, "stdout": stdout, "stderr": stderr}
+        writer.write(json.dumps(order).encode() + b"\n")
+        if not await reader.readline():
+            writer.close()
+            raise Conflict(f"{self._key[:12]} is not running: there is nothing to attach to")
+        return MonitoredStream(reader, writer)
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Set the terminal's size; a process without one ignores it."""
+        self._link.send(op="resize", rows=rows, columns=columns)
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to the process itself, not to its children."""
+        self._link.send(op="signal", number=number)
+
+    async def wait(self) -> Exit:
+        """Wait for the end; at once where it has already come."""
+        ended = await asyncio.shield(self._link.ended)
+        if ended is not None:
+            return ended
+        recorded = records.read_exit(self._runtime.exec_root.exit_record(self._key))
+        return recorded or Exit(_LOST_CODE, time.time_ns(), error=_LOST)
+
+    async def discard(self) -> None:
+        """Give up a process that was never released; idempotent."""
+        if self._discarded or self._started_at_ns:
+            return
+        self._discarded = True
+        self._link.send(op="discard")
+        with contextlib.suppress(SystemFailure):
+            await self._link.answer()
+        await self._gone()
+
+    async def _gone(self) -> None:
+        self._discarded = True
+        self._link.close()
+        self._runtime.drop(self._key)
+
+
+class LauncherRuntime:
+    """Processes, born from the launcher. ``launcher`` is the engine's end of its socket pair; the
+    caller keeps it open for as long as it wants new processes."""
+
+    def __init__(
+        self, launcher: socket.socket, exec_root: str, seccomp: SeccompCache | None = None
+    ) -> None:
+        self.exec_root = ExecRoot(exec_root)
+        self._launcher = launcher
+        self._launcher.setblocking(False)
+        self._order_lock = asyncio.Lock()
+        self._seccomp = seccomp or SeccompCache(self.exec_root.seccomp_cache)
+        self._processes: dict[str, MonitoredProcess] = {}
+
+    async def create(self, plan: Plan) -> MonitoredProcess:
+        """Fork a monitor and a held first process.
+
+        Raises ``StartFailed`` where the program cannot be found, and the error of the step that
+        failed otherwise; then nothing is left of the process.
+        """
+        plan = await self._with_filter(plan)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            link = await self._connect(ours)
+            await self._order(CREATE, encode(plan), [theirs.fileno()])
+        try:
+            answer = await link.answer()
+        except BaseException:
+            link.close()  # the monitor gives up a held process whose engine has gone
+            raise
+        if answer["event"] != "prepared":
+            link.close()
+            raise _error_of(plan.key, answer)
+        found = MonitoredProcess(self, plan.key, link, answer["pid"])
+        self._processes[plan.key] = found
+        return found
+
+    async def _with_filter(self, plan: Plan) -> Plan:
+        spec = plan.process
+        if not spec.seccomp or spec.seccomp.startswith("/"):
+            return plan
+        path = self._seccomp.known(spec.seccomp, spec.capabilities) or await asyncio.to_thread(
+            self._seccomp.path, spec.seccomp, spec.capabilities
+        )
+        return replace(plan, process=replace(spec, seccomp=path))
+
+    async def reconcile(self) -> Sequence[FoundMonitor]:
+        """Find the monitors of an earlier engine; their processes are available by ``get``."""
+        try:
+            names = sorted(os.listdir(self.exec_root.processes))
+        except FileNotFoundError:
+            return []
+        found = []
+        for name in names:
+            state = records.read_state(os.path.join(self.exec_root.processes, name))
+            if state is None:
+                # Nothing was born yet when its monitor ended.
+                shutil.rmtree(os.path.join(self.exec_root.processes, name), ignore_errors=True)
+                continue
+            monitor = await self._find(state)
+            if monitor is not None:
+                found.append(monitor)
+        return found
+
+    async def _find(self, state: records.MonitorState) -> FoundMonitor | None:
+        link = await self._reconnect(state)
+        if link is not None:
+            try:
+                status = await link.answer()
+            except SystemFailure:
+                link.close()
+                link = None
+            else:
+                if status["event"] == "status" and status["started_at_ns"]:
+                    started: int = status["started_at_ns"]
+                    process_ = MonitoredProcess(self, state.key, link, state.pid, started)
+                    self._processes[state.key] = process_
+                    return FoundMonitor(state.key, state.pid, started, None)
+                # Held for an engine that has died: nobody will release it.
+                link.send(op="discard")
+                with contextlib.suppress(SystemFailure):
+                    await link.answer()
+                link.close()
+                return None
+        ended = records.read_exit(self.exec_root.exit_record(state.key))
+        if ended is None and not state.started_at_ns:
+            await self.forget(state.key)
+            return None
+        ended = ended or Exit(_LOST_CODE, time.time_ns(), error=_LOST)
+        return FoundMonitor(state.key, state.pid, state.started_at_ns, ended)
+
+    async def _reconnect(self, state: records.MonitorState) -> _Link | None:
+        if state.boot_id != process.boot_id():
+            return None
+        if process.start_ticks(state.monitor_pid) != state.start_ticks:
+            return None
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.setblocking(False)
+        path = self.exec_root.monitor_socket(state.key)
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, path)
+        except OSError:
+            connection.close()
+            return None
+        link = await self._connect(connection)
+        link.send(op="control")
+        return link
+
+    @staticmethod
+    async def _connect(connection: socket.socket) -> _Link:
+        connection.setblocking(False)
+        loop = asyncio.get_running_loop()
+        _, link = await loop.create_unix_connection(_Link, sock=connection)
+        return link
+
+    def get(self, key: str) -> MonitoredProcess | None:
+        """Return a process that is known to run, or to have run."""
+        return self._processes.get(key)
+
+    def drop(self, key: str) -> None:
+        """Forget a process in memory only."""
+        self._processes.pop(key, None)
+
+    async def forget(self, key: str) -> None:
+        """Remove what is kept of an ended process; idempotent."""
+        ended = self._processes.pop(key, None)
+        if ended is not None:
+            ended._link.close()
+        shutil.rmtree(self.exec_root.process(key), ignore_errors=True)
+
+    async def run_job(self, job: str, arguments: Mapping[str, Any], fds: Sequence[int]) -> Any:
+        """Run a named job; see ``deskd.runtime.jobs``. Raises what the job raised."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            order = {"job": job, "arguments": dict(arguments)}
+            await self._order(JOB, encode(order), [theirs.fileno(), *fds])
+        try:
+            data = await reader.read()
+        except ConnectionResetError:
+            data = b""
+        finally:
+            writer.close()
+        if not data:
+            raise SystemFailure(f"the job {job} ended without an answer")
+        answer = json.loads(data)
+        if "error" in answer:
+            raise _class_of(answer["error"])(answer["text"])
+        return answer["result"]
+
+    async def _order(self, kind: bytes, payload: bytes, fds: Sequence[int]) -> None:
+        loop = asyncio.get_running_loop()
+        data = HEADER.pack(kind, len(payload)) + payload
+        async with self._order_lock:
+            try:
+                while True:
+                    try:
+                        sent = socket.send_fds(self._launcher, [data], list(fds))
+                        break
+                    except BlockingIOError:
+                        await asyncio.sleep(0.001)
+                if sent < len(data):
+                    await loop.sock_sendall(self._launcher, memoryview(data)[sent:])
+            except (BrokenPipeError, ConnectionResetError) as error:
+                raise Unavailable(
+                    "the engine's launcher has ended; restart the engine, containers go on"
+                ) from error
+
+
+def _class_of(name: str) -> type[DeskdError]:
+    found = getattr(deskd.errors, name, SystemFailure)
+    if isinstance(found, type) and issubclass(found, DeskdError) and found is not StartFailed:
+        return found
+    return SystemFailure
+
+
+def _error_of(key: str, answer: Mapping[str, Any]) -> DeskdError:
+    """Turn a monitor's ``failed`` into the error to raise."""
+    if answer["event"] != "failed":
+        return SystemFailure(f"the monitor of {key[:12]} answered {answer['event']!r}")
+    text = answer["text"]
+    if answer["kind"] == "StartFailed":
+        return StartFailed(f"failed to start {key[:12]}: {text}", answer["exit_code"])
+    if answer["step"]:
+        text = f"{answer['step']}: {text}"
+    return _class_of(answer["kind"])(f"failed to start {key[:12]}: {text}")

@@ -1,0 +1,182 @@
+"""The launcher: a small, resident, single-threaded process that every container is born from.
+
+The engine forks it before it imports anything heavy. It takes orders over a socket pair, forks
+for each one and forgets the child: a monitor for a plan, a short-lived process for a job. The
+engine's end closing is its order to leave; its monitors stay.
+
+An order is a header (kind, length), the payload, and the descriptors that travel with the
+header. The first descriptor is the connection on which the child itself answers.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import struct
+import traceback
+from typing import Any, NoReturn
+
+from deskd.errors import DeskdError, InvalidArgument
+from deskd.kernel import process
+from deskd.kernel.cgroup import cgroup_at
+from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
+from deskd.layout import ExecRoot
+from deskd.runtime.jobs import JOBS
+from deskd.runtime.monitor import Monitor
+from deskd.runtime.plan import decode
+
+HEADER = struct.Struct(">cI")
+CREATE = b"c"
+JOB = b"j"
+MAX_FDS = 16
+
+
+def fork_launcher(exec_root: str, hierarchy: Hierarchy | None = None) -> tuple[int, socket.socket]:
+    """Fork the launcher; return its PID and the engine's end of the socket pair.
+
+    To be called before the process has threads or much memory. ``hierarchy`` is detected unless
+    given. Raises ``Unsupported`` where the machine has no cgroups.
+    """
+    found = hierarchy or detect()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            ours.close()
+            _Launcher(theirs, ExecRoot(exec_root), found).serve()
+            status = 0
+        except BaseException:  # noqa: BLE001 - a forked child must not return to its caller
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    theirs.close()
+    return pid, ours
+
+
+class _Launcher:
+    def __init__(self, orders: socket.socket, exec_root: ExecRoot, hierarchy: Hierarchy) -> None:
+        self._orders = orders
+        self._exec_root = exec_root
+        self._hierarchy = hierarchy
+
+    def serve(self) -> None:
+        """Take orders until the engine's end is closed."""
+        os.setsid()
+        os.chdir("/")
+        os.umask(0o022)
+        os.makedirs(self._exec_root.processes, 0o700, exist_ok=True)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)
+        # The kernel reaps: nobody here asks how a monitor or a job ended.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        process.set_name("desk-launcher")
+        # Held children hold engine data; no container may look into them.
+        process.prctl(process.PR_SET_DUMPABLE, 0)
+        gc.collect()
+        gc.disable()
+        gc.freeze()
+        while True:
+            header, fds = self._receive_header()
+            if not header:
+                return
+            kind, length = HEADER.unpack(header)
+            payload = self._receive(length)
+            if os.fork() == 0:
+                self._child(kind, payload, fds)
+            for fd in fds:
+                os.close(fd)
+            del payload
+
+    def _receive_header(self) -> tuple[bytes, list[int]]:
+        header, fds, _, _ = socket.recv_fds(self._orders, HEADER.size, MAX_FDS)
+        while header and len(header) < HEADER.size:
+            more = self._orders.recv(HEADER.size - len(header))
+            if not more:
+                return b"", fds
+            header += more
+        return header, list(fds)
+
+    def _receive(self, length: int) -> bytes:
+        parts, left = [], length
+        while left:
+            part = self._orders.recv(min(left, 1 << 20))
+            if not part:
+                raise ConnectionError("the engine left in the middle of an order")
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
+
+    def _child(self, kind: bytes, payload: bytes, fds: list[int]) -> NoReturn:
+        answer = -1
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._orders.close()
+            answer, *rest = fds
+            connection = socket.socket(fileno=answer)
+            _leave_terminal()
+            if kind == CREATE:
+                self._monitor(payload, connection)
+            else:
+                _run_job(payload, connection, rest)
+        except BaseException:  # noqa: BLE001 - a forked child must not return to its caller
+            self._leave_note(payload)
+        finally:
+            os._exit(0)
+
+    def _monitor(self, payload: bytes, connection: socket.socket) -> None:
+        os.setsid()
+        process.set_name("desk-monitor")
+        plan = decode(json.loads(payload))
+        del payload
+        cgroup = cgroup_at(self._hierarchy, plan.cgroup.parent, plan.cgroup.name)
+        Monitor(plan, cgroup, self._exec_root).run(connection)
+
+    def _leave_note(self, payload: bytes) -> None:
+        """A monitor has no terminal and no log of its own; what broke it goes beside its files."""
+        try:
+            key = json.loads(payload)["key"]
+            with open(f"{self._exec_root.process(key)}/monitor.log", "a") as file:
+                traceback.print_exc(file=file)
+        except (OSError, ValueError, KeyError):
+            os._exit(2)
+
+
+def _leave_terminal() -> None:
+    """The engine's stdio must not stay open in what outlives it."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+
+
+def _run_job(payload: bytes, connection: socket.socket, fds: list[int]) -> None:
+    process.set_name("desk-job")
+    process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
+    order = json.loads(payload)
+    answer: dict[str, Any]
+    try:
+        answer = {"result": _job_function(order["job"])(order["arguments"], fds)}
+    except DeskdError as error:
+        answer = {"error": type(error).__name__, "text": str(error)}
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        text = f"{order['job']}: {where}{error.strerror or error}"
+        answer = {"error": "SystemFailure", "text": text}
+    except Exception as error:  # noqa: BLE001 - the engine is told, whatever it was
+        text = f"the job {order['job']} broke: {error!r} {traceback.format_exc()}"
+        answer = {"error": "SystemFailure", "text": text}
+    connection.sendall(json.dumps(answer).encode())
+
+
+def _job_function(name: str) -> Any:
+    try:
+        module, _, function = JOBS[name].partition(":")
+    except KeyError:
+        raise InvalidArgument(f"there is no job named {name!r}") from None
+    return getattr(importlib.import_module(module), function)

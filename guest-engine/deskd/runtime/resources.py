@@ -1,0 +1,65 @@
+"""The cgroups of running containers, as the services use them; implements ``Resources``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from deskd.domain.container import HostConfig
+from deskd.errors import Conflict
+from deskd.kernel.cgroup import Cgroup, cgroup_at
+from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
+from deskd.kernel.cgroup.stats import read_stats
+from deskd.runtime import resource_rules
+from deskd.runtime.spec import DEFAULT_CGROUP_PARENT
+
+
+class CgroupResources:
+    """``parent_of`` tells the cgroup parent of a container where it may be another than the
+    default (``HostConfig.CgroupParent``)."""
+
+    def __init__(
+        self,
+        parent_of: Callable[[str], str] | None = None,
+        hierarchy: Hierarchy | None = None,
+    ) -> None:
+        self._parent_of = parent_of
+        self._hierarchy = hierarchy or detect()
+
+    def _cgroup(self, key: str) -> Cgroup:
+        parent = self._parent_of(key) if self._parent_of else ""
+        return cgroup_at(self._hierarchy, parent or DEFAULT_CGROUP_PARENT, key)
+
+    def _running(self, key: str) -> Cgroup:
+        cgroup = self._cgroup(key)
+        if not cgroup.exists():
+            raise Conflict(f"container {key[:12]} is not running")
+        return cgroup
+
+    def pause(self, key: str) -> None:
+        """Freeze every process; returns when they are frozen."""
+        self._running(key).freeze()
+
+    def resume(self, key: str) -> None:
+        """Let frozen processes go on."""
+        self._running(key).thaw()
+
+    def update(self, key: str, host_config: HostConfig) -> None:
+        """Write the limits of ``host_config`` to a running container; the device list stays."""
+        self._running(key).apply(resource_rules.limits(host_config), devices=False)
+
+    def stats(self, key: str) -> dict[str, Any]:
+        """Return what the container uses, in the API's shape."""
+        return read_stats(self._running(key))
+
+    def pids(self, key: str) -> list[int]:
+        """List the processes by the engine's PIDs; none where the container is not running."""
+        cgroup = self._cgroup(key)
+        return sorted(pid for pid in cgroup.pids() if pid) if cgroup.exists() else []
+
+    def remove(self, key: str) -> None:
+        """Kill what is left and remove the cgroup; idempotent."""
+        cgroup = self._cgroup(key)
+        if cgroup.exists():
+            cgroup.kill()
+            cgroup.remove()
