@@ -242,19 +242,21 @@ def test_networks_are_isolated_from_each_other_and_from_outside() -> None:
 def test_container_cannot_reach_the_machines_loopback() -> None:
     async def body() -> None:
         async with engine() as service:
-            with containers(1) as (attacker,), socket.create_server(("127.0.0.1", 6000)):
+            with containers(1) as (attacker,), socket.create_server(("127.0.0.1", 6000)) as server:
                 attacker.join(await service.join(request(1)))
                 inside(
                     attacker,
                     "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet;"
-                    "ip address del 127.0.0.1/8 dev lo; ip rule add pref 1 lookup main;"
-                    "ip rule del pref 0; ip route add 127.0.0.1 via 172.17.0.1 src 172.17.0.2",
+                    "ip address del 127.0.0.1/8 dev lo; ip route add 127.0.0.1 via 172.17.0.1",
                 )
                 shell(
                     "nft insert rule inet $(nft list tables | cut -d' ' -f3) raw "
                     "ip daddr 127.0.0.0/8 iifname != lo counter"
                 )
                 assert attacker.fetch("tcp", "127.0.0.1", 6000, 0.4) == "error: TimeoutError"
+                server.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    server.accept()
                 (counter,) = [
                     line for line in shell("nft list ruleset").splitlines() if "counter" in line
                 ]
@@ -279,6 +281,7 @@ def test_internal_network_has_no_way_out() -> None:
                 assert two.fetch("tcp", address, 80).startswith("one ")
                 assert one.fetch("tcp", "203.0.113.2", 80, 0.4) == "error: OSError"
                 inside(one, "ip route add default via 172.18.0.1")
+                inside(outside, "ip route add 172.18.0.0/16 via 203.0.113.1")
                 assert one.fetch("tcp", "203.0.113.2", 80, 0.4) == "error: TimeoutError"
             for number in (1, 2):
                 await service.leave(f"{number:064x}", endpoint.network_id)
