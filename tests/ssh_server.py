@@ -128,6 +128,13 @@ class SshServer:
         for pid in self.session_pids():
             _kill(pid)
 
+    def kill_commands(self, name: str) -> int:
+        """End the commands called ``name`` that run in connections; return how many there were."""
+        pids = [pid for pid in _descendants(self.pid) if _command(pid).split(" ")[0] == name]
+        for pid in pids:
+            _kill(pid)
+        return len(pids)
+
     def stop(self) -> None:
         """End the server, its connections and the commands that run in them; idempotent."""
         process, self._process = self._process, None

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 _WARM = 2
 _COMMAND_S = 20.0
-_GRACE_S = 4.0
+_GRACE_S = 7.0
 
 
 class EngineDown(SshError):

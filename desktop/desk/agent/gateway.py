@@ -22,7 +22,7 @@ from desk.ssh.stream import ChannelStream
 _log = logging.getLogger(__name__)
 
 PATIENCE_S = 10.0
-_SHORT_PATIENCE_S = 2.0
+_SHORT_PATIENCE_S = 1.5
 _RETRY_S = 0.2
 _REQUEST_S = 2.0
 _LONGEST_HEAD_BYTES = 64 * 1024
@@ -85,6 +85,9 @@ class EngineGateway:
     def _explain_silence(self, remote: ChannelStream) -> bytes:
         """Return the answer for a client whose engine connection ended without a byte."""
         words = last_words(remote)
+        exit_code = remote.wait_exit_code()
+        if not words and exit_code > 0:
+            words = f"its command ended with exit code {exit_code}"
         if not words:
             return b""  # the engine closed the connection by itself; so do we
         text = f"the engine of machine {self._machine} cannot be reached: {words}"
