@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import sys
 import threading
@@ -25,7 +24,7 @@ def interact(session: Session, command: str = "") -> int:
     """
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if terminal:
-        size = shutil.get_terminal_size()
+        size = os.get_terminal_size(sys.stdout.fileno())
         stream = session.open_terminal(
             command,
             term=os.environ.get("TERM", "vt100"),
@@ -118,7 +117,7 @@ def _following_size(stream: ChannelStream) -> Iterator[None]:
     import signal
 
     def tell(*_: object) -> None:
-        size = shutil.get_terminal_size()
+        size = os.get_terminal_size(sys.stdout.fileno())
         stream.resize(size.columns, size.lines)
 
     before = signal.signal(signal.SIGWINCH, tell)
