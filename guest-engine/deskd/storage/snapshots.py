@@ -14,12 +14,13 @@ from pathlib import Path
 from deskd import errors
 from deskd.domain.image import RootRecord, chain_ids, short_id
 from deskd.domain.mount import MountStep
-from deskd.images.catalog import Catalog
+from deskd.images.layers import LayerStore
 from deskd.images.pack import IterReader, pack_layer
 from deskd.images.streams import ByteReader
 from deskd.layout import DataRoot
 from deskd.storage.changes import Change, changes_between
 from deskd.store import records
+from deskd.store.database import Database
 
 _OPTIONS = "index=off,metacopy=off,redirect_dir=off"
 """No feature that would tie an upper directory to one mount or hide files' places from diffs."""
@@ -31,11 +32,12 @@ class Snapshots:
     """Implements ``RootFilesystems``. Methods block for as long as some file system calls take,
     ``remove``, ``changes`` and ``size_bytes`` as long as the container has files."""
 
-    def __init__(self, root: DataRoot, catalog: Catalog) -> None:
+    def __init__(self, root: DataRoot, database: Database, layers: LayerStore) -> None:
         self._root = root
-        self._catalog = catalog
-        self._layers = catalog.layers
-        self._roots = records.roots(catalog.database)
+        self._database = database
+        self._layers = layers
+        self._images = records.images(database)
+        self._roots = records.roots(database)
 
     def create(self, container_id: str, image_id: str, *, volatile: bool = False) -> None:
         """Make the directories of a container's root on the image ``image_id``.
@@ -44,8 +46,8 @@ class Snapshots:
         are removed when they end), which spares the disk every sync. Raises ``NotFound`` where
         the image is gone.
         """
-        with self._catalog.database.transaction():
-            image = self._catalog.by_id(image_id)
+        with self._database.transaction():
+            image = self._images.get(image_id)
             if image is None:
                 raise errors.NotFound(f"No such image: {image_id}")
             top = (chain_ids(image.config.diff_ids) or [""])[-1]
@@ -113,7 +115,7 @@ class Snapshots:
         if record is None:
             return
         self._roots.delete(container_id)
-        if self._catalog.by_id(record.image) is None:
+        if self._images.get(record.image) is None:
             self._layers.release_unused()
 
     def sweep(self, containers: set[str]) -> None:
