@@ -135,7 +135,8 @@ class Agent:
         """Return the agent's own account, as the control socket gives it.
 
         ``state`` is ``connected`` or ``connecting``; times are seconds since 1970; ``spec`` are
-        the instructions it was started with.
+        the instructions it was started with. ``last_error_kind`` is the name of an error class:
+        ``HostKeyMismatch`` and ``KeyRefused`` are those that waiting does not mend.
         """
         connected_at, error = self._link.connected_at, self._link.error
         return {
@@ -148,6 +149,7 @@ class Agent:
             "reconnects": self._link.reconnects,
             "last_error": error.text if error is not None else "",
             "last_error_hint": error.hint if error is not None else "",
+            "last_error_kind": type(error).__name__ if error is not None else "",
             "last_error_kind": type(error).__name__ if error is not None else "",
             "engine": self._watch.engine,
             "pool": asdict(self._door.state()),
