@@ -65,6 +65,7 @@ class Child:
         plan = self.plan
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.setsid()
+        os.umask(0)
         if plan.namespaces.user == PRIVATE:
             self.channel.expect(Message.MAPPED)
             os.setresgid(0, 0, 0)
