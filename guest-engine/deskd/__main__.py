@@ -1,0 +1,51 @@
+"""``deskd``: the engine's program.
+
+Imports next to nothing: ``dial-stdio`` runs once per connection, and the launcher is forked before
+the engine's modules are there, so that it stays small.
+"""
+
+from __future__ import annotations
+
+import sys
+
+DEFAULT_SOCKET = "/run/desk/engine.sock"
+
+
+def main() -> None:
+    """Entry point of the program ``deskd``."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["dial-stdio"]:
+        from deskd.dial import dial_stdio
+
+        sys.exit(dial_stdio(arguments[1:]))
+    if arguments in (["--version"], ["-v"], ["version"]):
+        from deskd import __version__
+
+        sys.stdout.write(f"Desk engine version {__version__}\n")
+        return
+    sys.exit(_serve(arguments))
+
+
+def _serve(arguments: list[str]) -> int:
+    if "--help" in arguments or "-h" in arguments:
+        from deskd.settings import parse_arguments
+
+        parse_arguments(arguments)
+    from deskd.errors import DeskdError
+    from deskd.runtime.launcher import fork_launcher
+    from deskd.settings import early_exec_root, parse_arguments
+
+    try:
+        _, launcher = fork_launcher(early_exec_root(arguments))
+        settings = parse_arguments(arguments)
+        from deskd.compose import run
+
+        run(settings, launcher)
+    except DeskdError as error:
+        sys.stderr.write(f"deskd: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

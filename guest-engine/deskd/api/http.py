@@ -1,0 +1,205 @@
+"""What handlers get and give: requests with streamed bodies, and the three kinds of answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+from urllib.parse import unquote_plus
+
+import msgspec
+
+from deskd.errors import InvalidArgument
+
+MAX_JSON_BODY_BYTES = 8 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+class Duplex(Protocol):
+    """A client's connection after it was taken over from HTTP: bytes both ways."""
+
+    async def read(self) -> bytes:
+        """Return what the client sent; ``b""`` once it ended its half."""
+
+    async def write(self, data: bytes) -> None:
+        """Send; waits while the client is slow. Raises ``ConnectionError`` when it has gone."""
+
+
+class Query:
+    """The parameters of a URL, read as Docker reads them."""
+
+    def __init__(self, text: str) -> None:
+        self._values: dict[str, list[str]] = {}
+        for pair in text.split("&"):
+            if pair:
+                name, _, value = pair.partition("=")
+                self._values.setdefault(unquote_plus(name), []).append(unquote_plus(value))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def text(self, name: str, default: str = "") -> str:
+        values = self._values.get(name)
+        return values[0] if values else default
+
+    def texts(self, name: str) -> list[str]:
+        return self._values.get(name, [])
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """Everything but an empty value, 0, no, false and none is true (as moby's BoolValue)."""
+        if name not in self._values:
+            return default
+        value = self.text(name).strip().lower()
+        return value not in ("", "0", "no", "false", "none")
+
+    def integer(self, name: str, default: int | None = None) -> int | None:
+        value = self.text(name)
+        if not value:
+            return default
+        try:
+            return int(value)
+        except ValueError:
+            raise InvalidArgument(
+                f"the parameter {name} must be a whole number, not {value!r}"
+            ) from None
+
+
+@dataclass(slots=True)
+class Request:
+    """One request. ``path_values`` holds what the route's pattern captured."""
+
+    method: str
+    path: str
+    query: Query
+    headers: Mapping[str, str]  # lower-case names
+    version: tuple[int, int]
+    body: AsyncIterator[bytes]
+    path_values: dict[str, str] = field(default_factory=dict)
+
+    async def read_body(self, limit_bytes: int = MAX_JSON_BODY_BYTES) -> bytes:
+        """Read all of the body. Raises ``InvalidArgument`` beyond ``limit_bytes``."""
+        parts: list[bytes] = []
+        size = 0
+        async for part in self.body:
+            size += len(part)
+            if size > limit_bytes:
+                raise InvalidArgument(f"the request's body is larger than {limit_bytes} bytes")
+            parts.append(part)
+        return b"".join(parts)
+
+    async def json(self, kind: type[T]) -> T:
+        """Read the body as JSON of ``kind``. Raises ``InvalidArgument`` saying what is wrong."""
+        return decode(await self.json_text(), kind)
+
+    async def json_text(self) -> bytes:
+        """Read a body that must hold JSON, unparsed."""
+        body = await self.read_body()
+        self._check_content_type()
+        if not body.strip():
+            raise InvalidArgument("invalid JSON: got EOF while reading request body")
+        return body
+
+    async def optional_json(self, kind: type[T], default: T) -> T:
+        """Like ``json``, where no body at all means ``default``."""
+        body = await self.read_body()
+        if not body.strip():
+            return default
+        self._check_content_type()
+        return decode(body, kind)
+
+    def _check_content_type(self) -> None:
+        given = self.headers.get("content-type", "")
+        media_type = given.partition(";")[0].strip().lower()
+        if media_type not in ("application/json", "") or (not given and self.version >= (1, 44)):
+            raise InvalidArgument(
+                f"unsupported Content-Type header ({given}): must be 'application/json'"
+            )
+
+    @property
+    def wants_upgrade(self) -> bool:
+        """True where the client asked for ``101 UPGRADED`` before it takes the connection over."""
+        return bool(self.headers.get("upgrade"))
+
+
+_MAPS_WITH_NULLS = frozenset(
+    ("ExposedPorts", "Volumes", "PortBindings", "EndpointsConfig", "Options", "Labels")
+)
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """Decode JSON the way Go does: ``null`` leaves a field at its zero value.
+
+    Raises ``InvalidArgument`` that says what is wrong and where.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as first:
+        # Python clients send null for every unset field; only they pay for the second pass.
+        try:
+            return msgspec.convert(_without_nulls(msgspec.json.decode(body)), type=kind)
+        except msgspec.ValidationError:
+            raise InvalidArgument(f"invalid JSON: {first}") from first
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidArgument(f"invalid JSON: {error}") from error
+
+
+def _without_nulls(value: Any, *, keep: bool = False) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _without_nulls(item, keep=key in _MAPS_WITH_NULLS)
+            for key, item in value.items()
+            if keep or item is not None
+        }
+    if isinstance(value, list):
+        return ["" if item is None else _without_nulls(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A complete answer."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer whose body comes piece by piece. The server closes ``chunks`` in every case."""
+
+    chunks: AsyncIterator[bytes]
+    status: int = 200
+    content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hijack:
+    """An answer that takes the connection over; ``run`` talks until it returns."""
+
+    run: Callable[[Duplex], Awaitable[None]]
+    content_type: str = "application/vnd.docker.raw-stream"
+
+
+Answer = Response | Stream | Hijack
+NO_CONTENT = Response(204, content_type="")
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """Render ``value`` (anything msgspec encodes) as a JSON answer."""
+    return Response(status, msgspec.json.encode(value) + b"\n")
+
+
+async def json_lines(values: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    """Encode a stream of objects, one line each."""
+    encode = msgspec.json.encode
+    try:
+        async for value in values:
+            yield encode(value) + b"\n"
+    finally:
+        close = getattr(values, "aclose", None)
+        if close is not None:
+            await close()

@@ -1,0 +1,151 @@
+"""Handlers of containers: creation, life and death."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from deskd.api.http import NO_CONTENT, Answer, Request, Stream, decode, json_response
+from deskd.domain.container import ApiStruct, ContainerConfig, HostConfig, NetworkingConfig
+from deskd.domain.filters import parse_filters
+from deskd.errors import InvalidArgument
+from deskd.services.containers.creation import CreateRequest
+from deskd.services.containers.registry import WaitResult
+from deskd.services.engine import Engine
+
+
+class _CreateBody(ApiStruct, frozen=True):
+    """What a create request has beside the fields of ``ContainerConfig``."""
+
+    host_config: HostConfig = HostConfig()
+    networking_config: NetworkingConfig = NetworkingConfig()
+
+
+async def create(engine: Engine, request: Request) -> Answer:
+    """``ContainerCreate``"""
+    text = await request.json_text()
+    config, body = decode(text, ContainerConfig), decode(text, _CreateBody)
+    container, warnings = await engine.creation.create(
+        CreateRequest(
+            config=config,
+            host_config=body.host_config,
+            networking=body.networking_config,
+            name=request.query.text("name"),
+            platform=request.query.text("platform"),
+        )
+    )
+    return json_response({"Id": container.id, "Warnings": warnings}, 201)
+
+
+async def select(engine: Engine, request: Request) -> Answer:
+    """``ContainerList``"""
+    query = request.query
+    found = await engine.listing.select(
+        parse_filters(query.text("filters")),
+        everything=query.flag("all"),
+        limit=query.integer("limit", 0) or 0,
+        size=query.flag("size"),
+    )
+    return json_response(found)
+
+
+async def inspect(engine: Engine, request: Request) -> Answer:
+    """``ContainerInspect``"""
+    found = await engine.inspection.inspect(
+        request.path_values["id"], size=request.query.flag("size")
+    )
+    return json_response(found)
+
+
+async def start(engine: Engine, request: Request) -> Answer:
+    """``ContainerStart``"""
+    await engine.lifecycle.start(request.path_values["id"])
+    return NO_CONTENT
+
+
+async def stop(engine: Engine, request: Request) -> Answer:
+    """``ContainerStop``"""
+    await engine.lifecycle.stop(
+        request.path_values["id"],
+        timeout_s=request.query.integer("t"),
+        signal=request.query.text("signal"),
+    )
+    return NO_CONTENT
+
+
+async def restart(engine: Engine, request: Request) -> Answer:
+    """``ContainerRestart``"""
+    await engine.lifecycle.restart(
+        request.path_values["id"],
+        timeout_s=request.query.integer("t"),
+        signal=request.query.text("signal"),
+    )
+    return NO_CONTENT
+
+
+async def kill(engine: Engine, request: Request) -> Answer:
+    """``ContainerKill``"""
+    await engine.lifecycle.kill(request.path_values["id"], request.query.text("signal"))
+    return NO_CONTENT
+
+
+async def pause(engine: Engine, request: Request) -> Answer:
+    """``ContainerPause``"""
+    await engine.lifecycle.pause(request.path_values["id"])
+    return NO_CONTENT
+
+
+async def unpause(engine: Engine, request: Request) -> Answer:
+    """``ContainerUnpause``"""
+    await engine.lifecycle.unpause(request.path_values["id"])
+    return NO_CONTENT
+
+
+async def rename(engine: Engine, request: Request) -> Answer:
+    """``ContainerRename``"""
+    await engine.lifecycle.rename(request.path_values["id"], request.query.text("name"))
+    return NO_CONTENT
+
+
+async def update(engine: Engine, request: Request) -> Answer:
+    """``ContainerUpdate``"""
+    changes = await request.json(HostConfig)  # its resources and restart policy, on one level
+    warnings = await engine.lifecycle.update(request.path_values["id"], changes, engine.cpus)
+    return json_response({"Warnings": warnings})
+
+
+async def wait(engine: Engine, request: Request) -> Answer:
+    """``ContainerWait``: the head goes out at once, the end of the container is the body."""
+    ended = engine.lifecycle.wait(request.path_values["id"], request.query.text("condition"))
+    return Stream(_wait_result(ended))
+
+
+async def _wait_result(ended: asyncio.Future[WaitResult]) -> AsyncIterator[bytes]:
+    try:
+        result = await ended
+    finally:
+        ended.cancel()
+    body: dict[str, object] = {"StatusCode": result.exit_code}
+    if result.error:
+        body["Error"] = {"Message": result.error}
+    yield msgspec.json.encode(body) + b"\n"
+
+
+async def remove(engine: Engine, request: Request) -> Answer:
+    """``ContainerDelete``"""
+    query = request.query
+    if query.flag("link"):
+        raise InvalidArgument(
+            "links between containers are names in a network here; nothing can be unlinked"
+        )
+    await engine.lifecycle.remove(
+        request.path_values["id"], force=query.flag("force"), volumes=query.flag("v")
+    )
+    return NO_CONTENT
+
+
+async def prune(engine: Engine, request: Request) -> Answer:
+    """``ContainerPrune``"""
+    return json_response(await engine.listing.prune(parse_filters(request.query.text("filters"))))

@@ -1,0 +1,209 @@
+"""Handlers of images."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from deskd.api.http import Answer, Request, Response, Stream, json_lines, json_response
+from deskd.api.status import status_of
+from deskd.domain.container import ContainerConfig
+from deskd.domain.filters import parse_filters
+from deskd.errors import DeskdError, InvalidArgument
+from deskd.services.engine import Engine
+from deskd.services.images import CommitSource
+from deskd.services.ports import Progress
+
+
+async def select(engine: Engine, request: Request) -> Answer:
+    """``ImageList``"""
+    query = request.query
+    filters = dict(parse_filters(query.text("filters")).as_mapping())
+    if query.text("filter"):  # before API 1.41
+        filters.setdefault("reference", []).append(query.text("filter"))
+    found = await engine.images.list_images(
+        filters, all_=query.flag("all"), shared_size=query.flag("shared-size")
+    )
+    return json_response(found)
+
+
+async def inspect(engine: Engine, request: Request) -> Answer:
+    """``ImageInspect``"""
+    return json_response(await engine.images.inspect(request.path_values["name"]))
+
+
+async def history(engine: Engine, request: Request) -> Answer:
+    """``ImageHistory``"""
+    return json_response(await engine.images.history(request.path_values["name"]))
+
+
+async def create(engine: Engine, request: Request) -> Answer:
+    """``ImageCreate``: pull (``fromImage``) or import (``fromSrc``)"""
+    query = request.query
+    if query.text("fromImage"):
+        name, tag = query.text("fromImage"), query.text("tag")
+        separator = "@" if ":" in tag else ":"
+        reference = f"{name}{separator}{tag}" if tag else name
+        return await _with_progress(lambda tell: engine.images.pull(reference, tell))
+    source = query.text("fromSrc")
+    if not source:
+        raise InvalidArgument("give fromImage to pull or fromSrc to import")
+    content = request.body if source == "-" else _fetch(source)
+
+    async def work(tell: Progress) -> None:
+        await engine.images.import_(
+            content,
+            repo=query.text("repo"),
+            tag=query.text("tag"),
+            changes=query.texts("changes"),
+            message=query.text("message"),
+            platform=query.text("platform"),
+            progress=tell,
+        )
+
+    return await _with_progress(work)
+
+
+async def _fetch(url: str) -> AsyncIterator[bytes]:
+    """Read an archive from an http or https URL."""
+    import urllib.error
+    import urllib.request
+
+    address = url if "://" in url else f"http://{url}"
+    if not address.startswith(("http://", "https://")):
+        raise InvalidArgument(f"cannot import from {url}: only http and https URLs are read")
+    try:
+        answer = await asyncio.to_thread(urllib.request.urlopen, address, timeout=60)
+    except (urllib.error.URLError, ValueError, OSError) as error:
+        raise InvalidArgument(f"cannot import from {url}: {error}") from error
+    with answer:
+        while data := await asyncio.to_thread(answer.read, 256 * 1024):
+            yield data
+
+
+async def load(engine: Engine, request: Request) -> Answer:
+    """``ImageLoad``"""
+
+    async def work(tell: Progress) -> None:
+        await engine.images.load(request.body, tell, quiet=request.query.flag("quiet"))
+
+    return await _with_progress(work)
+
+
+async def save(engine: Engine, request: Request) -> Answer:
+    """``ImageGet``"""
+    return await _archive(engine, [request.path_values["name"]])
+
+
+async def save_many(engine: Engine, request: Request) -> Answer:
+    """``ImageGetAll``"""
+    names = [name for text in request.query.texts("names") for name in text.split(",") if name]
+    if not names:
+        raise InvalidArgument("give the names of the images to save")
+    return await _archive(engine, names)
+
+
+async def _archive(engine: Engine, names: list[str]) -> Answer:
+    for name in names:
+        await engine.images.resolve(name)  # a wrong name is an error, not a broken-off archive
+    return Stream(engine.images.save(names), content_type="application/x-tar")
+
+
+async def search(engine: Engine, request: Request) -> Answer:
+    """``ImageSearch``"""
+    await engine.images.search(request.query.text("term"))
+    return json_response([])
+
+
+async def push(engine: Engine, request: Request) -> Answer:
+    """``ImagePush``"""
+    name, tag = request.path_values["name"], request.query.text("tag")
+    reference = f"{name}:{tag}" if tag else name
+    await engine.images.resolve(reference)
+    return await _with_progress(lambda tell: engine.images.push(reference, tell))
+
+
+async def distribution(engine: Engine, request: Request) -> Answer:
+    """``DistributionInspect``"""
+    await engine.images.pull(request.path_values["name"])
+    return json_response({})
+
+
+async def tag(engine: Engine, request: Request) -> Answer:
+    """``ImageTag``"""
+    query = request.query
+    await engine.images.tag(request.path_values["name"], query.text("repo"), query.text("tag"))
+    return Response(201, content_type="")
+
+
+async def remove(engine: Engine, request: Request) -> Answer:
+    """``ImageDelete``"""
+    query = request.query
+    done = await engine.images.remove(
+        request.path_values["name"], force=query.flag("force"), noprune=query.flag("noprune")
+    )
+    return json_response(done)
+
+
+async def prune(engine: Engine, request: Request) -> Answer:
+    """``ImagePrune``"""
+    filters = parse_filters(request.query.text("filters")).as_mapping()
+    return json_response(await engine.images.prune(filters))
+
+
+async def commit(engine: Engine, request: Request) -> Answer:
+    """``ImageCommit``"""
+    query = request.query
+    record = engine.registry.get(query.text("container")).record
+    given = await request.optional_json(ContainerConfig | None, None)  # type: ignore[arg-type]
+    async with engine.lifecycle.held_still(record.id, wanted=query.flag("pause", default=True)):
+        image_id = await engine.images.commit(
+            CommitSource(record.id, record.image_id, record.config),
+            repo=query.text("repo"),
+            tag=query.text("tag"),
+            comment=query.text("comment"),
+            author=query.text("author"),
+            changes=query.texts("changes"),
+            config=given,
+        )
+    engine.registry.tell(
+        engine.registry.get(record.id), "commit", {"comment": query.text("comment")}
+    )
+    return json_response({"Id": image_id}, 201)
+
+
+async def _with_progress(work: Callable[[Progress], Awaitable[None]]) -> Answer:
+    """Run ``work`` and send its progress objects as they come.
+
+    An error before the first of them is an HTTP error; a later one is the stream's last object.
+    """
+    queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+    task = asyncio.ensure_future(work(queue.put_nowait))
+    task.add_done_callback(lambda _: queue.put_nowait(None))
+    try:
+        first = await queue.get()
+    except BaseException:
+        task.cancel()
+        raise
+    if first is None:
+        await task
+    return Stream(json_lines(_progress(task, queue, first)))
+
+
+async def _progress(
+    task: asyncio.Future[None],
+    queue: asyncio.Queue[dict[str, Any] | None],
+    message: dict[str, Any] | None,
+) -> AsyncIterator[dict[str, Any]]:
+    try:
+        while message is not None:
+            yield message
+            message = await queue.get()
+        try:
+            await task
+        except DeskdError as error:
+            text = str(error)
+            yield {"errorDetail": {"code": status_of(error), "message": text}, "error": text}
+    finally:
+        task.cancel()

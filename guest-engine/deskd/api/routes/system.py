@@ -1,0 +1,89 @@
+"""Handlers of the engine as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from deskd.api.http import Answer, Request, Response, Stream, json_lines, json_response
+from deskd.domain.filters import parse_filters
+from deskd.domain.times import parse_moment
+from deskd.errors import Unavailable, Unsupported
+from deskd.services.engine import Engine
+
+
+async def ping(_engine: Engine, _request: Request) -> Answer:
+    """Answer at once: clients ask this before anything else."""
+    headers = (
+        ("Builder-Version", "1"),
+        ("Cache-Control", "no-cache, no-store, must-revalidate"),
+        ("Pragma", "no-cache"),
+        ("Swarm", "inactive"),
+    )
+    return Response(200, b"OK", "text/plain; charset=utf-8", headers)
+
+
+async def version(engine: Engine, _request: Request) -> Answer:
+    """``SystemVersion``"""
+    return json_response(engine.system.version())
+
+
+async def info(engine: Engine, _request: Request) -> Answer:
+    """``SystemInfo``"""
+    return json_response(await engine.system.info())
+
+
+async def events(engine: Engine, request: Request) -> Answer:
+    """``SystemEvents``"""
+    found = engine.events.subscribe(
+        since_ns=parse_moment(request.query.text("since"), "since"),
+        until_ns=parse_moment(request.query.text("until"), "until"),
+        filters=parse_filters(request.query.text("filters")),
+    )
+
+    async def messages() -> AsyncIterator[dict[str, Any]]:
+        try:
+            async for event in found:
+                yield event.as_api()
+        finally:
+            await found.aclose()  # type: ignore[attr-defined]  # an async generator
+
+    return Stream(json_lines(messages()))
+
+
+async def disk_usage(engine: Engine, request: Request) -> Answer:
+    """``SystemDataUsage``"""
+    return json_response(await engine.system.disk_usage(request.query.texts("type")))
+
+
+async def auth(_engine: Engine, _request: Request) -> Answer:
+    """``SystemAuth``: credentials cannot be checked without a registry client."""
+    raise Unsupported(
+        "this engine has no registry client yet and cannot check a login; images come in by "
+        "`docker load` and `docker import`"
+    )
+
+
+async def plugins(_engine: Engine, _request: Request) -> Answer:
+    """``PluginList``: there are none."""
+    return json_response([])
+
+
+async def no_swarm(_engine: Engine, _request: Request) -> Answer:
+    """Answer as an engine outside of a swarm."""
+    raise Unavailable(
+        'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
+        "connect this node to swarm and try again."
+    )
+
+
+async def no_swarm_mode(_engine: Engine, _request: Request) -> Answer:
+    """Refuse to become part of a swarm."""
+    raise Unsupported("this engine serves one machine and cannot be part of a swarm")
+
+
+async def no_build(_engine: Engine, _request: Request) -> Answer:
+    """Refuse to build."""
+    raise Unsupported(
+        "this engine cannot build images yet; make one with `docker import` or `docker commit`"
+    )

@@ -1,0 +1,52 @@
+"""Handlers of volumes."""
+
+from __future__ import annotations
+
+from deskd.api.http import NO_CONTENT, Answer, Request, json_response
+from deskd.domain.container import ApiStruct
+from deskd.domain.filters import parse_filters
+from deskd.services.engine import Engine
+
+
+class _CreateBody(ApiStruct, frozen=True):
+    """``VolumeCreateOptions``"""
+
+    name: str = ""
+    driver: str = ""
+    driver_opts: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+
+
+async def select(engine: Engine, request: Request) -> Answer:
+    """``VolumeList``"""
+    found = engine.volumes.select(parse_filters(request.query.text("filters")))
+    return json_response({"Volumes": found, "Warnings": None})
+
+
+async def create(engine: Engine, request: Request) -> Answer:
+    """``VolumeCreate``"""
+    body = await request.optional_json(_CreateBody, _CreateBody())
+    record, _ = engine.volumes.create(
+        body.name, driver=body.driver, options=body.driver_opts, labels=body.labels
+    )
+    return json_response(engine.volumes.render(record), 201)
+
+
+async def inspect(engine: Engine, request: Request) -> Answer:
+    """``VolumeInspect``"""
+    record = engine.volumes.get(request.path_values["name"])
+    return json_response(engine.volumes.render(record))
+
+
+async def remove(engine: Engine, request: Request) -> Answer:
+    """``VolumeDelete``"""
+    await engine.volumes.remove(request.path_values["name"], force=request.query.flag("force"))
+    return NO_CONTENT
+
+
+async def prune(engine: Engine, request: Request) -> Answer:
+    """``VolumePrune``"""
+    filters = parse_filters(request.query.text("filters"))
+    # Before 1.42 a prune took named volumes too.
+    everything = request.version < (1, 42)
+    return json_response(await engine.volumes.prune(filters, everything=everything))

@@ -1,0 +1,127 @@
+"""Joining a hijacked connection to a process's stdio: both directions, half-close, detach keys."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from deskd.api.http import Duplex
+from deskd.errors import InvalidArgument
+from deskd.services.ports import AttachStream
+
+RAW_STREAM = "application/vnd.docker.raw-stream"
+MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
+DEFAULT_DETACH_KEYS = "ctrl-p,ctrl-q"
+
+_CONTROL_KEYS = {chr(code): bytes((code - 96,)) for code in range(ord("a"), ord("z") + 1)} | {
+    "@": b"\x00",
+    "[": b"\x1b",
+    "\\": b"\x1c",
+    "]": b"\x1d",
+    "^": b"\x1e",
+    "_": b"\x1f",
+}
+
+
+def stream_type(version: tuple[int, int], *, tty: bool) -> str:
+    """Return the content type of a process's output (multiplexed frames are named since 1.42)."""
+    return MULTIPLEXED_STREAM if version >= (1, 42) and not tty else RAW_STREAM
+
+
+def parse_detach_keys(text: str) -> bytes:
+    """Turn ``ctrl-p,ctrl-q`` into bytes. Raises ``InvalidArgument`` for an unknown key."""
+    sequence = b""
+    for key in (text or DEFAULT_DETACH_KEYS).split(","):
+        if len(key) == 1 and key.isascii():
+            sequence += key.encode()
+        elif key.startswith("ctrl-") and key[5:].lower() in _CONTROL_KEYS:
+            sequence += _CONTROL_KEYS[key[5:].lower()]
+        else:
+            raise InvalidArgument(
+                f"invalid detach keys {text!r}: write single characters or ctrl-X, with commas"
+            )
+    return sequence
+
+
+class DetachFilter:
+    """Finds the detach sequence in typed bytes; a part of it is held back until it is decided."""
+
+    def __init__(self, sequence: bytes) -> None:
+        self._sequence = sequence
+        self._seen = 0
+
+    def feed(self, data: bytes) -> tuple[bytes, bool]:
+        """Return the bytes to pass on and whether the user asked to detach."""
+        if self._seen == 0 and self._sequence[:1] not in data:
+            return data, False
+        passed = bytearray()
+        for value in data:
+            if value == self._sequence[self._seen]:
+                self._seen += 1
+                if self._seen == len(self._sequence):
+                    return bytes(passed), True
+            else:
+                passed += self._sequence[: self._seen]
+                self._seen = 1 if value == self._sequence[0] else 0
+                if not self._seen:
+                    passed.append(value)
+        return bytes(passed), False
+
+
+async def relay(
+    client: Duplex,
+    stream: AttachStream,
+    *,
+    stdin: bool,
+    detach_keys: bytes | None = None,
+    on_detach: Callable[[], None] = lambda: None,
+) -> None:
+    """Copy until the process's output ends or the user detaches; closes ``stream``.
+
+    The end of the client's half closes the process's stdin only: its output goes on.
+    """
+    output = asyncio.create_task(_copy_output(client, stream))
+    typed = asyncio.create_task(_copy_input(client, stream, stdin=stdin, detach_keys=detach_keys))
+    try:
+        await asyncio.wait({output, typed}, return_when=asyncio.FIRST_COMPLETED)
+        if typed.done() and not typed.cancelled() and typed.exception() is None and typed.result():
+            on_detach()
+            return
+        await output
+    finally:
+        for task in (output, typed):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                await task
+        await stream.close()
+
+
+async def _copy_output(client: Duplex, stream: AttachStream) -> None:
+    while data := await stream.read():
+        await client.write(data)
+
+
+async def _copy_input(
+    client: Duplex, stream: AttachStream, *, stdin: bool, detach_keys: bytes | None
+) -> bool:
+    """Return whether the user asked to detach."""
+    keys = DetachFilter(detach_keys) if detach_keys else None
+    try:
+        while data := await client.read():
+            if not stdin:
+                continue
+            if keys is not None:
+                data, detached = keys.feed(data)
+                if data:
+                    await stream.write(data)
+                if detached:
+                    return True
+            else:
+                await stream.write(data)
+        if stdin:
+            await stream.close_stdin()
+    except ConnectionError:
+        # The process no longer reads, or the client is gone: the output decides when it is over.
+        return False
+    return False

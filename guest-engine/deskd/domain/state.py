@@ -1,0 +1,134 @@
+"""A container's life: its states, the one table of allowed moves, and the stored record."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from deskd.domain.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
+from deskd.errors import Conflict
+
+
+class Status(StrEnum):
+    """``ContainerState.Status`` of the API."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RESTARTING = "restarting"
+    EXITED = "exited"
+    REMOVING = "removing"
+    DEAD = "dead"
+
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    # A start that fails leaves a created container as it is and an exited one exited.
+    Status.CREATED: frozenset({Status.RUNNING, Status.CREATED, Status.REMOVING, Status.EXITED}),
+    Status.RUNNING: frozenset({Status.PAUSED, Status.EXITED, Status.RESTARTING}),
+    Status.PAUSED: frozenset({Status.RUNNING, Status.EXITED, Status.RESTARTING}),
+    Status.RESTARTING: frozenset({Status.RUNNING, Status.EXITED, Status.RESTARTING}),
+    Status.EXITED: frozenset({Status.RUNNING, Status.RESTARTING, Status.EXITED, Status.REMOVING}),
+    Status.REMOVING: frozenset({Status.DEAD}),
+    Status.DEAD: frozenset({Status.REMOVING}),
+}
+
+
+class IllegalTransition(Conflict):
+    """A move that the table does not have."""
+
+    def __init__(self, container_id: str, origin: Status, target: Status) -> None:
+        super().__init__(f"container {container_id} is {origin} and cannot become {target}")
+        self.origin = origin
+        self.target = target
+
+
+class State(msgspec.Struct, kw_only=True):
+    """What the engine knows of a container's process. Times are nanoseconds, 0 is never."""
+
+    status: Status = Status.CREATED
+    pid: int = 0
+    exit_code: int = 0
+    error: str = ""
+    oom_killed: bool = False
+    started_at_ns: int = 0
+    finished_at_ns: int = 0
+    manually_stopped: bool = False
+
+    @property
+    def running(self) -> bool:
+        """A paused container counts as running, as in Docker."""
+        return self.status in (Status.RUNNING, Status.PAUSED)
+
+
+class MountPoint(msgspec.Struct, kw_only=True, frozen=True):
+    """``MountPoint`` of the API: a volume, bind or tmpfs as it was settled at creation.
+
+    ``copy_up`` asks for the image's content in a new volume, ``subpath`` is a part of one.
+    """
+
+    type: str
+    source: str
+    destination: str
+    name: str = ""
+    driver: str = ""
+    mode: str = ""
+    read_write: bool = True
+    propagation: str = ""
+    copy_up: bool = False
+    subpath: str = ""
+    non_recursive: bool = False
+    recursive_read_only: bool = False
+    create_source: bool = False
+    anonymous: bool = False
+
+
+class StoredEndpoint(msgspec.Struct, kw_only=True, frozen=True):
+    """A place in a network that a running container holds."""
+
+    network_id: str
+    network_name: str
+    endpoint_id: str
+    settings: EndpointSettings
+    ports: dict[str, list[PortBinding]]
+
+
+class ContainerRecord(msgspec.Struct, kw_only=True):
+    """Everything about a container that the database keeps.
+
+    ``config`` is merged with the image's; ``networks`` is what was asked for, by network name,
+    ``endpoints`` what is held while the container runs, ``endpoint_interfaces`` the names of its
+    interfaces there.
+    """
+
+    id: str
+    name: str
+    created_ns: int
+    image_id: str
+    image_name: str
+    config: ContainerConfig
+    host_config: HostConfig
+    path: str
+    args: list[str]
+    platform: str = "linux"
+    networks: dict[str, EndpointSettings]
+    endpoints: dict[str, StoredEndpoint] = {}
+    endpoint_interfaces: dict[str, str] = {}
+    mounts: list[MountPoint] = []
+    state: State = msgspec.field(default_factory=State)
+    restart_count: int = 0
+    log_path: str = ""
+
+    def move(self, target: Status) -> None:
+        """Change the status. Raises ``IllegalTransition``."""
+        if target not in TRANSITIONS[self.state.status]:
+            raise IllegalTransition(self.id, self.state.status, target)
+        self.state.status = target
+
+    @property
+    def short_id(self) -> str:
+        return self.id[:12]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.config.labels or {}

@@ -1,0 +1,232 @@
+"""Making containers: checks, the image's part, the name, the record, the writable root."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import msgspec
+
+from deskd.domain.container import ContainerConfig, EndpointSettings, HostConfig, NetworkingConfig
+from deskd.domain.image import ImageRecord
+from deskd.domain.state import ContainerRecord
+from deskd.errors import Conflict, InvalidArgument, NotFound, SystemFailure
+from deskd.layout import DataRoot
+from deskd.runtime import confinement, resource_rules
+from deskd.runtime.spec import log_spec
+from deskd.services.containers import merging, mounting
+from deskd.services.containers.files import Files
+from deskd.services.containers.names import check_name, random_name
+from deskd.services.containers.registry import Container, ContainerRegistry
+from deskd.services.images import Images
+from deskd.services.ports import RootFilesystems
+from deskd.services.volumes import Volumes
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What the engine's settings and the machine say about every new container."""
+
+    cpus: int
+    cgroup_v2: bool
+    log_options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """A client's wish. ``platform`` is ``os/architecture`` or empty."""
+
+    config: ContainerConfig
+    host_config: HostConfig
+    networking: NetworkingConfig
+    name: str = ""
+    platform: str = ""
+
+
+class ContainerCreation:
+    """Creates containers. A failure leaves nothing behind."""
+
+    def __init__(
+        self,
+        registry: ContainerRegistry,
+        images: Images,
+        roots: RootFilesystems,
+        volumes: Volumes,
+        files: Files,
+        layout: DataRoot,
+        defaults: Defaults,
+    ) -> None:
+        self._registry = registry
+        self._images = images
+        self._roots = roots
+        self._volumes = volumes
+        self._files = files
+        self._layout = layout
+        self._defaults = defaults
+
+    async def create(self, request: CreateRequest) -> tuple[Container, list[str]]:
+        """Return the new container and warnings.
+
+        Raises ``InvalidArgument``, ``NotFound`` (no such image), ``Conflict`` (the name).
+        """
+        name = check_name(request.name) if request.name else ""
+        if name:
+            self._registry.check_free(name)
+        merging.check_config(request.config)
+        merging.check_host_config(request.host_config, self._defaults.cpus)
+        if not request.config.image:
+            raise InvalidArgument("no image given: name one in Image")
+        image = await self._images.resolve(request.config.image)
+        parsed = image.config
+        found = "/".join(filter(None, (parsed.os, parsed.architecture, parsed.variant)))
+        merging.check_platform(request.platform, found, request.config.image)
+        record = self._record(request, image, name or self._free_name())
+        self._check_plan(record)
+        await self._settle_mounts(record)
+        with ExitStack() as undo:
+            undo.callback(self._remove_files, record.id)
+            self._make_directory(record.id)
+            self._roots.create(record.id, record.image_id, volatile=record.host_config.auto_remove)
+            await self._files.copy_up(record)
+            container = self._registry.add(record)
+            undo.pop_all()
+        self._registry.tell(container, "create")
+        return container, self._warnings(record)
+
+    def _record(self, request: CreateRequest, image: ImageRecord, name: str) -> ContainerRecord:
+        container_id = secrets.token_hex(32)
+        config = merging.merge_config(request.config, image.container_config)
+        words = merging.command_line(config)
+        host_config = merging.complete_host_config(
+            request.host_config,
+            cgroup_v2=self._defaults.cgroup_v2,
+            log_options=dict(self._defaults.log_options),
+        )
+        shares_network = host_config.network_mode.startswith("container:")
+        if host_config.network_mode == "host" and not config.hostname:
+            config = msgspec.structs.replace(config, hostname=os.uname().nodename)
+        elif not config.hostname and not shares_network:
+            config = msgspec.structs.replace(config, hostname=container_id[:12])
+        if host_config.uts_mode == "host" and request.config.hostname:
+            raise InvalidArgument("conflicting options: hostname and the UTS mode")
+        return ContainerRecord(
+            id=container_id,
+            name=name,
+            created_ns=time.time_ns(),
+            image_id=image.id,
+            image_name=request.config.image,
+            config=config,
+            host_config=host_config,
+            path=words[0],
+            args=words[1:],
+            networks=_wanted_networks(config, host_config, request.networking),
+            log_path=self._layout.container_log(container_id),
+        )
+
+    def _check_plan(self, record: ContainerRecord) -> None:
+        """Let the rules of the plan refuse now what would fail at every start."""
+        host = record.host_config
+        resource_rules.limits(host)
+        resource_rules.rlimits(host)
+        confinement.security_options(host.security_opt or (), privileged=host.privileged)
+        confinement.capability_set(
+            host.cap_add or (), host.cap_drop or (), privileged=host.privileged
+        )
+        log_spec(record.log_path, host.log_config.config or {})
+        for mode in (host.network_mode, host.ipc_mode, host.pid_mode):
+            if mode.startswith("container:"):
+                self._shared_container(mode.removeprefix("container:"))
+
+    def _shared_container(self, reference: str) -> None:
+        if self._registry.find(reference) is None:
+            raise NotFound(f"No such container: {reference}")
+
+    async def _settle_mounts(self, record: ContainerRecord) -> None:
+        record.mounts = mounting.settle(
+            record.config,
+            record.host_config,
+            self._volumes,
+            lambda reference: self._registry.get(reference).record,
+        )
+
+    def _free_name(self) -> str:
+        for attempt in range(10):
+            name = random_name(attempt)
+            if not self._registry.has_name(name):
+                return name
+        raise Conflict("no free random name was found; give the container a name")
+
+    def _make_directory(self, container_id: str) -> None:
+        path = self._layout.container(container_id)
+        try:
+            os.makedirs(path, mode=0o710)
+        except OSError as error:
+            raise SystemFailure(
+                f"the container's directory {path} cannot be made: {error.strerror}"
+            ) from error
+
+    def _remove_files(self, container_id: str) -> None:
+        self._roots.remove(container_id)
+        remove_directory(self._layout.container(container_id))
+
+    def _warnings(self, record: ContainerRecord) -> list[str]:
+        host = record.host_config
+        warnings = []
+        if host.oom_kill_disable and not host.memory:
+            warnings.append(
+                "OOM killer is disabled for the container, but no memory limit is set, this can "
+                "result in the system running out of resources."
+            )
+        if self._defaults.cgroup_v2:
+            if host.oom_kill_disable:
+                warnings.append(
+                    "Your kernel does not support OomKillDisable. OomKillDisable discarded."
+                )
+            if host.memory_swappiness not in (None, -1):
+                warnings.append(
+                    "Your kernel does not support memory swappiness capabilities or the cgroup "
+                    "is not mounted. Memory swappiness discarded."
+                )
+        published = host.port_bindings or host.publish_all_ports
+        if published and host.network_mode == "host":
+            warnings.append("Published ports are discarded when using host network mode")
+        return warnings
+
+
+def remove_directory(path: str) -> None:
+    """Delete a container's directory with its small files; idempotent."""
+    import shutil
+
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+
+
+def _wanted_networks(
+    config: ContainerConfig, host_config: HostConfig, networking: NetworkingConfig
+) -> dict[str, EndpointSettings]:
+    """Return the networks that the container will join, by name as it was given."""
+    mode = host_config.network_mode
+    given = {
+        name: settings or EndpointSettings()
+        for name, settings in (networking.endpoints_config or {}).items()
+    }
+    if mode.startswith("container:"):
+        if given:
+            raise InvalidArgument(
+                "conflicting options: a container that shares another's network joins no network"
+            )
+        return {}
+    if "default" in given:
+        given["bridge"] = given.pop("default")
+    if mode in ("host", "none") and set(given) - {mode}:
+        raise InvalidArgument(f"conflicting options: the network mode {mode} and other networks")
+    main = given.pop(mode, EndpointSettings())
+    if config.mac_address and not main.mac_address:
+        main = msgspec.structs.replace(main, mac_address=config.mac_address)
+    return {mode: main, **given}

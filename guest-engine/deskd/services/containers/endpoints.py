@@ -1,0 +1,170 @@
+"""A container's places in networks: joining at a start, leaving at the end, its name files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from deskd.domain.container import PortBinding
+from deskd.domain.network import Endpoint, EndpointRequest, NetlinkScript, PortRequest
+from deskd.domain.state import ContainerRecord, StoredEndpoint
+from deskd.layout import DataRoot
+from deskd.services.containers.merging import parse_port
+from deskd.services.ports import ContainerNetworks
+
+NO_PORTS = "none", "host"
+
+
+class Endpoints:
+    """Joins and leaves networks for containers."""
+
+    def __init__(self, networks: ContainerNetworks, layout: DataRoot) -> None:
+        self._networks = networks
+        self._layout = layout
+
+    async def join_all(
+        self, record: ContainerRecord, undo: AsyncExitStack
+    ) -> tuple[NetlinkScript, ...]:
+        """Join every wanted network; ``undo`` gets what leaves them again.
+
+        ``record.endpoints`` holds the granted places afterwards.
+        """
+        record.endpoints, record.endpoint_interfaces = {}, {}
+        if (
+            record.host_config.network_mode.startswith("container:")
+            or record.config.network_disabled
+        ):
+            return ()
+        scripts = []
+        ports = port_requests(record)
+        for index, (network, settings) in enumerate(record.networks.items()):
+            request = EndpointRequest(
+                container_id=record.id,
+                container_name=record.name,
+                network=network,
+                settings=settings,
+                ports=ports if index == 0 and network not in NO_PORTS else (),
+                interface=f"eth{index}",
+                default_route=index == 0,
+                hostname=record.config.hostname,
+            )
+            endpoint = await self._networks.join(request)
+            undo.push_async_callback(self._networks.leave, record.id, endpoint.network_id)
+            record.endpoints[endpoint.network_name] = store(endpoint)
+            record.endpoint_interfaces[endpoint.network_name] = request.interface
+            scripts.append(endpoint.script)
+        return tuple(scripts)
+
+    async def leave_all(self, record: ContainerRecord) -> None:
+        """Leave every network that the container is in; idempotent."""
+        for endpoint in record.endpoints.values():
+            await self._networks.leave(record.id, endpoint.network_id)
+        record.endpoints, record.endpoint_interfaces = {}, {}
+
+    async def restore(self, records: Sequence[ContainerRecord]) -> None:
+        """Tell the networks, after a restart, which places running containers hold."""
+        await self._networks.restore(
+            [
+                (record.id, unstore(endpoint))
+                for record in records
+                for endpoint in record.endpoints.values()
+            ],
+            {record.id: record.name for record in records},
+        )
+
+    async def write_files(self, record: ContainerRecord) -> tuple[str, str, str]:
+        """Write hosts, hostname and resolv.conf; return their paths in this order.
+
+        A container that shares another's network shares these files too: its caller gives the
+        other's record.
+        """
+        host = record.host_config
+        first = next(iter(record.networks), host.network_mode)
+        gateway = ""
+        if any(extra.endswith(":host-gateway") for extra in host.extra_hosts or []):
+            gateway = await self._networks.host_gateway()
+        lines = [
+            "127.0.0.1\tlocalhost",
+            "::1\tlocalhost ip6-localhost ip6-loopback",
+            "fe00::\tip6-localnet",
+            "ff00::\tip6-mcastprefix",
+            "ff02::1\tip6-allnodes",
+            "ff02::2\tip6-allrouters",
+        ]
+        if host.network_mode == "host":
+            lines = _machine_hosts() or lines
+        for extra in host.extra_hosts or []:
+            name, _, address = extra.partition(":")
+            if address == "host-gateway":
+                address = gateway
+            lines.append(f"{address}\t{name}")
+        lines += self._networks.hosts_lines(record.id)
+        return (
+            self._write(record.id, "hosts", "\n".join(lines) + "\n"),
+            self._write(record.id, "hostname", record.config.hostname + "\n"),
+            self._write(record.id, "resolv.conf", self._networks.resolv_conf(host, first)),
+        )
+
+    def files(self, container_id: str) -> tuple[str, str, str]:
+        """Return the paths that ``write_files`` fills."""
+        return (
+            self._layout.container_file(container_id, "hosts"),
+            self._layout.container_file(container_id, "hostname"),
+            self._layout.container_file(container_id, "resolv.conf"),
+        )
+
+    def _write(self, container_id: str, name: str, text: str) -> str:
+        path = self._layout.container_file(container_id, name)
+        # Never replaced, always rewritten: a running container has the inode bound.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+        return path
+
+
+def _machine_hosts() -> list[str]:
+    try:
+        with open("/etc/hosts", encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def port_requests(record: ContainerRecord) -> tuple[PortRequest, ...]:
+    """Return what is to be published: ``-p`` and, with ``-P``, every exposed port."""
+    host = record.host_config
+    wanted: dict[tuple[int, str], tuple[PortBinding, ...]] = {}
+    for text, bindings in (host.port_bindings or {}).items():
+        wanted[parse_port(text)] = tuple(bindings or [PortBinding()])
+    if host.publish_all_ports:
+        for text in record.config.exposed_ports or {}:
+            wanted.setdefault(parse_port(text), (PortBinding(),))
+    return tuple(
+        PortRequest(number, protocol, bindings) for (number, protocol), bindings in wanted.items()
+    )
+
+
+def store(endpoint: Endpoint) -> StoredEndpoint:
+    """Keep what outlives the engine; the netlink script is used once."""
+    return StoredEndpoint(
+        network_id=endpoint.network_id,
+        network_name=endpoint.network_name,
+        endpoint_id=endpoint.endpoint_id,
+        settings=endpoint.settings,
+        ports={name: list(bindings) for name, bindings in endpoint.ports.items()},
+    )
+
+
+def unstore(stored: StoredEndpoint) -> Endpoint:
+    """The opposite of ``store``, without the script."""
+    return Endpoint(
+        network_id=stored.network_id,
+        network_name=stored.network_name,
+        endpoint_id=stored.endpoint_id,
+        settings=stored.settings,
+        script=NetlinkScript(),
+        ports={name: tuple(bindings) for name, bindings in stored.ports.items()},
+    )

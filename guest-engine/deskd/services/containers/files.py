@@ -1,0 +1,232 @@
+"""A container's files: ``cp`` both ways, ``export``, ``diff``, and filling new volumes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+from deskd.domain.state import ContainerRecord, MountPoint
+from deskd.errors import InvalidArgument, NotFound
+from deskd.images.streams import decompressed
+from deskd.images.unpack import IntoExisting, unpack
+from deskd.layout import DataRoot
+from deskd.services.containers.mounting import mount_steps
+from deskd.services.containers.registry import Container, ContainerRegistry
+from deskd.services.ports import ByteSource, RootFilesystems, Runtime
+from deskd.storage.changes import Change
+
+PIPE_BLOCK_BYTES = 256 * 1024
+
+
+class ContainerRoots(RootFilesystems, Protocol):
+    """Roots that can also tell what changed."""
+
+    def changes(self, container_id: str) -> list[Change]: ...
+
+
+class Files:
+    """Reads and writes containers' files by jobs that have the container's root as theirs."""
+
+    def __init__(
+        self,
+        registry: ContainerRegistry,
+        runtime: Runtime,
+        roots: ContainerRoots,
+        layout: DataRoot,
+    ) -> None:
+        self._registry = registry
+        self._runtime = runtime
+        self._roots = roots
+        self._layout = layout
+
+    async def stat(self, reference: str, path: str) -> dict[str, Any]:
+        """Return the object of the header X-Docker-Container-Path-Stat. Raises ``NotFound``."""
+        container = self._registry.get(reference)
+        with _Staging(self._layout) as staging:
+            found: dict[str, Any] = await self._runtime.run_job(
+                "archive_stat", self._arguments(container, staging, path=_checked(path)), ()
+            )
+        return found
+
+    def get(self, reference: str, path: str) -> AsyncIterator[bytes]:
+        """Return a file or directory as a tar."""
+        container = self._registry.get(reference)
+        self._registry.tell(container, "archive-path")
+        return self._read_job("archive_get", container, path=_checked(path))
+
+    def export(self, reference: str) -> AsyncIterator[bytes]:
+        """Return the whole root, without volumes, as a tar."""
+        container = self._registry.get(reference)
+        self._registry.tell(container, "export")
+        return self._read_job("export", container, path="/")
+
+    async def put(
+        self,
+        reference: str,
+        path: str,
+        source: ByteSource,
+        *,
+        refuse_kind_change: bool = False,
+        copy_owner: bool = False,
+    ) -> None:
+        """Unpack a tar into a directory. Raises ``NotFound``, ``InvalidArgument``."""
+        container = self._registry.get(reference)
+        user = container.record.config.user if copy_owner else ""
+        with _Staging(self._layout) as staging:
+            arguments = self._arguments(
+                container,
+                staging,
+                path=_checked(path),
+                refuse_kind_change=refuse_kind_change,
+                user=user,
+                read_only=container.record.host_config.readonly_rootfs,
+            )
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            feeding = asyncio.create_task(_feed(source, writing))
+            try:
+                await self._runtime.run_job("archive_put", arguments, (reading,))
+            finally:
+                os.close(reading)
+                feeding.cancel()
+                await asyncio.wait([feeding])
+        self._registry.tell(container, "extract-to-dir")
+
+    async def changes(self, reference: str) -> list[dict[str, Any]]:
+        """Return ``FilesystemChange`` objects."""
+        container = self._registry.get(reference)
+        found = await asyncio.to_thread(self._roots.changes, container.id)
+        return [{"Path": change.path, "Kind": int(change.kind)} for change in found]
+
+    async def copy_up(self, record: ContainerRecord) -> None:
+        """Fill a new container's new volumes with what the image has in their places."""
+        for point in record.mounts:
+            if point.type == "volume" and point.copy_up and not point.subpath:
+                await self._copy_up(record, point)
+
+    async def _copy_up(self, record: ContainerRecord, point: MountPoint) -> None:
+        arguments = {
+            "container": record.id,
+            "path": f"{point.destination}/.",
+            "root": self._roots.mounts(record.id),
+        }
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        with _Staging(self._layout) as staging:
+            running = self._writing_job("archive_get", {**arguments, "staging": staging}, writing)
+            filling = asyncio.ensure_future(
+                asyncio.to_thread(_fill, reading, self._layout, point.source)
+            )
+            await asyncio.wait([running, filling])
+        os.close(reading)
+        try:
+            await running
+        except (NotFound, InvalidArgument):
+            filling.exception()
+            return  # the image has nothing there
+        await filling
+
+    async def _read_job(self, job: str, container: Container, **more: Any) -> AsyncIterator[bytes]:
+        """Run a job that writes a stream, and pass the stream on."""
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        with _Staging(self._layout) as staging:
+            running = self._writing_job(job, self._arguments(container, staging, **more), writing)
+            try:
+                while block := await asyncio.to_thread(os.read, reading, PIPE_BLOCK_BYTES):
+                    yield block
+            finally:
+                os.close(reading)
+                await asyncio.wait([running])
+            await running
+
+    def _writing_job(
+        self, job: str, arguments: dict[str, Any], writing: int
+    ) -> asyncio.Future[Any]:
+        """Run a job that writes to a pipe; the pipe ends with the job, whose copy is another."""
+        running = asyncio.ensure_future(self._runtime.run_job(job, arguments, (writing,)))
+        running.add_done_callback(lambda _: os.close(writing))
+        return running
+
+    def _arguments(self, container: Container, staging: str, **more: Any) -> dict[str, Any]:
+        record = container.record
+        arguments: dict[str, Any] = {"container": container.id, **more}
+        if record.state.running:
+            return arguments | {"pid": record.state.pid}
+        steps = (*self._roots.mounts(record.id), *mount_steps(record.mounts))
+        return arguments | {"root": steps, "staging": staging}
+
+
+class _Staging:
+    """An empty engine-side directory that a job covers with mounts only it sees."""
+
+    def __init__(self, layout: DataRoot) -> None:
+        self._parent = layout.temporary
+        self._path = ""
+
+    def __enter__(self) -> str:
+        self._path = tempfile.mkdtemp(prefix="root-", dir=self._parent)
+        return self._path
+
+    def __exit__(self, *_: object) -> None:
+        os.rmdir(self._path)
+
+
+def _checked(path: str) -> str:
+    if not path:
+        raise InvalidArgument("missing required parameter path: name a file in the container")
+    return path
+
+
+async def _feed(source: ByteSource, writing: int) -> None:
+    """Write ``source`` into a pipe and close it."""
+    try:
+        async for block in source:
+            await asyncio.to_thread(_write_all, writing, block)
+    except BrokenPipeError:
+        return  # the job has what it needs, or failed and says why
+    finally:
+        os.close(writing)
+
+
+def _write_all(descriptor: int, block: bytes) -> None:
+    view = memoryview(block)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _fill(reading: int, layout: DataRoot, target: str) -> None:
+    """Unpack a tar of ``NAME/…`` so that what is below NAME lands in ``target``."""
+    staging = tempfile.mkdtemp(prefix="volume-", dir=layout.temporary)
+    try:
+        unpack(decompressed(_PipeReader(reading)), staging, into_existing=IntoExisting())
+        entries = os.listdir(staging)
+        if not entries:
+            return
+        source = os.path.join(staging, entries[0])
+        info = os.lstat(source)
+        for name in os.listdir(source):
+            os.rename(os.path.join(source, name), os.path.join(target, name))
+        os.chown(target, info.st_uid, info.st_gid)
+        os.chmod(target, info.st_mode & 0o7777)
+    finally:
+        shutil.rmtree(staging)
+
+
+class _PipeReader:
+    """A blocking reader of a pipe."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, size: int = -1, /) -> bytes:
+        return os.read(self._descriptor, size if size > 0 else 65536)
+
+
+def stat_header(found: Mapping[str, Any]) -> str:
+    """Return a path's facts as the header carries them: base64 of JSON."""
+    import base64
+    import json
+
+    return base64.b64encode(json.dumps(found).encode()).decode()

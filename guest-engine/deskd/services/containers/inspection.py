@@ -1,0 +1,218 @@
+"""What ``inspect`` shows of a container: every field of the API's ``ContainerInspectResponse``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from deskd.domain.container import EndpointSettings, HostConfig
+from deskd.domain.state import ContainerRecord, MountPoint, State, Status
+from deskd.domain.times import NEVER, rfc3339
+from deskd.images.catalog import Catalog
+from deskd.layout import DataRoot
+from deskd.services.containers.merging import as_list
+from deskd.services.containers.registry import Container, ContainerRegistry
+from deskd.services.ports import RootFilesystems
+from deskd.services.volumes import size_bytes
+
+DRIVER = "overlay2"
+
+
+class Inspection:
+    """Renders containers in full."""
+
+    def __init__(
+        self,
+        registry: ContainerRegistry,
+        catalog: Catalog,
+        roots: RootFilesystems,
+        layout: DataRoot,
+    ) -> None:
+        self._registry = registry
+        self._catalog = catalog
+        self._roots = roots
+        self._layout = layout
+
+    async def inspect(self, reference: str, *, size: bool = False) -> dict[str, Any]:
+        """Return the container. ``size`` adds ``SizeRw`` and ``SizeRootFs`` (bytes)."""
+        container = self._registry.get(reference)
+        record = container.record
+        rendered = {
+            "Id": record.id,
+            "Created": rfc3339(record.created_ns),
+            "Path": record.path,
+            "Args": record.args,
+            "State": render_state(record.state),
+            "Image": record.image_id,
+            "ResolvConfPath": self._file_path(record, "resolv.conf"),
+            "HostnamePath": self._file_path(record, "hostname"),
+            "HostsPath": self._file_path(record, "hosts"),
+            "LogPath": record.log_path,
+            "Name": f"/{record.name}",
+            "RestartCount": record.restart_count,
+            "Driver": DRIVER,
+            "Platform": record.platform,
+            "MountLabel": "",
+            "ProcessLabel": "",
+            "AppArmorProfile": "",
+            "ExecIDs": list(container.exec_ids) or None,
+            "HostConfig": render_host_config(record.host_config),
+            "GraphDriver": self._graph_driver(record.id),
+            "Mounts": [render_mount(point) for point in record.mounts],
+            "Config": render_config(record),
+            "NetworkSettings": self._network_settings(container),
+        }
+        if size:
+            rendered.update(await self.sizes(container))
+        return rendered
+
+    async def sizes(self, container: Container) -> dict[str, int]:
+        """Measure the writable part and the whole root, in bytes."""
+        own = await asyncio.to_thread(size_bytes, self._roots.upper(container.id))
+        image = self._catalog.by_id(container.record.image_id)
+        return {"SizeRw": own, "SizeRootFs": own + (image.size_bytes if image else 0)}
+
+    def _file_path(self, record: ContainerRecord, name: str) -> str:
+        if not record.state.started_at_ns:
+            return ""
+        return self._layout.container_file(record.id, name)
+
+    def _graph_driver(self, container_id: str) -> dict[str, Any]:
+        data: dict[str, str] = {"UpperDir": self._roots.upper(container_id)}
+        for step in self._roots.mounts(container_id):
+            if step.kind == "overlay":
+                for option in step.data.split(","):
+                    key, _, value = option.partition("=")
+                    if key == "workdir":
+                        data["WorkDir"] = value
+                    elif key == "lowerdir":
+                        data["LowerDir"] = value
+        return {"Name": DRIVER, "Data": data}
+
+    def _network_settings(self, container: Container) -> dict[str, Any]:
+        record = container.record
+        networks = render_networks(record)
+        # The flat fields are those of the default bridge, as they were before networks had names.
+        bridge = networks.get("bridge", {})
+        pid = record.state.pid
+        return {
+            "Bridge": "",
+            "SandboxID": record.id if pid else "",
+            "SandboxKey": f"/proc/{pid}/ns/net" if pid else "",
+            "Ports": render_ports(record),
+            "HairpinMode": False,
+            "LinkLocalIPv6Address": "",
+            "LinkLocalIPv6PrefixLen": 0,
+            "SecondaryIPAddresses": None,
+            "SecondaryIPv6Addresses": None,
+            "EndpointID": bridge.get("EndpointID", ""),
+            "Gateway": bridge.get("Gateway", ""),
+            "GlobalIPv6Address": bridge.get("GlobalIPv6Address", ""),
+            "GlobalIPv6PrefixLen": bridge.get("GlobalIPv6PrefixLen", 0),
+            "IPAddress": bridge.get("IPAddress", ""),
+            "IPPrefixLen": bridge.get("IPPrefixLen", 0),
+            "IPv6Gateway": bridge.get("IPv6Gateway", ""),
+            "MacAddress": bridge.get("MacAddress", ""),
+            "Networks": networks,
+        }
+
+
+def render_state(state: State) -> dict[str, Any]:
+    """Return ``ContainerState``."""
+    restarting = state.status is Status.RESTARTING
+    finished = rfc3339(state.finished_at_ns) if state.finished_at_ns else NEVER
+    return {
+        "Status": str(state.status),
+        "Running": state.running or restarting,
+        "Paused": state.status is Status.PAUSED,
+        "Restarting": restarting,
+        "OOMKilled": state.oom_killed,
+        "Dead": state.status is Status.DEAD,
+        "Pid": state.pid,
+        "ExitCode": state.exit_code,
+        "Error": state.error,
+        "StartedAt": rfc3339(state.started_at_ns),
+        "FinishedAt": finished,
+    }
+
+
+def render_config(record: ContainerRecord) -> dict[str, Any]:
+    """Return ``ContainerConfig`` as it took effect."""
+    config = record.config
+    rendered: dict[str, Any] = msgspec.to_builtins(config)
+    rendered["Cmd"] = as_list(config.cmd) or None
+    rendered["Entrypoint"] = as_list(config.entrypoint) or None
+    rendered["Image"] = record.image_name
+    rendered["Labels"] = config.labels or {}
+    rendered["Env"] = config.env or []
+    for name in ("Healthcheck", "StopTimeout", "Shell", "ExposedPorts", "StopSignal", "MacAddress"):
+        if not rendered.get(name):
+            rendered.pop(name, None)
+    for name in ("ArgsEscaped", "NetworkDisabled"):
+        if not rendered.get(name):
+            rendered.pop(name, None)
+    return rendered
+
+
+def render_host_config(host_config: HostConfig) -> dict[str, Any]:
+    """Return ``HostConfig``; Go clients expect maps and lists that may be null."""
+    rendered: dict[str, Any] = msgspec.to_builtins(host_config)
+    rendered["PortBindings"] = host_config.port_bindings or {}
+    for name in ("Mounts", "StorageOpt", "Tmpfs", "Sysctls", "Annotations", "Init"):
+        if rendered.get(name) is None:
+            rendered.pop(name, None)
+    for name in ("CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth"):
+        rendered.setdefault(name, 0)
+    return rendered
+
+
+def render_mount(point: MountPoint) -> dict[str, Any]:
+    """Return ``MountPoint``."""
+    rendered: dict[str, Any] = {"Type": point.type}
+    if point.name:
+        rendered["Name"] = point.name
+    rendered["Source"] = point.source
+    rendered["Destination"] = point.destination
+    if point.driver:
+        rendered["Driver"] = point.driver
+    rendered["Mode"] = point.mode
+    rendered["RW"] = point.read_write
+    rendered["Propagation"] = point.propagation
+    return rendered
+
+
+def render_networks(record: ContainerRecord) -> dict[str, dict[str, Any]]:
+    """Return ``NetworkSettings.Networks``: what is held, or what was asked for."""
+    rendered: dict[str, dict[str, Any]] = {}
+    for name, wanted in record.networks.items():
+        rendered[name] = msgspec.to_builtins(wanted)
+    for name, endpoint in record.endpoints.items():
+        # A network may have been asked for by its ID; it is shown by its name.
+        rendered.pop(endpoint.network_id, None)
+        rendered[name] = msgspec.to_builtins(granted(endpoint.settings, endpoint))
+    return rendered
+
+
+def granted(settings: EndpointSettings, endpoint: Any) -> EndpointSettings:
+    """Return the settings with the IDs of the place that was given."""
+    return msgspec.structs.replace(
+        settings, network_id=endpoint.network_id, endpoint_id=endpoint.endpoint_id
+    )
+
+
+def render_ports(record: ContainerRecord) -> dict[str, list[dict[str, str]] | None]:
+    """Return ``NetworkSettings.Ports``: published and merely exposed ones of a running
+    container."""
+    ports: dict[str, list[dict[str, str]] | None] = {}
+    if not record.state.running:
+        return ports
+    for name in record.config.exposed_ports or {}:
+        ports[name if "/" in name else f"{name}/tcp"] = None
+    for endpoint in record.endpoints.values():
+        for name, bindings in endpoint.ports.items():
+            ports[name] = [
+                {"HostIp": binding.host_ip, "HostPort": binding.host_port} for binding in bindings
+            ] or None
+    return ports

@@ -1,0 +1,618 @@
+"""A container's life: start, stop, kill, restart, pause, exit, restart policy, removal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal as signals
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from deskd.domain.container import HostConfig, RestartPolicy
+from deskd.domain.process import Exit, FoundMonitor
+from deskd.domain.state import Status
+from deskd.errors import Conflict, DeskdError, InvalidArgument, NotModified
+from deskd.layout import DataRoot
+from deskd.runtime import spec
+from deskd.services.containers import merging, mounting
+from deskd.services.containers.creation import remove_directory
+from deskd.services.containers.endpoints import Endpoints
+from deskd.services.containers.registry import Container, ContainerRegistry, WaitResult
+from deskd.services.ports import Process, Resources, RootFilesystems, Runtime
+from deskd.services.volumes import Volumes
+
+log = logging.getLogger(__name__)
+
+DEFAULT_STOP_TIMEOUT_S = 10
+KILL_TIMEOUT_S = 10.0
+FIRST_RESTART_DELAY_S = 0.1
+MAX_RESTART_DELAY_S = 60.0
+STABLE_RUN_S = 10.0
+CANNOT_INVOKE, NOT_FOUND, ENGINE_ERROR = 126, 127, 128
+
+
+class Lifecycle:
+    """Moves containers through their states. Methods take names or IDs."""
+
+    def __init__(
+        self,
+        registry: ContainerRegistry,
+        runtime: Runtime,
+        resources: Resources,
+        roots: RootFilesystems,
+        endpoints: Endpoints,
+        volumes: Volumes,
+        layout: DataRoot,
+        *,
+        cgroup_parent: str = "",
+    ) -> None:
+        self._registry = registry
+        self._runtime = runtime
+        self._resources = resources
+        self._roots = roots
+        self._endpoints = endpoints
+        self._volumes = volumes
+        self._layout = layout
+        self._cgroup_parent = cgroup_parent or spec.DEFAULT_CGROUP_PARENT
+        self._watchers: set[asyncio.Task[None]] = set()
+
+    # --- start ----------------------------------------------------------------------------------
+
+    async def start(self, reference: str) -> None:
+        """Start a container. Raises ``NotModified`` where it runs, ``Conflict`` where it is
+        paused or being removed, and what the start meets."""
+        container = self._registry.get(reference)
+        async with container.lock:
+            state = container.record.state
+            if state.status is Status.PAUSED:
+                raise Conflict("cannot start a paused container, try unpause instead")
+            if state.status is Status.RUNNING:
+                raise NotModified(f"container {reference} is already running")
+            if state.status in (Status.REMOVING, Status.DEAD):
+                raise Conflict("container is marked for removal and cannot be started")
+            _cancel_restart(container)
+            container.record.restart_count = 0
+            container.restart_delay_s = 0.0
+            state.manually_stopped = False
+            await self._start(container)
+
+    async def _start(self, container: Container) -> None:
+        """Start with the lock held; a failure is recorded and leaves nothing running."""
+        record = container.record
+        try:
+            async with AsyncExitStack() as undo:
+                process = await self._create_process(container, undo)
+                undo.push_async_callback(process.discard)
+                await self._serve_pending(container, process)
+                started_at_ns = await process.release()
+                undo.pop_all()
+        except Exception as error:
+            self._record_failed_start(container, error)
+            if record.host_config.auto_remove:
+                await self._remove(container, volumes=True)
+            raise
+        state = record.state
+        record.move(Status.RUNNING)
+        state.pid, state.exit_code, state.error = process.pid, 0, ""
+        state.oom_killed, state.started_at_ns = False, started_at_ns
+        state.finished_at_ns = 0
+        container.process = process
+        self._registry.save(container)
+        self._registry.tell(container, "start")
+        self.watch(container, process)
+
+    async def _create_process(self, container: Container, undo: AsyncExitStack) -> Process:
+        record = container.record
+        host = record.host_config
+        namespaces = spec.resolve_namespaces(host, self._pid_to_share)
+        mounts = mounting.mount_steps(record.mounts)
+        scripts = await self._endpoints.join_all(record, undo)
+        undo.callback(record.endpoints.clear)
+        if host.network_mode.startswith("container:"):
+            shared = self._registry.get(host.network_mode.removeprefix("container:"))
+            files = self._endpoints.files(shared.id)
+        else:
+            files = await self._endpoints.write_files(record)
+        options = host.log_config.config or {}
+        plan = spec.build_container_plan(
+            spec.ContainerInputs(
+                container_id=record.id,
+                config=record.config,
+                host_config=host,
+                root=self._roots.mounts(record.id),
+                mounts=mounts,
+                hosts_file=files[0],
+                hostname_file=files[1],
+                resolv_conf_file=files[2],
+                networks=scripts,
+                namespaces=namespaces,
+                log_path=record.log_path,
+                log_options=options,
+                log_extra=_log_extra(container, options),
+                cgroup_parent=self._cgroup_parent,
+            )
+        )
+        return await self._runtime.create(plan)
+
+    def _pid_to_share(self, reference: str) -> int:
+        other = self._registry.get(reference)
+        if not other.record.state.running:
+            raise Conflict(
+                f"cannot join the namespaces of a non running container: {other.id}; start it first"
+            )
+        return other.record.state.pid
+
+    async def _serve_pending(self, container: Container, process: Process) -> None:
+        """Connect the clients that attached before the start; they miss no byte."""
+        waiting, container.pending_attaches = container.pending_attaches, []
+        for attach in waiting:
+            if not attach.stream.done():
+                attach.stream.set_result(
+                    await process.attach(
+                        stdin=attach.stdin, stdout=attach.stdout, stderr=attach.stderr
+                    )
+                )
+
+    def _record_failed_start(self, container: Container, error: Exception) -> None:
+        record = container.record
+        text = str(error) or type(error).__name__
+        record.state.error = text
+        record.state.exit_code = failed_start_code(text)
+        record.endpoints = {}
+        if record.state.status is Status.RESTARTING:
+            record.move(Status.EXITED)
+        record.state.finished_at_ns = record.state.finished_at_ns or 0
+        for attach in container.pending_attaches:
+            if not attach.stream.done():
+                attach.stream.set_exception(Conflict(text))
+        container.pending_attaches = []
+        self._registry.save(container)
+        container.tell_exit()
+
+    # --- the end of a process -------------------------------------------------------------------
+
+    def watch(self, container: Container, process: Process) -> None:
+        """Record the process's end when it comes, in the background."""
+        task = asyncio.create_task(self._watch(container, process))
+        self._watchers.add(task)
+        task.add_done_callback(self._watchers.discard)
+
+    async def _watch(self, container: Container, process: Process) -> None:
+        ended = await process.wait()
+        async with container.lock:
+            await self.record_exit(container, ended)
+
+    async def record_exit(self, container: Container, ended: Exit) -> None:
+        """Take note of an end, with the lock held: state, event, restart policy, auto-removal."""
+        record, state = container.record, container.record.state
+        container.process = None
+        ran_s = max(ended.finished_at_ns - state.started_at_ns, 0) / 1e9
+        state.pid, state.exit_code = 0, ended.code
+        state.oom_killed, state.error = ended.oom_killed, ended.error
+        state.finished_at_ns = ended.finished_at_ns
+        will_restart = self._wants_restart(container)
+        record.move(Status.RESTARTING if will_restart else Status.EXITED)
+        await self._leave_networks(container)
+        self._registry.save(container)
+        await self._runtime.forget(record.id)
+        if ended.oom_killed:
+            self._registry.tell(container, "oom")
+        self._registry.tell(
+            container, "die", {"exitCode": str(ended.code), "execDuration": str(int(ran_s))}
+        )
+        container.tell_exit()
+        if will_restart:
+            self._schedule_restart(container, ran_s)
+        elif record.host_config.auto_remove and not container.restarting_by_hand:
+            await self._remove(container, volumes=True)
+
+    async def _leave_networks(self, container: Container) -> None:
+        try:
+            await self._endpoints.leave_all(container.record)
+        except DeskdError:
+            # The end of the process is a fact; what stays reserved is found again at the next
+            # engine start.
+            log.exception("container %s could not leave its networks", container.record.short_id)
+
+    def _wants_restart(self, container: Container) -> bool:
+        policy, state = container.record.host_config.restart_policy, container.record.state
+        if state.manually_stopped:
+            return False
+        return _policy_restarts(policy, state.exit_code, container.record.restart_count)
+
+    def _schedule_restart(self, container: Container, ran_s: float) -> None:
+        if ran_s >= STABLE_RUN_S or not container.restart_delay_s:
+            container.restart_delay_s = FIRST_RESTART_DELAY_S
+        else:
+            container.restart_delay_s = min(container.restart_delay_s * 2, MAX_RESTART_DELAY_S)
+        container.restart_task = asyncio.create_task(self._restart_later(container))
+
+    async def _restart_later(self, container: Container) -> None:
+        await asyncio.sleep(container.restart_delay_s)
+        async with container.lock:
+            if container.record.state.status is not Status.RESTARTING:
+                return
+            container.restart_task = None
+            container.record.restart_count += 1
+            with suppress(DeskdError):  # recorded in the container's state by _start
+                await self._start(container)
+
+    # --- stop and signals -----------------------------------------------------------------------
+
+    async def stop(self, reference: str, *, timeout_s: int | None = None, signal: str = "") -> None:
+        """Ask the process to end, then kill it. Raises ``NotModified`` where nothing runs."""
+        container = self._registry.get(reference)
+        if not container.active:
+            raise NotModified(f"container {reference} is not running")
+        await self._stop(container, timeout_s=timeout_s, signal=signal)
+
+    async def _stop(
+        self, container: Container, *, timeout_s: int | None = None, signal: str = ""
+    ) -> None:
+        config = container.record.config
+        number = merging.parse_signal(signal or config.stop_signal or "SIGTERM")
+        if timeout_s is None:
+            timeout_s = config.stop_timeout
+        if timeout_s is None:
+            timeout_s = DEFAULT_STOP_TIMEOUT_S
+        container.record.state.manually_stopped = True
+        if await self._stop_restarting(container):
+            return
+        if container.record.state.status is Status.PAUSED:
+            await self.unpause(container.id)
+        ended = container.next_exit()
+        if container.process is None:
+            ended.cancel()
+            return
+        await self._signal(container, number)
+        patience_s = None if timeout_s < 0 else float(timeout_s)
+        try:
+            await asyncio.wait_for(asyncio.shield(ended), patience_s)
+        except TimeoutError:
+            if container.process is not None:
+                await self._signal(container, int(signals.SIGKILL))
+                await self._wait_for_death(container, ended)
+        self._registry.tell(container, "stop")
+
+    async def _stop_restarting(self, container: Container) -> bool:
+        """End a container that waits for its next start; return whether it was one."""
+        async with container.lock:
+            if container.record.state.status is not Status.RESTARTING:
+                return False
+            _cancel_restart(container)
+            container.record.move(Status.EXITED)
+            self._registry.save(container)
+            container.tell_exit()
+            self._registry.tell(container, "stop")
+            return True
+
+    async def _wait_for_death(
+        self, container: Container, ended: asyncio.Future[WaitResult]
+    ) -> None:
+        try:
+            await asyncio.wait_for(asyncio.shield(ended), KILL_TIMEOUT_S)
+        except TimeoutError:
+            raise Conflict(
+                f"cannot stop container {container.record.short_id}: its process did not end "
+                f"{KILL_TIMEOUT_S:.0f} s after SIGKILL; it may hang in a system call"
+            ) from None
+
+    async def _signal(self, container: Container, number: int) -> None:
+        if container.process is not None:
+            await container.process.signal(number)
+            self._registry.tell(container, "kill", {"signal": str(number)})
+
+    async def kill(self, reference: str, signal: str = "") -> None:
+        """Send a signal, SIGKILL unless named. Raises ``Conflict`` where nothing runs."""
+        container = self._registry.get(reference)
+        number = merging.parse_signal(signal or "SIGKILL")
+        if not container.active:
+            raise Conflict(
+                f"cannot kill container: {reference}: container {container.id} is not running"
+            )
+        deadly = number == signals.SIGKILL
+        if deadly:
+            container.record.state.manually_stopped = True
+        if await self._stop_restarting(container):
+            return
+        ended = container.next_exit()
+        await self._signal(container, number)
+        if number in (signals.SIGKILL, signals.SIGTERM) and (
+            container.record.state.status is Status.PAUSED
+        ):
+            # A frozen process cannot die; Docker lets it.
+            await self.unpause(container.id)
+        if not deadly:
+            ended.cancel()
+            return
+        await self._wait_for_death(container, ended)
+
+    async def restart(
+        self, reference: str, *, timeout_s: int | None = None, signal: str = ""
+    ) -> None:
+        """Stop where it runs, and start."""
+        container = self._registry.get(reference)
+        if container.active:
+            container.restarting_by_hand = True
+            try:
+                await self._stop(container, timeout_s=timeout_s, signal=signal)
+            finally:
+                container.restarting_by_hand = False
+        with suppress(NotModified):  # somebody else was faster
+            await self.start(container.id)
+        self._registry.tell(container, "restart")
+
+    async def pause(self, reference: str) -> None:
+        """Freeze all processes. Raises ``Conflict`` where it does not run or is paused."""
+        container = self._registry.get(reference)
+        async with container.lock:
+            status = container.record.state.status
+            if status is Status.PAUSED:
+                raise Conflict(f"Container {reference} is already paused")
+            if status is Status.RESTARTING:
+                raise Conflict(
+                    f"Container {reference} is restarting, wait until the container is running"
+                )
+            if status is not Status.RUNNING:
+                raise Conflict(f"Container {reference} is not running")
+            await asyncio.to_thread(self._resources.pause, container.id)
+            container.record.move(Status.PAUSED)
+            self._registry.save(container)
+            self._registry.tell(container, "pause")
+
+    async def unpause(self, reference: str) -> None:
+        """Thaw all processes. Raises ``Conflict`` where it is not paused."""
+        container = self._registry.get(reference)
+        async with container.lock:
+            if container.record.state.status is not Status.PAUSED:
+                raise Conflict(f"Container {reference} is not paused")
+            await asyncio.to_thread(self._resources.resume, container.id)
+            container.record.move(Status.RUNNING)
+            self._registry.save(container)
+            self._registry.tell(container, "unpause")
+
+    @asynccontextmanager
+    async def held_still(self, reference: str, *, wanted: bool = True) -> AsyncIterator[None]:
+        """Freeze a running container for the time of the block, where ``wanted``."""
+        container = self._registry.get(reference)
+        async with container.lock:
+            freeze = wanted and container.record.state.status is Status.RUNNING
+            if freeze:
+                await asyncio.to_thread(self._resources.pause, container.id)
+            try:
+                yield
+            finally:
+                if freeze:
+                    await asyncio.to_thread(self._resources.resume, container.id)
+
+    async def resize(self, reference: str, rows: int, columns: int) -> None:
+        """Tell the terminal's size. Raises ``Conflict`` where nothing runs."""
+        container = self._registry.get(reference)
+        if container.process is None:
+            raise Conflict(
+                f"cannot resize a stopped container: container {container.id} is not running"
+            )
+        await container.process.resize(rows, columns)
+        self._registry.tell(container, "resize", {"height": str(rows), "width": str(columns)})
+
+    # --- removal --------------------------------------------------------------------------------
+
+    async def remove(self, reference: str, *, force: bool = False, volumes: bool = False) -> None:
+        """Delete a container, with ``force`` a running one too, with ``volumes`` its anonymous
+        volumes. Raises ``Conflict``."""
+        container = self._registry.get(reference)
+        state = container.record.state
+        if state.status is Status.REMOVING:
+            raise Conflict(f"removal of container {reference} is already in progress")
+        if container.active:
+            if not force:
+                raise Conflict(
+                    f'cannot remove container "/{container.name}": container is '
+                    f"{'paused and must be unpaused first' if state.status is Status.PAUSED else 'running'}"
+                    ": stop the container before removing or force remove"
+                )
+            with suppress(Conflict):  # it ended by itself in the meantime
+                await self.kill(container.id)
+        async with container.lock:
+            if self._registry.find(container.id) is container:
+                await self._remove(container, volumes=volumes)
+
+    async def _remove(self, container: Container, *, volumes: bool) -> None:
+        record = container.record
+        _cancel_restart(container)
+        if record.state.running:
+            raise Conflict(
+                f"cannot remove container {record.name}: it was started again in the meantime"
+            )
+        record.move(Status.REMOVING)
+        try:
+            await self._endpoints.leave_all(record)
+            await asyncio.to_thread(self._delete_files, record.id)
+        except BaseException:
+            record.move(Status.DEAD)
+            self._registry.save(container)
+            raise
+        self._registry.forget(container)
+        await self._runtime.forget(record.id)
+        self._registry.tell(container, "destroy")
+        if volumes:
+            await self._remove_anonymous_volumes(container)
+        container.tell_removal()
+
+    def _delete_files(self, container_id: str) -> None:
+        self._roots.remove(container_id)
+        remove_directory(self._layout.container(container_id))
+
+    async def _remove_anonymous_volumes(self, container: Container) -> None:
+        for point in container.record.mounts:
+            if point.type == "volume" and point.anonymous:
+                with suppress(Conflict):  # another container uses it by --volumes-from
+                    await self._volumes.remove(point.name, force=True)
+
+    # --- change while it lives ------------------------------------------------------------------
+
+    async def update(self, reference: str, changes: HostConfig, cpus: int) -> list[str]:
+        """Change limits and restart policy; a running container obeys at once.
+
+        Zero values mean "as before". Raises ``InvalidArgument`` and ``Conflict``.
+        """
+        container = self._registry.get(reference)
+        async with container.lock:
+            old = container.record.host_config
+            new = merging.updated_host_config(old, changes)
+            merging.check_resources(new, cpus)
+            merging.check_restart_policy(new.restart_policy)
+            if new.auto_remove and new.restart_policy.name not in ("", "no"):
+                raise Conflict(
+                    "Restart policy cannot be updated because AutoRemove is enabled for the "
+                    "container"
+                )
+            if container.record.state.running:
+                await asyncio.to_thread(self._resources.update, container.id, new)
+            container.record.host_config = new
+            self._registry.save(container)
+            self._registry.tell(container, "update")
+        return []
+
+    async def rename(self, reference: str, name: str) -> None:
+        """Give another name. Raises ``InvalidArgument`` and ``Conflict``."""
+        from deskd.services.containers.names import check_name
+
+        container = self._registry.get(reference)
+        if not name:
+            raise InvalidArgument("Neither old nor new names may be empty")
+        async with container.lock:
+            plain = check_name(name)
+            if plain == container.name:
+                raise InvalidArgument("Renaming a container with the same name as its current name")
+            old = container.name
+            self._registry.rename(container, plain)
+            self._registry.tell(container, "rename", {"oldName": f"/{old}"})
+
+    def wait(self, reference: str, condition: str) -> asyncio.Future[WaitResult]:
+        """Return the future of an end: ``not-running``, ``next-exit`` or ``removed``."""
+        container = self._registry.get(reference)
+        if condition in ("", "not-running"):
+            if container.active:
+                return container.next_exit()
+            done: asyncio.Future[WaitResult] = asyncio.get_running_loop().create_future()
+            state = container.record.state
+            done.set_result(WaitResult(state.exit_code, state.error))
+            return done
+        if condition == "next-exit":
+            return container.next_exit()
+        if condition == "removed":
+            return container.removal()
+        raise InvalidArgument(f'invalid condition: "{condition}"')
+
+    # --- after an engine restart ----------------------------------------------------------------
+
+    async def restore(self) -> None:
+        """Find the monitors of an earlier engine, record what ended meanwhile, carry out restart
+        policies. Call once, before the first request."""
+        found = {monitor.key: monitor for monitor in await self._runtime.reconcile()}
+        for container in self._registry:
+            state = container.record.state
+            if state.status in (Status.REMOVING, Status.DEAD):
+                if state.status is Status.DEAD:
+                    container.record.move(Status.REMOVING)
+                await self._finish_removal(container)
+        await self._endpoints.restore([c.record for c in self._registry if c.record.state.running])
+        for container in self._registry:
+            async with container.lock:
+                await self._restore_one(container, found)
+        known = {container.id for container in self._registry}
+        for key, monitor in found.items():
+            if key not in known and monitor.exit is not None:
+                await self._runtime.forget(key)
+
+    async def _finish_removal(self, container: Container) -> None:
+        await asyncio.to_thread(self._delete_files, container.id)
+        self._registry.forget(container)
+
+    async def _restore_one(self, container: Container, found: dict[str, FoundMonitor]) -> None:
+        record, state = container.record, container.record.state
+        monitor = found.get(container.id)
+        if monitor is not None and monitor.exit is None:
+            process = self._runtime.get(container.id)
+            if process is not None:
+                if not state.running:
+                    # The engine died between the program's start and the record of it.
+                    record.move(Status.RUNNING)
+                    state.started_at_ns = monitor.started_at_ns
+                state.pid = process.pid
+                container.process = process
+                self._registry.save(container)
+                self.watch(container, process)
+                return
+        if state.running:
+            ended = monitor.exit if monitor is not None else None
+            if ended is None:
+                ended = Exit(255, time.time_ns(), error="")
+            await self.record_exit(container, ended)
+        elif state.status is Status.RESTARTING:
+            self._schedule_restart(container, 0.0)
+        elif record.host_config.auto_remove:
+            await self._remove(container, volumes=True)
+        elif self._restarts_with_engine(container):
+            with suppress(DeskdError):  # recorded in the container's state by _start
+                await self._start(container)
+
+    def _restarts_with_engine(self, container: Container) -> bool:
+        record = container.record
+        policy, state = record.host_config.restart_policy, record.state
+        if state.status is not Status.EXITED:
+            return False
+        if policy.name == "always":
+            return True
+        return not state.manually_stopped and _policy_restarts(
+            policy, state.exit_code, record.restart_count
+        )
+
+    async def close(self) -> None:
+        """Stop watching; containers keep running."""
+        tasks = list(self._watchers)
+        tasks += [c.restart_task for c in self._registry if c.restart_task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _cancel_restart(container: Container) -> None:
+    task, container.restart_task = container.restart_task, None
+    if task is not None and task is not asyncio.current_task():
+        task.cancel()
+
+
+def _policy_restarts(policy: RestartPolicy, exit_code: int, restarts: int) -> bool:
+    if policy.name in ("always", "unless-stopped"):
+        return True
+    if policy.name != "on-failure" or exit_code == 0:
+        return False
+    return policy.maximum_retry_count == 0 or restarts < policy.maximum_retry_count
+
+
+def failed_start_code(text: str) -> int:
+    """As the docker CLI decides: 127 not found, 126 cannot be invoked, else the engine's fault."""
+    lowered = text.lower()
+    if "executable file not found" in lowered or "no such file or directory" in lowered:
+        return NOT_FOUND
+    if "permission denied" in lowered or "is a directory" in lowered:
+        return CANNOT_INVOKE
+    return ENGINE_ERROR
+
+
+def _log_extra(container: Container, options: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the labels and variables that the log options ``labels`` and ``env`` ask for."""
+    record = container.record
+    extra = {
+        key: record.labels[key]
+        for key in options.get("labels", "").split(",")
+        if key in record.labels
+    }
+    environment = dict(item.partition("=")[::2] for item in record.config.env or [])
+    for key in options.get("env", "").split(","):
+        if key in environment:
+            extra[key] = environment[key]
+    return tuple(extra.items())

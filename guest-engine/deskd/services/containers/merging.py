@@ -1,0 +1,458 @@
+"""Pure rules of a container's creation: the image's configuration merged in, defaults, checks.
+
+The texts of the refusals are those that Docker's users know.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from deskd.domain.container import (
+    ContainerConfig,
+    HealthConfig,
+    HostConfig,
+    LogConfig,
+    PortBinding,
+    RestartPolicy,
+)
+from deskd.errors import InvalidArgument, NotFound, Unsupported
+from deskd.runtime import confinement
+
+MIN_MEMORY_BYTES = 6 * 1024 * 1024
+DEFAULT_SHM_BYTES = 64 * 1024 * 1024
+MAX_LABEL_BYTES = 64 * 1024
+RUNTIMES = ("", "desk", "runc", "io.containerd.runc.v2")
+RESTART_POLICIES = ("", "no", "always", "unless-stopped", "on-failure")
+PROTOCOLS = ("tcp", "udp", "sctp")
+_HOST_NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?")
+
+
+def as_list(value: list[str] | str | None) -> list[str]:
+    """Return a command or entrypoint as a list; one string is one word."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)
+
+
+def merge_config(given: ContainerConfig, image: ContainerConfig) -> ContainerConfig:
+    """Return what the client gave, completed with what the image says."""
+    entrypoint, cmd = as_list(given.entrypoint), as_list(given.cmd)
+    if not entrypoint:
+        if not cmd:
+            cmd = as_list(image.cmd)
+        if given.entrypoint is None:
+            entrypoint = as_list(image.entrypoint)
+    own_keys = {item.partition("=")[0] for item in given.env or []}
+    inherited = [item for item in image.env or [] if item.partition("=")[0] not in own_keys]
+    if entrypoint == [""]:
+        entrypoint = []  # `--entrypoint ""` takes the image's away
+    return msgspec.structs.replace(
+        given,
+        user=given.user or image.user,
+        entrypoint=entrypoint or None,
+        cmd=cmd or None,
+        env=[item for item in (given.env or []) if item] + inherited,
+        exposed_ports=_joined(image.exposed_ports, given.exposed_ports),
+        volumes=_joined(image.volumes, given.volumes),
+        labels={**(image.labels or {}), **(given.labels or {})},
+        working_dir=given.working_dir or image.working_dir,
+        stop_signal=given.stop_signal or image.stop_signal,
+        stop_timeout=given.stop_timeout if given.stop_timeout is not None else image.stop_timeout,
+        shell=given.shell or image.shell,
+        healthcheck=_merged_health(given.healthcheck, image.healthcheck),
+    )
+
+
+def _joined(
+    first: dict[str, dict[str, object] | None] | None,
+    second: dict[str, dict[str, object] | None] | None,
+) -> dict[str, dict[str, object] | None] | None:
+    joined = {key: value or {} for key, value in {**(first or {}), **(second or {})}.items()}
+    return joined or None  # type: ignore[return-value]  # dict is invariant in its values
+
+
+def _merged_health(given: HealthConfig | None, image: HealthConfig | None) -> HealthConfig | None:
+    if given is None or image is None:
+        return given or image
+    return HealthConfig(
+        test=given.test or image.test,
+        interval=given.interval or image.interval,
+        timeout=given.timeout or image.timeout,
+        retries=given.retries or image.retries,
+        start_period=given.start_period or image.start_period,
+        start_interval=given.start_interval or image.start_interval,
+    )
+
+
+def command_line(config: ContainerConfig) -> list[str]:
+    """Return program and arguments. Raises ``InvalidArgument`` where there are none."""
+    words = as_list(config.entrypoint) + as_list(config.cmd)
+    if not words or (len(words) == 1 and not words[0]):
+        raise InvalidArgument("no command specified")
+    return words
+
+
+def complete_host_config(
+    host_config: HostConfig, *, cgroup_v2: bool, log_options: dict[str, str]
+) -> HostConfig:
+    """Return the host configuration with the defaults that ``inspect`` shows."""
+    log = host_config.log_config
+    changes = {
+        "network_mode": (
+            "bridge" if host_config.network_mode in ("", "default") else host_config.network_mode
+        ),
+        "shm_size": host_config.shm_size or DEFAULT_SHM_BYTES,
+        "ipc_mode": host_config.ipc_mode or "private",
+        "cgroupns_mode": host_config.cgroupns_mode
+        or ("private" if cgroup_v2 and not host_config.privileged else "host"),
+        "runtime": "desk",
+        "restart_policy": (
+            host_config.restart_policy
+            if host_config.restart_policy.name
+            else RestartPolicy(name="no")
+        ),
+        "log_config": LogConfig(
+            type=log.type or "json-file", config=log.config or dict(log_options)
+        ),
+        "memory_swap": _memory_swap(host_config),
+    }
+    if host_config.privileged:
+        changes["masked_paths"] = host_config.masked_paths or []
+        changes["readonly_paths"] = host_config.readonly_paths or []
+    else:
+        if host_config.masked_paths is None:
+            changes["masked_paths"] = list(confinement.MASKED_PATHS)
+        if host_config.readonly_paths is None:
+            changes["readonly_paths"] = list(confinement.READ_ONLY_PATHS)
+    return msgspec.structs.replace(host_config, **changes)
+
+
+def _memory_swap(host_config: HostConfig) -> int:
+    # As Docker: with a memory limit and no word on swap, as much swap as memory is allowed.
+    if host_config.memory > 0 and host_config.memory_swap == 0:
+        return host_config.memory * 2
+    return host_config.memory_swap
+
+
+def check_config(config: ContainerConfig) -> None:
+    """Raise ``InvalidArgument`` for what no container can have."""
+    for item in config.env or []:
+        if item.startswith("=") or "\0" in item:
+            raise InvalidArgument(f"invalid environment variable: {item[:200]}")
+    if config.working_dir and not config.working_dir.startswith("/"):
+        raise InvalidArgument(
+            f"the working directory '{config.working_dir}' is invalid, it needs to be an "
+            "absolute path"
+        )
+    if config.hostname and (len(config.hostname) > 63 or not _HOST_NAME.fullmatch(config.hostname)):
+        raise InvalidArgument(f"invalid hostname format: {config.hostname[:200]}")
+    for port in config.exposed_ports or {}:
+        parse_port(port)
+    for path in config.volumes or {}:
+        check_mount_target(path)
+    for key, value in (config.labels or {}).items():
+        if len(key) + len(value) > MAX_LABEL_BYTES:
+            raise InvalidArgument(
+                f"the label {key[:60]}… is {len(key) + len(value)} bytes long, at most "
+                f"{MAX_LABEL_BYTES} are allowed"
+            )
+    if config.stop_timeout is not None and config.stop_timeout < -1:
+        raise InvalidArgument(f"invalid stop timeout: {config.stop_timeout}")
+    if config.stop_signal:
+        parse_signal(config.stop_signal)
+    _check_health(config.healthcheck)
+
+
+def _check_health(health: HealthConfig | None) -> None:
+    if health is None:
+        return
+    for name, value in (
+        ("Interval", health.interval),
+        ("Timeout", health.timeout),
+        ("StartPeriod", health.start_period),
+        ("StartInterval", health.start_interval),
+    ):
+        if value != 0 and value < 1_000_000:
+            raise InvalidArgument(f"{name} in Healthcheck cannot be less than 1ms")
+    if health.retries < 0:
+        raise InvalidArgument("Retries in Healthcheck cannot be negative")
+
+
+def check_host_config(host_config: HostConfig, cpus: int) -> None:
+    """Raise a named error for contradictions and impossible values."""
+    if host_config.runtime not in RUNTIMES:
+        raise InvalidArgument(f"unknown or invalid runtime name: {host_config.runtime}")
+    check_resources(host_config, cpus)
+    check_restart_policy(host_config.restart_policy)
+    if host_config.auto_remove and host_config.restart_policy.name not in ("", "no"):
+        raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
+    if host_config.shm_size < 0:
+        raise InvalidArgument("SHM size can not be less than 0")
+    if not -1000 <= host_config.oom_score_adj <= 1000:
+        raise InvalidArgument(
+            f"Invalid value {host_config.oom_score_adj}, range for oom score adj is [-1000, 1000]"
+        )
+    if host_config.log_config.type not in ("", "json-file"):
+        raise InvalidArgument(
+            f"logger: no log driver named '{host_config.log_config.type}' is registered; "
+            "this engine has json-file"
+        )
+    if host_config.device_requests:
+        raise Unsupported(
+            'could not select device driver "" with capabilities: [[gpu]]; '
+            "this engine passes no GPUs on, leave --gpus out"
+        )
+    if host_config.volume_driver not in ("", "local"):
+        raise NotFound(f'plugin "{host_config.volume_driver}" not found')
+    for given, bindings in (host_config.port_bindings or {}).items():
+        parse_port(given)
+        for binding in bindings or []:
+            _check_binding(given, binding)
+    for name in host_config.tmpfs or {}:
+        check_mount_target(name)
+    _check_modes(host_config)
+
+
+def _check_modes(host_config: HostConfig) -> None:
+    network = host_config.network_mode
+    if network.startswith("container:") or network == "host":
+        if network.startswith("container:") and not network.partition(":")[2]:
+            raise InvalidArgument("invalid container format container:<name|id>")
+        if host_config.links:
+            raise InvalidArgument(
+                "conflicting options: network type can't be used with links. This would result "
+                "in undefined behavior"
+            )
+        if network != "host" and (host_config.port_bindings or host_config.publish_all_ports):
+            raise InvalidArgument(
+                "conflicting options: port publishing and the container type network mode"
+            )
+        if network != "host" and host_config.dns:
+            raise InvalidArgument(
+                "conflicting options: dns and the network mode of another container"
+            )
+    for value, name, words in (
+        (host_config.pid_mode, "PID", ("", "host")),
+        (host_config.ipc_mode, "IPC", ("", "none", "host", "private", "shareable")),
+        (host_config.uts_mode, "UTS", ("", "host")),
+        (host_config.userns_mode, "user namespace", ("", "host")),
+        (host_config.cgroupns_mode, "cgroup namespace", ("", "host", "private")),
+    ):
+        shared = name in ("PID", "IPC") and value.startswith("container:") and value[10:]
+        if value not in words and not shared:
+            raise InvalidArgument(f"invalid {name} mode: {value}")
+
+
+def check_resources(host_config: HostConfig, cpus: int) -> None:
+    """Raise ``InvalidArgument`` for limits that contradict each other or make no sense."""
+    memory, swap = host_config.memory, host_config.memory_swap
+    if memory < 0 or 0 < memory < MIN_MEMORY_BYTES:
+        raise InvalidArgument("Minimum memory limit allowed is 6MB")
+    if memory > 0 and 0 < swap < memory:
+        raise InvalidArgument(
+            "Minimum memoryswap limit should be larger than memory limit, see usage"
+        )
+    if memory == 0 and swap > 0:
+        raise InvalidArgument(
+            "You should always set the Memory limit when using Memoryswap limit, see usage"
+        )
+    if swap < -1:
+        raise InvalidArgument(f"invalid memory-swap {swap}: use -1 for no limit")
+    swappiness = host_config.memory_swappiness
+    if swappiness is not None and not -1 <= swappiness <= 100:
+        raise InvalidArgument(
+            f"Invalid value: {swappiness}, valid memory swappiness range is 0-100"
+        )
+    reservation = host_config.memory_reservation
+    if reservation < 0 or 0 < reservation < MIN_MEMORY_BYTES:
+        raise InvalidArgument("Minimum memory reservation allowed is 6MB")
+    if 0 < memory < reservation:
+        raise InvalidArgument(
+            "Minimum memory limit can not be less than memory reservation limit, see usage"
+        )
+    if host_config.nano_cpus:
+        if host_config.cpu_period or host_config.cpu_quota:
+            raise InvalidArgument(
+                "Conflicting options: Nano CPUs and CPU Period or CPU Quota cannot both be set"
+            )
+        if not 0 < host_config.nano_cpus <= cpus * 1_000_000_000:
+            raise InvalidArgument(
+                f"range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+            )
+    if host_config.cpu_shares < 0:
+        raise InvalidArgument(
+            f"invalid CPU shares ({host_config.cpu_shares}): value must be positive"
+        )
+    if host_config.cpu_period and not 1000 <= host_config.cpu_period <= 1_000_000:
+        raise InvalidArgument(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"
+        )
+    if host_config.cpu_quota and host_config.cpu_quota < 1000 and host_config.cpu_quota != -1:
+        raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    if host_config.blkio_weight and not 10 <= host_config.blkio_weight <= 1000:
+        raise InvalidArgument("Range of blkio weight is from 10 to 1000")
+    for text, what in (
+        (host_config.cpuset_cpus, "cpus"),
+        (host_config.cpuset_mems, "mems"),
+    ):
+        if text and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+            raise InvalidArgument(f"Invalid value {text} for cpuset {what}")
+
+
+def check_restart_policy(policy: RestartPolicy) -> None:
+    """Raise ``InvalidArgument`` for an unknown policy or a count where none belongs."""
+    if policy.name not in RESTART_POLICIES:
+        raise InvalidArgument(
+            f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', "
+            "'on-failure', or 'unless-stopped'"
+        )
+    if policy.name != "on-failure" and policy.maximum_retry_count:
+        raise InvalidArgument(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'"
+        )
+    if policy.maximum_retry_count < 0:
+        raise InvalidArgument("invalid restart policy: maximum retry count cannot be negative")
+
+
+def parse_port(text: str) -> tuple[int, str]:
+    """Read ``80/tcp`` or ``80``. Raises ``InvalidArgument``."""
+    number, _, protocol = text.partition("/")
+    protocol = (protocol or "tcp").lower()
+    if not number.isascii() or not number.isdigit() or not 0 < int(number[:6]) < 65536:
+        raise InvalidArgument(f"invalid port specification: {text!r}")
+    if protocol not in PROTOCOLS:
+        raise InvalidArgument(f"invalid proto: {protocol}; use one of {', '.join(PROTOCOLS)}")
+    return int(number), protocol
+
+
+def _check_binding(given: str, binding: PortBinding) -> None:
+    parts = binding.host_port.split("-")
+    if binding.host_port and not (
+        len(parts) <= 2 and all(p.isascii() and p.isdigit() and int(p[:6]) < 65536 for p in parts)
+    ):
+        raise InvalidArgument(f"invalid port specification: {binding.host_port!r} for {given}")
+    if binding.host_ip:
+        import ipaddress
+
+        try:
+            ipaddress.ip_address(binding.host_ip)
+        except ValueError:
+            raise InvalidArgument(
+                f"invalid host address {binding.host_ip!r} for the port {given}"
+            ) from None
+
+
+def check_mount_target(path: str) -> str:
+    """Return a clean absolute path inside a container. Raises ``InvalidArgument``."""
+    if not path.startswith("/"):
+        raise InvalidArgument(f"invalid mount path: '{path}' mount path must be absolute")
+    clean = os.path.normpath(path)
+    if clean.startswith("//"):
+        clean = clean[1:]
+    if clean == "/":
+        raise InvalidArgument("invalid specification: destination can't be '/'")
+    if "\0" in path:
+        raise InvalidArgument("invalid mount path: it holds a zero byte")
+    return clean
+
+
+def parse_signal(text: str) -> int:
+    """Read a signal's name (with or without SIG) or number. Raises ``InvalidArgument``."""
+    import signal
+
+    word = text.strip().upper()
+    if word.isascii() and word.isdigit():
+        number = int(word[:6])
+        if 0 < number < signal.NSIG:
+            return number
+        raise InvalidArgument(f"Invalid signal: {text}")
+    name = word if word.startswith("SIG") else f"SIG{word}"
+    if match := re.fullmatch(r"SIGRT(MIN|MAX)([+-]\d+)?", name):
+        base = signal.SIGRTMIN if match[1] == "MIN" else signal.SIGRTMAX
+        number = base + int(match[2] or 0)
+        if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
+            return number
+    try:
+        return int(signal.Signals[name])
+    except KeyError:
+        raise InvalidArgument(f"Invalid signal: {text}") from None
+
+
+def check_platform(wanted: str, found: str, reference: str) -> None:
+    """Raise ``NotFound`` where an image is for another platform than asked for."""
+    if not wanted:
+        return
+    parts = wanted.lower().split("/")
+    if len(parts) > 3 or not all(parts):
+        raise InvalidArgument(f'"{wanted}" is an invalid platform; write os/architecture')
+    have = found.split("/")
+    if len(parts) == 1:
+        matches = parts[0] in have
+    else:
+        matches = parts[:2] == have[:2]
+    if not matches:
+        raise NotFound(
+            f"image with reference {reference} was found but does not match the specified "
+            f"platform: wanted {wanted}, actual: {found}"
+        )
+
+
+def duplicates(items: Sequence[str]) -> str | None:
+    """Return the first item that is there twice, or None."""
+    seen: set[str] = set()
+    for item in items:
+        if item in seen:
+            return item
+        seen.add(item)
+    return None
+
+
+_UPDATABLE = (
+    "blkio_weight",
+    "blkio_weight_device",
+    "blkio_device_read_bps",
+    "blkio_device_write_bps",
+    "blkio_device_read_iops",
+    "blkio_device_write_iops",
+    "cpu_period",
+    "cpu_quota",
+    "cpu_realtime_period",
+    "cpu_realtime_runtime",
+    "cpu_shares",
+    "cpuset_cpus",
+    "cpuset_mems",
+    "memory",
+    "memory_reservation",
+    "memory_swap",
+    "nano_cpus",
+    "pids_limit",
+)
+
+
+def updated_host_config(old: HostConfig, changes: HostConfig) -> HostConfig:
+    """Return ``old`` with the limits and the restart policy that ``changes`` names.
+
+    Raises ``InvalidArgument`` for a memory limit above the present swap limit, as Docker does.
+    """
+    values = {
+        name: getattr(changes, name)
+        for name in _UPDATABLE
+        if getattr(changes, name) not in (0, "", None)
+    }
+    if "memory" in values and "memory_swap" not in values and 0 < old.memory_swap < changes.memory:
+        raise InvalidArgument(
+            "Memory limit should be smaller than already set memoryswap limit, update the "
+            "memoryswap at the same time"
+        )
+    if "nano_cpus" in values:
+        values.setdefault("cpu_period", 0)
+        values.setdefault("cpu_quota", 0)
+    elif "cpu_quota" in values or "cpu_period" in values:
+        values.setdefault("nano_cpus", 0)
+    if changes.restart_policy.name:
+        values["restart_policy"] = changes.restart_policy
+    return msgspec.structs.replace(old, **values)

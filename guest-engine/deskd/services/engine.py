@@ -1,0 +1,43 @@
+"""All services of one engine, as the API's handlers get them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deskd.services.containers.attaching import Attaching
+from deskd.services.containers.creation import ContainerCreation
+from deskd.services.containers.files import Files
+from deskd.services.containers.inspection import Inspection
+from deskd.services.containers.lifecycle import Lifecycle
+from deskd.services.containers.listing import Listing
+from deskd.services.containers.logs import Logs
+from deskd.services.containers.observing import Observing
+from deskd.services.containers.registry import ContainerRegistry
+from deskd.services.events import Events
+from deskd.services.exec import Execs
+from deskd.services.images import Images
+from deskd.services.networks import Networks
+from deskd.services.system import System
+from deskd.services.volumes import Volumes
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The services; ``compose`` fills it."""
+
+    registry: ContainerRegistry
+    creation: ContainerCreation
+    lifecycle: Lifecycle
+    listing: Listing
+    inspection: Inspection
+    logs: Logs
+    attaching: Attaching
+    observing: Observing
+    files: Files
+    execs: Execs
+    images: Images
+    networks: Networks
+    volumes: Volumes
+    system: System
+    events: Events
+    cpus: int

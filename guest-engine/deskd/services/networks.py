@@ -1,0 +1,184 @@
+"""Networks as clients use them: the network part's operations with their events, and joining or
+leaving a network while a container runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from deskd.domain.container import EndpointSettings
+from deskd.domain.filters import Filters
+from deskd.domain.network import (
+    EndpointRequest,
+    NetlinkScript,
+    Network,
+    NetworkCreateRequest,
+    NetworkCreateResponse,
+)
+from deskd.errors import Conflict, Forbidden, NotFound
+from deskd.services.containers.endpoints import store
+from deskd.services.containers.registry import Container, ContainerRegistry
+from deskd.services.events import Events
+from deskd.services.ports import ContainerNetworks, Runtime
+
+
+class NetworkAdministration(ContainerNetworks, Protocol):
+    """What the network part offers beyond joining and leaving."""
+
+    async def list_networks(
+        self, filters: Mapping[str, list[str]] | None = None
+    ) -> list[Network]: ...
+    async def inspect(self, reference: str) -> Network: ...
+    async def create(self, request: NetworkCreateRequest) -> NetworkCreateResponse: ...
+    async def remove(self, reference: str) -> Network: ...
+    async def prune(self, filters: Mapping[str, list[str]] | None = None) -> list[Network]: ...
+    async def interfaces_removed(self) -> None: ...
+    def renamed(self, container_id: str, name: str) -> None: ...
+
+
+class Networks:
+    """The network service."""
+
+    def __init__(
+        self,
+        administration: NetworkAdministration,
+        registry: ContainerRegistry,
+        runtime: Runtime,
+        events: Events,
+    ) -> None:
+        self._administration = administration
+        self._registry = registry
+        self._runtime = runtime
+        self._events = events
+
+    async def select(self, filters: Filters) -> list[Network]:
+        """Return matching networks, without their containers."""
+        return await self._administration.list_networks(filters.as_mapping())
+
+    async def inspect(self, reference: str) -> Network:
+        """Return a network with its containers. Raises ``NotFound``."""
+        return await self._administration.inspect(reference)
+
+    async def create(self, request: NetworkCreateRequest) -> NetworkCreateResponse:
+        """Make a network."""
+        created = await self._administration.create(request)
+        self._tell("create", created.id, request.name, request.driver or "bridge")
+        return created
+
+    async def remove(self, reference: str) -> None:
+        """Remove a network that nothing uses."""
+        removed = await self._administration.remove(reference)
+        self._tell("destroy", removed.id, removed.name, removed.driver)
+
+    async def prune(self, filters: Filters) -> list[str]:
+        """Remove the user's networks that nothing uses; return their names."""
+        removed = await self._administration.prune(filters.as_mapping())
+        for network in removed:
+            self._tell("destroy", network.id, network.name, network.driver)
+        self._events.publish("network", "prune", "", {"reclaimed": "0"})
+        return [network.name for network in removed]
+
+    async def connect(self, network: str, container: str, settings: EndpointSettings) -> None:
+        """Put a container into a network; a running one gets the interface at once.
+
+        Raises ``Conflict`` and ``Forbidden`` where it cannot be in it.
+        """
+        found = self._registry.get(container)
+        described = await self._administration.inspect(network)
+        async with found.lock:
+            record = found.record
+            mode = record.host_config.network_mode
+            if mode.startswith("container:") or mode == "host" or described.name == "host":
+                raise Conflict(
+                    "container sharing network namespace with another container or host cannot "
+                    "be connected to any other network"
+                )
+            if described.name in record.networks or described.id in record.networks:
+                raise Forbidden(
+                    f"endpoint with name {record.name} already exists in network {described.name}"
+                )
+            if record.state.running:
+                await self._join_running(found, described, settings)
+            record.networks[described.name] = settings
+            self._registry.save(found)
+        self._tell("connect", described.id, described.name, described.driver, record.id)
+
+    async def _join_running(
+        self, container: Container, network: Network, settings: EndpointSettings
+    ) -> None:
+        record = container.record
+        taken = len(record.endpoints)
+        request = EndpointRequest(
+            container_id=record.id,
+            container_name=record.name,
+            network=network.id,
+            settings=settings,
+            interface=f"eth{_next_interface(record.endpoint_interfaces, taken)}",
+            default_route=not record.endpoints,
+            hostname=record.config.hostname,
+        )
+        endpoint = await self._administration.join(request)
+        try:
+            await self._runtime.run_job("netlink", _job(endpoint.script, record.state.pid), ())
+        except BaseException:
+            await self._administration.leave(record.id, endpoint.network_id)
+            raise
+        record.endpoint_interfaces[endpoint.network_name] = request.interface
+        record.endpoints[endpoint.network_name] = store(endpoint)
+
+    async def disconnect(self, network: str, container: str, *, force: bool) -> None:
+        """Take a container out of a network. Raises ``NotFound`` where it is not in it."""
+        found = self._registry.find(container)
+        if found is None:
+            if force:
+                return
+            raise NotFound(f"No such container: {container}")
+        described = await self._administration.inspect(network)
+        async with found.lock:
+            record = found.record
+            if described.name not in record.networks and described.id not in record.networks:
+                raise Forbidden(
+                    f"container {record.id} is not connected to network {described.name}"
+                )
+            await self._administration.leave(record.id, described.id)
+            await self._administration.interfaces_removed()
+            record.networks.pop(described.name, None)
+            record.networks.pop(described.id, None)
+            record.endpoints.pop(described.name, None)
+            record.endpoint_interfaces.pop(described.name, None)
+            self._registry.save(found)
+        self._tell("disconnect", described.id, described.name, described.driver, record.id)
+
+    def _tell(
+        self, action: str, network_id: str, name: str, driver: str, container_id: str = ""
+    ) -> None:
+        attributes = {"name": name, "type": driver}
+        if container_id:
+            attributes["container"] = container_id
+        self._events.publish("network", action, network_id, attributes)
+
+
+def _next_interface(used: Mapping[str, str], start: int) -> int:
+    taken = set(used.values())
+    number = start
+    while f"eth{number}" in taken:
+        number += 1
+    return number
+
+
+def _job(script: NetlinkScript, pid: int) -> dict[str, object]:
+    return {
+        "pid": pid,
+        "outside": [message.hex() for message in script.outside],
+        "outside_pid_offsets": list(script.outside_pid_offsets),
+        "inside": [message.hex() for message in script.inside],
+    }
+
+
+def wanted(settings: EndpointSettings | None) -> EndpointSettings:
+    """Return the wish in a client's settings: results of an earlier inspect are not wishes."""
+    return msgspec.structs.replace(
+        settings or EndpointSettings(), network_id="", endpoint_id="", gateway=""
+    )

@@ -1,0 +1,279 @@
+"""What the engine says about itself and its machine: version, info, disk usage."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from deskd import __version__
+from deskd.domain.filters import Filters
+from deskd.domain.times import rfc3339
+from deskd.kernel.cgroup.hierarchy import detect
+from deskd.services.containers.listing import Listing
+from deskd.services.containers.registry import ContainerRegistry
+from deskd.services.events import Events
+from deskd.services.images import Images
+from deskd.services.volumes import Volumes
+from deskd.settings import Settings
+from deskd.store.database import Database
+
+API_VERSION = "1.47"
+MIN_API_VERSION = "1.24"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_ID_KEY = "engine_id"
+NAME = "Desk Engine"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Facts that do not change while the engine runs."""
+
+    kernel: str
+    architecture: str
+    operating_system: str
+    os_version: str
+    cpus: int
+    memory_bytes: int
+    swap_bytes: int
+    host_name: str
+    cgroup_version: int
+
+
+def look_at_machine() -> Machine:
+    """Read the facts from /etc/os-release and /proc."""
+    system = os.uname()
+    release = _os_release()
+    memory = _memory_info()
+    return Machine(
+        kernel=system.release,
+        architecture=system.machine,
+        operating_system=release.get("PRETTY_NAME", "Linux"),
+        os_version=release.get("VERSION_ID", ""),
+        cpus=len(os.sched_getaffinity(0)),
+        memory_bytes=memory.get("MemTotal", 0),
+        swap_bytes=memory.get("SwapTotal", 0),
+        host_name=system.nodename,
+        cgroup_version=detect().version,
+    )
+
+
+def _os_release() -> dict[str, str]:
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
+
+
+def _memory_info() -> dict[str, int]:
+    values = {}
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            name, _, rest = line.partition(":")
+            values[name] = int(rest.split()[0]) * 1024
+    return values
+
+
+class System:
+    """Answers for the whole engine."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        machine: Machine,
+        database: Database,
+        registry: ContainerRegistry,
+        listing: Listing,
+        images: Images,
+        volumes: Volumes,
+        events: Events,
+    ) -> None:
+        self._settings = settings
+        self._machine = machine
+        self._database = database
+        self._registry = registry
+        self._listing = listing
+        self._images = images
+        self._volumes = volumes
+        self._events = events
+
+    def version(self) -> dict[str, Any]:
+        """Return ``SystemVersion``."""
+        architecture = _ARCHITECTURES.get(self._machine.architecture, self._machine.architecture)
+        details = {
+            "ApiVersion": API_VERSION,
+            "MinAPIVersion": MIN_API_VERSION,
+            "Arch": architecture,
+            "Os": "linux",
+            "KernelVersion": self._machine.kernel,
+            "Experimental": "false",
+            "GitCommit": "",
+            "BuildTime": "",
+            "GoVersion": f"none (Python {platform.python_version()})",
+        }
+        return {
+            "Platform": {"Name": NAME},
+            "Components": [
+                {"Name": "Engine", "Version": __version__, "Details": details},
+                {
+                    "Name": "kernel",
+                    "Version": self._machine.kernel,
+                    "Details": {"OperatingSystem": self._machine.operating_system},
+                },
+            ],
+            "Version": __version__,
+            **{key: value for key, value in details.items() if key != "Experimental"},
+        }
+
+    async def info(self) -> dict[str, Any]:
+        """Return ``SystemInfo``."""
+        counts = self._registry.counts()
+        images = await self._images.list_images(all_=True)
+        machine, settings = self._machine, self._settings
+        return {
+            "ID": self.engine_id(),
+            "Containers": len(self._registry),
+            "ContainersRunning": counts["running"],
+            "ContainersPaused": counts["paused"],
+            "ContainersStopped": counts["stopped"],
+            "Images": len(images),
+            "Driver": "overlay2",
+            "DriverStatus": [["Backing Filesystem", _file_system(settings.data_root)]],
+            "DockerRootDir": settings.data_root,
+            "Plugins": {
+                "Volume": ["local"],
+                "Network": ["bridge", "host", "null"],
+                "Authorization": None,
+                "Log": ["json-file"],
+            },
+            "MemoryLimit": True,
+            "SwapLimit": machine.cgroup_version == 2 or _has_swap_limit(),
+            "CpuCfsPeriod": True,
+            "CpuCfsQuota": True,
+            "CPUShares": True,
+            "CPUSet": True,
+            "PidsLimit": True,
+            "OomKillDisable": machine.cgroup_version == 1,
+            "IPv4Forwarding": _read_flag("/proc/sys/net/ipv4/ip_forward"),
+            "BridgeNfIptables": _read_flag("/proc/sys/net/bridge/bridge-nf-call-iptables"),
+            "BridgeNfIp6tables": _read_flag("/proc/sys/net/bridge/bridge-nf-call-ip6tables"),
+            "Debug": settings.debug,
+            "NFd": len(os.listdir("/proc/self/fd")),
+            "NGoroutines": len(asyncio.all_tasks()),
+            "SystemTime": rfc3339(time.time_ns()),
+            "LoggingDriver": "json-file",
+            "CgroupDriver": "cgroupfs",
+            "CgroupVersion": str(machine.cgroup_version),
+            "NEventsListener": self._events.listeners,
+            "KernelVersion": machine.kernel,
+            "OperatingSystem": machine.operating_system,
+            "OSVersion": machine.os_version,
+            "OSType": "linux",
+            "Architecture": machine.architecture,
+            "NCPU": machine.cpus,
+            "MemTotal": machine.memory_bytes,
+            "IndexServerAddress": "https://index.docker.io/v1/",
+            "RegistryConfig": {
+                "AllowNondistributableArtifactsCIDRs": None,
+                "AllowNondistributableArtifactsHostnames": None,
+                "InsecureRegistryCIDRs": [],
+                "IndexConfigs": {},
+                "Mirrors": None,
+            },
+            "GenericResources": None,
+            "HttpProxy": os.environ.get("HTTP_PROXY", ""),
+            "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
+            "NoProxy": os.environ.get("NO_PROXY", ""),
+            "Name": machine.host_name,
+            "Labels": list(settings.labels),
+            "ExperimentalBuild": False,
+            "ServerVersion": __version__,
+            "Runtimes": {"desk": {"path": "deskd"}},
+            "DefaultRuntime": "desk",
+            "Swarm": {
+                "NodeID": "",
+                "NodeAddr": "",
+                "LocalNodeState": "inactive",
+                "ControlAvailable": False,
+                "Error": "",
+                "RemoteManagers": None,
+            },
+            "LiveRestoreEnabled": True,
+            "Isolation": "",
+            "InitBinary": "docker-init",
+            "ContainerdCommit": {"ID": "", "Expected": ""},
+            "RuncCommit": {"ID": "", "Expected": ""},
+            "InitCommit": {"ID": "", "Expected": ""},
+            "SecurityOptions": self._security_options(),
+            "DefaultAddressPools": [
+                {"Base": pool.base, "Size": pool.size} for pool in settings.default_address_pools
+            ],
+            "ProductLicense": "Apache-2.0",
+            "CDISpecDirs": None,
+            "Warnings": None,
+        }
+
+    def _security_options(self) -> list[str]:
+        options = ["name=seccomp,profile=builtin"]
+        if self._machine.cgroup_version == 2:
+            options.append("name=cgroupns")
+        return options
+
+    def engine_id(self) -> str:
+        """Return the ID that this data root keeps for ever."""
+        found = self._database.get_meta(_ID_KEY)
+        if found is None:
+            digits = secrets.token_hex(16)
+            found = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+            self._database.set_meta(_ID_KEY, found)
+        return found
+
+    async def disk_usage(self, kinds: list[str]) -> dict[str, Any]:
+        """Return ``SystemDataUsageResponse``; ``kinds`` (container, image, volume,
+        build-cache) limits the work, none means all."""
+        usage: dict[str, Any] = {
+            "LayersSize": 0,
+            "Images": None,
+            "Containers": None,
+            "Volumes": None,
+            "BuildCache": None,
+        }
+        if not kinds or "image" in kinds:
+            usage.update(await self._images.disk_usage())
+        if not kinds or "container" in kinds:
+            usage["Containers"] = await self._listing.select(Filters(), everything=True, size=True)
+        if not kinds or "volume" in kinds:
+            usage["Volumes"] = await self._volumes.disk_usage()
+        if not kinds or "build-cache" in kinds:
+            usage["BuildCache"] = []
+        return usage
+
+
+def _read_flag(path: str) -> bool:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
+
+
+def _has_swap_limit() -> bool:
+    place = detect().controllers.get("memory", "")
+    return bool(place) and os.path.exists(f"{place}/memory.memsw.limit_in_bytes")
+
+
+def _file_system(path: str) -> str:
+    """Return the type of the file system that holds ``path``."""
+    best, kind = "", "unknown"
+    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            fields = line.split()
+            target = fields[1]
+            inside = path == target or path.startswith(target.rstrip("/") + "/")
+            if inside and len(target) >= len(best):
+                best, kind = target, fields[2]
+    return kind

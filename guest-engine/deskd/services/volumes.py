@@ -1,0 +1,211 @@
+"""Named and anonymous volumes of the driver ``local``: directories below the data root."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from deskd.domain.filters import Filters
+from deskd.domain.times import rfc3339
+from deskd.errors import Conflict, InvalidArgument, NotFound, SystemFailure, Unsupported
+from deskd.layout import DataRoot
+from deskd.services.events import Events
+from deskd.store.database import Records
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_LIST_FILTERS = ("dangling", "driver", "label", "name")
+_PRUNE_FILTERS = ("all", "label", "label!")
+ANONYMOUS_LABEL = "com.docker.volume.anonymous"
+
+
+class VolumeRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """A volume of the database."""
+
+    name: str
+    created_ns: int
+    labels: dict[str, str] = {}
+    options: dict[str, str] = {}
+
+    @property
+    def anonymous(self) -> bool:
+        return ANONYMOUS_LABEL in self.labels
+
+
+class Volumes:
+    """The volume service. ``users_of`` names the containers that have a volume mounted."""
+
+    def __init__(
+        self,
+        records: Records[VolumeRecord],
+        layout: DataRoot,
+        events: Events,
+        users_of: Callable[[str], list[str]],
+    ) -> None:
+        self._records = records
+        self._layout = layout
+        self._events = events
+        self._users_of = users_of
+
+    def mountpoint(self, name: str) -> str:
+        """Return the directory that holds the volume's data."""
+        return self._layout.volume_data(name)
+
+    def create(
+        self,
+        name: str = "",
+        *,
+        driver: str = "",
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> tuple[VolumeRecord, bool]:
+        """Make a volume, or return the one of this name; the flag tells whether it is new.
+
+        Raises ``InvalidArgument`` for a bad name, ``NotFound`` for an unknown driver and
+        ``Unsupported`` for driver options.
+        """
+        if driver not in ("", "local"):
+            raise NotFound(
+                f'error looking up volume plugin {driver}: plugin "{driver}" not found; '
+                "the only volume driver is local"
+            )
+        if options:
+            raise Unsupported(
+                f"the volume driver local has no options yet ({', '.join(sorted(options))}); "
+                "use --mount type=tmpfs or type=bind instead"
+            )
+        all_labels = dict(labels or {})
+        if not name:
+            name = secrets.token_hex(32)
+            all_labels[ANONYMOUS_LABEL] = ""
+        check_volume_name(name)
+        present = self._records.get(name)
+        if present is not None:
+            return present, False
+        record = VolumeRecord(name=name, created_ns=time.time_ns(), labels=all_labels)
+        path = self.mountpoint(name)
+        try:
+            os.makedirs(path, mode=0o755, exist_ok=True)
+            os.chmod(os.path.dirname(path), 0o701)
+        except OSError as error:
+            raise SystemFailure(
+                f"the volume {name} cannot be made in {path}: {error.strerror}"
+            ) from error
+        self._records.insert(record)
+        self._events.publish("volume", "create", name, {"driver": "local"})
+        return record, True
+
+    def get(self, name: str) -> VolumeRecord:
+        """Return a volume. Raises ``NotFound``."""
+        record = self._records.get(name)
+        if record is None:
+            raise NotFound(f"get {name}: no such volume")
+        return record
+
+    def render(self, record: VolumeRecord) -> dict[str, Any]:
+        """Return the API's ``Volume``."""
+        return {
+            "CreatedAt": rfc3339(record.created_ns // 10**9 * 10**9),
+            "Driver": "local",
+            "Labels": record.labels or None,
+            "Mountpoint": self.mountpoint(record.name),
+            "Name": record.name,
+            "Options": record.options or None,
+            "Scope": "local",
+        }
+
+    def select(self, filters: Filters) -> list[dict[str, Any]]:
+        """Return matching volumes. Raises ``InvalidArgument`` for an unknown filter."""
+        filters.check(_LIST_FILTERS)
+        dangling = filters.flag("dangling") if filters.get("dangling") else None
+        return [
+            self.render(record)
+            for record in self._records.all()
+            if filters.allows("driver", "local")
+            and filters.allows_pattern("name", record.name)
+            and filters.allows_labels(record.labels)
+            and (dangling is None or dangling is not bool(self._users_of(record.name)))
+        ]
+
+    async def remove(self, name: str, *, force: bool = False) -> None:
+        """Delete a volume. Raises ``NotFound`` (not with ``force``) and ``Conflict`` in use."""
+        record = self._records.get(name)
+        if record is None:
+            if force:
+                return
+            raise NotFound(f"get {name}: no such volume")
+        users = self._users_of(name)
+        if users:
+            raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+        self._records.delete(name)
+        await asyncio.to_thread(self._delete_files, name)
+        self._events.publish("volume", "destroy", name, {"driver": "local"})
+
+    def _delete_files(self, name: str) -> None:
+        shutil.rmtree(os.path.dirname(self.mountpoint(name)))
+
+    async def prune(self, filters: Filters, *, everything: bool = False) -> dict[str, Any]:
+        """Delete unused volumes: anonymous ones; with ``everything`` or the filter ``all`` named
+        ones too."""
+        filters.check(_PRUNE_FILTERS)
+        everything = everything or filters.flag("all")
+        deleted: list[str] = []
+        reclaimed = 0
+        for record in self._records.all():
+            if self._users_of(record.name) or not filters.allows_prune(record.labels):
+                continue
+            if record.anonymous or everything:
+                size = await asyncio.to_thread(size_bytes, self.mountpoint(record.name))
+                await self.remove(record.name)
+                deleted.append(record.name)
+                reclaimed += size
+        attributes = {"reclaimed": str(reclaimed)}
+        self._events.publish("volume", "prune", "", attributes)
+        return {"VolumesDeleted": deleted or None, "SpaceReclaimed": reclaimed}
+
+    async def disk_usage(self) -> list[dict[str, Any]]:
+        """Return all volumes with their ``UsageData``."""
+        rendered = []
+        for record in self._records.all():
+            volume = self.render(record)
+            volume["UsageData"] = {
+                "Size": await asyncio.to_thread(size_bytes, self.mountpoint(record.name)),
+                "RefCount": len(self._users_of(record.name)),
+            }
+            rendered.append(volume)
+        return rendered
+
+
+def check_volume_name(name: str) -> None:
+    """Raise ``InvalidArgument`` for a name that could not be a directory's."""
+    if not _NAME.fullmatch(name) or len(name) > 255:
+        raise InvalidArgument(
+            f'create {name}: "{name}" includes invalid characters for a local volume name, only '
+            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, '
+            "use absolute path"
+        )
+
+
+def size_bytes(path: str) -> int:
+    """Sum the sizes of the regular files below ``path``; each hard-linked file counts once."""
+    total = 0
+    seen: set[tuple[int, int]] = set()
+    for directory, _, names in os.walk(path):
+        for name in names:
+            try:
+                info = os.lstat(os.path.join(directory, name))
+            except FileNotFoundError:
+                continue
+            if stat.S_ISREG(info.st_mode) and (info.st_dev, info.st_ino) not in seen:
+                if info.st_nlink > 1:
+                    seen.add((info.st_dev, info.st_ino))
+                total += info.st_size
+    return total

@@ -1,0 +1,367 @@
+"""The engine's settings: dockerd's flags and daemon.json keys, checked and merged into one value.
+
+A flag or key that is accepted takes effect; one that this engine cannot honour is refused with a
+sentence. A setting may be given as a flag or in the file, not in both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from deskd.errors import InvalidArgument, Unsupported
+
+if TYPE_CHECKING:
+    import argparse
+
+DEFAULT_EXEC_ROOT = "/run/desk"
+DEFAULT_CONFIG_FILE = "/etc/desk/daemon.json"
+LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """Files and strictness of TLS on ``tcp://`` hosts; ``verify`` asks clients for certificates."""
+
+    enabled: bool = False
+    verify: bool = False
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPool:
+    """Where networks without a subnet of their own get one: ``base`` cut in ``/size`` pieces."""
+
+    base: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set; empty strings mean the default that the user of the value has."""
+
+    hosts: tuple[str, ...] = ()
+    data_root: str = "/var/lib/desk"
+    exec_root: str = DEFAULT_EXEC_ROOT
+    pidfile: str = ""
+    group: str = ""
+    bridge: str = ""
+    bip: str = ""
+    default_address_pools: tuple[AddressPool, ...] = ()
+    mtu: int = 0
+    dns: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    cgroup_parent: str = ""
+    labels: tuple[str, ...] = ()
+    log_level: str = "info"
+    log_options: dict[str, str] = field(default_factory=dict)
+    tls: TlsSettings = TlsSettings()
+    debug: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """One setting: its flag, its daemon.json key and how a raw value becomes a checked one."""
+
+    flag: str
+    key: str
+    target: str
+    help: str
+    kind: str = "str"  # "str", "int", "bool", "list", "map"
+    short: str = ""
+    metavar: str = ""
+    refusal: str = ""  # why any value but the neutral one is refused
+    neutral: tuple[Any, ...] = ()
+
+
+_OPTIONS: tuple[_Option, ...] = (
+    _Option("host", "hosts", "hosts", "where to listen: unix://PATH, tcp://IP:PORT or fd://",
+            "list", "-H", "HOST"),
+    _Option("data-root", "data-root", "data_root", "directory of everything that persists"),
+    _Option("exec-root", "exec-root", "exec_root", "directory of what a reboot takes away"),
+    _Option("pidfile", "pidfile", "pidfile", "file that receives the engine's process ID", short="-p"),
+    _Option("group", "group", "group", "group that may use the unix socket", short="-G"),
+    _Option("bridge", "bridge", "bridge", "name of the default network's bridge", short="-b"),
+    _Option("bip", "bip", "bip", "address and prefix of the default bridge, as 172.17.0.1/16"),
+    _Option("default-address-pool", "default-address-pools", "default_address_pools",
+            "pool for new networks, as base=172.30.0.0/16,size=24", "list", metavar="POOL"),
+    _Option("mtu", "mtu", "mtu", "MTU of the default network", "int"),
+    _Option("dns", "dns", "dns", "name server for containers", "list", metavar="IP"),
+    _Option("dns-opt", "dns-opts", "dns_options", "resolver option for containers", "list"),
+    _Option("dns-search", "dns-search", "dns_search", "search domain for containers", "list"),
+    _Option("cgroup-parent", "cgroup-parent", "cgroup_parent", "cgroup that holds all containers"),
+    _Option("label", "labels", "labels", "key=value label of this engine", "list"),
+    _Option("log-level", "log-level", "log_level", "debug, info, warn, error or fatal", short="-l"),
+    _Option("log-opt", "log-opts", "log_options", "default log option, as max-size=10m", "map"),
+    _Option("debug", "debug", "debug", "log as much as possible", "bool", short="-D"),
+    _Option("tls", "tls", "tls", "use TLS on tcp:// hosts", "bool"),
+    _Option("tlsverify", "tlsverify", "tlsverify", "use TLS and verify clients", "bool"),
+    _Option("tlscacert", "tlscacert", "tlscacert", "CA that client certificates are checked with"),
+    _Option("tlscert", "tlscert", "tlscert", "certificate of this engine"),
+    _Option("tlskey", "tlskey", "tlskey", "private key of that certificate"),
+    _Option("storage-driver", "storage-driver", "", "overlay2 is the only one", short="-s",
+            refusal="the only storage driver is overlay2", neutral=("", "overlay2")),
+    _Option("log-driver", "log-driver", "", "json-file is the only default",
+            refusal="the only default log driver is json-file", neutral=("", "json-file")),
+    _Option("live-restore", "live-restore", "", "always on: containers outlive the engine", "bool",
+            refusal="live restore cannot be switched off", neutral=(True,)),
+    _Option("registry-mirror", "registry-mirrors", "", "mirror of the default registry", "list",
+            refusal="this version does not pull from registries yet", neutral=()),
+    _Option("insecure-registry", "insecure-registries", "", "registry without verified TLS", "list",
+            refusal="this version does not pull from registries yet", neutral=()),
+    _Option("userns-remap", "userns-remap", "", "user of the containers' user namespace",
+            refusal="this version does not remap users yet", neutral=("",)),
+)  # fmt: skip
+
+
+def parse_arguments(argv: Sequence[str]) -> Settings:
+    """Read the command line and the configuration file.
+
+    Raises ``InvalidArgument`` or ``Unsupported`` naming the flag or key; ``SystemExit`` for
+    ``--help`` and unknown flags, as argparse does.
+    """
+    parsed = vars(_parser().parse_args(argv))
+    config_file = parsed.pop("config_file")
+    from_flags = {name: value for name, value in parsed.items() if value not in (None, [])}
+    from_file = _read_config_file(config_file)
+    _refuse_doubles(from_flags, from_file)
+    raw: dict[str, Any] = {}
+    for option in _OPTIONS:
+        if option.flag in from_flags:
+            raw[option.flag] = _checked(option, from_flags[option.flag], f"--{option.flag}")
+        elif option.key in from_file:
+            raw[option.flag] = _checked(option, from_file[option.key], f'"{option.key}"')
+    return _build(raw)
+
+
+def early_exec_root(argv: Sequence[str]) -> str:
+    """Find the exec root without the argument parser: the launcher needs it and is forked first.
+
+    Mistakes are left for ``parse_arguments`` to tell.
+    """
+    flags = {"--exec-root": "", "--config-file": DEFAULT_CONFIG_FILE}
+    for position, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if name in flags:
+            flags[name] = value if equals else "".join(argv[position + 1 : position + 2])
+    if flags["--exec-root"]:
+        return os.path.abspath(flags["--exec-root"])
+    import json
+
+    try:
+        with open(flags["--config-file"], "rb") as file:
+            chosen = json.load(file)["exec-root"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return DEFAULT_EXEC_ROOT
+    return os.path.abspath(chosen) if isinstance(chosen, str) else DEFAULT_EXEC_ROOT
+
+
+def _parser() -> argparse.ArgumentParser:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="deskd",
+        description="Desk's container engine: speaks the Docker Engine API.",
+        epilog="Also: deskd dial-stdio [--host unix://PATH] joins standard input and output "
+        "to the engine's socket; deskd --version.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config-file", dest="config_file", metavar="PATH",
+                        help="daemon.json to read (default: /etc/desk/daemon.json, if there)")  # fmt: skip
+    for option in _OPTIONS:
+        names = [option.short] if option.short else []
+        names.append(f"--{option.flag}")
+        keywords: dict[str, Any] = {"dest": option.flag, "help": option.help, "default": None}
+        if option.kind == "bool":
+            keywords.update(nargs="?", const="true", metavar="BOOL")
+        else:
+            keywords["metavar"] = option.metavar or option.flag.upper().replace("-", "_")
+        if option.kind in ("list", "map"):
+            keywords["action"] = "append"
+        parser.add_argument(*names, **keywords)
+    return parser
+
+
+def _read_config_file(path: str | None) -> dict[str, Any]:
+
+    chosen = path or DEFAULT_CONFIG_FILE
+    try:
+        with open(chosen, "rb") as file:  # noqa: PTH123 (pathlib would cost start-up time)
+            content = file.read()
+    except FileNotFoundError:
+        if path is None:
+            return {}
+        raise InvalidArgument(
+            f"the configuration file {chosen} does not exist; create it or drop --config-file"
+        ) from None
+    except OSError as error:
+        raise InvalidArgument(
+            f"the configuration file {chosen} cannot be read: {error.strerror}"
+        ) from error
+    import msgspec
+
+    try:
+        parsed = msgspec.json.decode(content or b"{}")
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(
+            f"the configuration file {chosen} is not valid JSON: {error}"
+        ) from error
+    if not isinstance(parsed, dict):
+        raise InvalidArgument(f"the configuration file {chosen} must hold a JSON object")
+    unknown = sorted(set(parsed) - {option.key for option in _OPTIONS})
+    if unknown:
+        raise InvalidArgument(
+            f"the configuration file {chosen} has keys that this engine does not know: "
+            f"{', '.join(unknown)}; remove them"
+        )
+    return parsed
+
+
+def _refuse_doubles(from_flags: dict[str, Any], from_file: dict[str, Any]) -> None:
+    doubles = [o for o in _OPTIONS if o.flag in from_flags and o.key in from_file]
+    if doubles:
+        told = ", ".join(
+            f"{o.key}: (from flag: {from_flags[o.flag]}, from file: {from_file[o.key]})"
+            for o in doubles
+        )
+        raise InvalidArgument(
+            "the following directives are specified both as a flag and in the configuration "
+            f"file: {told}; keep one of the two"
+        )
+
+
+def _checked(option: _Option, value: Any, where: str) -> Any:
+    converted = _CONVERTERS[option.kind](value, where)
+    if option.refusal and converted not in option.neutral and converted != []:
+        raise Unsupported(f"{where} {value} cannot be honoured: {option.refusal}; remove it")
+    return converted
+
+
+def _to_str(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{where} must be a string, not {value!r}")
+    return value
+
+
+def _to_int(value: Any, where: str) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"{where} must be a whole number, not {value!r}") from None
+
+
+def _to_bool(value: Any, where: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in ("true", "1", "t"):
+        return True
+    if str(value).lower() in ("false", "0", "f"):
+        return False
+    raise InvalidArgument(f"{where} must be true or false, not {value!r}")
+
+
+def _to_list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidArgument(f"{where} must be a list, not {value!r}")
+    return value
+
+
+def _to_map(value: Any, where: str) -> dict[str, str]:
+    if isinstance(value, dict):
+        return {str(key): str(item) for key, item in value.items()}
+    pairs = {}
+    for item in _to_list(value, where):
+        key, equals, text = str(item).partition("=")
+        if not equals:
+            raise InvalidArgument(f"{where} {item} must have the form key=value")
+        pairs[key] = text
+    return pairs
+
+
+_CONVERTERS: dict[str, Callable[[Any, str], Any]] = {
+    "str": _to_str,
+    "int": _to_int,
+    "bool": _to_bool,
+    "list": _to_list,
+    "map": _to_map,
+}
+
+
+def _build(raw: dict[str, Any]) -> Settings:
+    tls = TlsSettings(
+        enabled=raw.pop("tls", False) or raw.get("tlsverify", False),
+        verify=raw.pop("tlsverify", False),
+        ca_file=raw.pop("tlscacert", ""),
+        certificate_file=raw.pop("tlscert", ""),
+        key_file=raw.pop("tlskey", ""),
+    )
+    if tls.enabled and not (tls.certificate_file and tls.key_file):
+        raise InvalidArgument("TLS needs a certificate and a key: give --tlscert and --tlskey")
+    if tls.verify and not tls.ca_file:
+        raise InvalidArgument("--tlsverify needs a CA to verify clients with: give --tlscacert")
+    values: dict[str, Any] = {}
+    for option in _OPTIONS:
+        if option.target and option.flag in raw:
+            value = raw[option.flag]
+            values[option.target] = tuple(value) if isinstance(value, list) else value
+    pools = values.get("default_address_pools", ())
+    values["default_address_pools"] = tuple(_address_pool(pool) for pool in pools)
+    if values.get("log_level", "info") not in LOG_LEVELS:
+        raise InvalidArgument(
+            f"--log-level {values['log_level']} is unknown; use one of {', '.join(LOG_LEVELS)}"
+        )
+    for name in ("data_root", "exec_root", "pidfile"):
+        if values.get(name):
+            values[name] = os.path.abspath(values[name])
+    _check_addresses(values)
+    return Settings(tls=tls, **values)
+
+
+def _check_addresses(values: dict[str, Any]) -> None:
+    if not values.get("dns") and not values.get("bip"):
+        return
+    import ipaddress
+
+    for server in values.get("dns", ()):
+        try:
+            ipaddress.ip_address(server)
+        except ValueError:
+            raise InvalidArgument(f"--dns {server} is not an IP address") from None
+    if values.get("bip"):
+        try:
+            interface = ipaddress.ip_interface(values["bip"])
+        except ValueError:
+            raise InvalidArgument(
+                f"--bip {values['bip']} is not an address with a prefix, as 172.17.0.1/16"
+            ) from None
+        if interface.network.num_addresses < 4:
+            raise InvalidArgument(f"--bip {values['bip']} leaves no address for containers")
+
+
+def _address_pool(value: Any) -> AddressPool:
+    if isinstance(value, dict):
+        given = value
+    else:
+        given = dict(part.partition("=")[::2] for part in str(value).split(","))
+    if set(given) != {"base", "size"}:
+        raise InvalidArgument(
+            f"--default-address-pool {value} must have the form base=172.30.0.0/16,size=24"
+        )
+    import ipaddress
+
+    try:
+        base = ipaddress.ip_network(given["base"])
+        size = int(given["size"])
+    except ValueError as error:
+        raise InvalidArgument(f"--default-address-pool {value} is wrong: {error}") from error
+    if not base.prefixlen <= size <= base.max_prefixlen - 2:
+        raise InvalidArgument(
+            f"--default-address-pool {value}: size must lie between {base.prefixlen} and "
+            f"{base.max_prefixlen - 2}"
+        )
+    return AddressPool(str(base), size)
