@@ -652,3 +652,18 @@ def test_other_tables_stay_untouched() -> None:
         assert shell("nft list ruleset") == mine
 
     run_in_namespace(body)
+
+
+def test_rules_need_no_protocol_names() -> None:
+    async def body() -> None:
+        async with engine() as service:
+            ports = [publish("7000", 80, protocol) for protocol in ("tcp", "udp", "sctp")]
+            endpoint = await service.join(request(1, "bridge", *ports))
+            rules = shell("nft --numeric-protocol list ruleset")
+            for number in (6, 17, 132):
+                assert f"{number} . 7000 : 172.17.0.2 . 80" in rules
+            assert set(endpoint.ports) == {"80/tcp", "80/udp", "80/sctp"}
+            await service.leave(f"{1:064x}", endpoint.network_id)
+            assert "7000" not in shell("nft list ruleset")
+
+    run_in_namespace(body)

@@ -29,6 +29,8 @@ from ipaddress import IPv4Address
 from deskd.kernel.nftables import Nftables
 
 ANY = IPv4Address(0)
+PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
+"""nft takes names from /etc/protocols, which a small system need not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Publication:
 
     def key(self) -> str:
         """Return the map's key in nft's language."""
-        port = f"{self.protocol} . {self.host_port}"
+        port = f"{PROTOCOL_NUMBERS[self.protocol]} . {self.host_port}"
         return port if self.host_address == ANY else f"{self.host_address} . {port}"
 
     def element(self) -> str:
