@@ -37,9 +37,15 @@ def free_port() -> int:
 
 
 class SshServer:
-    """One sshd with its files in ``directory``; ``options`` are extra lines of sshd_config."""
+    """One sshd with its files in ``directory``; ``options`` are extra lines of sshd_config.
 
-    def __init__(self, directory: Path, *, options: tuple[str, ...] = ()) -> None:
+    With ``namespace`` (the path of a network namespace; needs root) its connections live in
+    there, as if in a machine of their own, while its port stays on this side.
+    """
+
+    def __init__(
+        self, directory: Path, *, options: tuple[str, ...] = (), namespace: str = ""
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.port = free_port()
@@ -47,6 +53,7 @@ class SshServer:
         self.host_key: KeyPair = generate_key_pair("test host")
         self.client_key: KeyPair = generate_key_pair("test client")
         self._options = options
+        self._namespace = namespace
         self._process: subprocess.Popen[bytes] | None = None
         write_key_pair(self.host_key, directory / "host_key", directory / "host_key.pub")
         write_key_pair(self.client_key, directory / "id_ed25519", directory / "id_ed25519.pub")
@@ -102,10 +109,13 @@ class SshServer:
         first = {line.split()[0].lower(): line for line in reversed(lines)}
         overridden = {line.split()[0].lower(): line for line in self._options}
         config.write_text("\n".join({**first, **overridden}.values()) + "\n")
+        command = [SSHD, "-D", "-e", "-f", str(config)]
+        if self._namespace:
+            each = f"nsenter --net={self._namespace} {SSHD} -i -e -f {config}"
+            listen = f"TCP-LISTEN:{self.port},bind=127.0.0.1,reuseaddr,fork,nodelay"
+            command = ["socat", listen, f"EXEC:{each},nofork"]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [SSHD, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stderr=log
-            )
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
         deadline = time.monotonic() + 10
         while True:
             try:
