@@ -148,4 +148,3 @@ class DriverContract:
     def test_options_are_checked_by_name(self, home: Home, bad_spec: MachineSpec) -> None:
         with pytest.raises(UsageError, match="no_such_option"):
             Manager(home, self.table()).create(bad_spec)
-

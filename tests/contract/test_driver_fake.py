@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from tests.contract.driver_contract import DriverContract
+from tests.fakes.machine_driver import FakeDriver
 
 from desk.machine.drivers.table import DriverTable
 from desk.machine.model import MachineSpec
-from tests.contract.driver_contract import DriverContract
-from tests.fakes.machine_driver import FakeDriver
 
 
 class TestFakeDriver(DriverContract):

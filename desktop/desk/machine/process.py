@@ -112,8 +112,12 @@ def identify(pid: int) -> Process:
 
 
 def remember(process: Process, file: Path) -> None:
-    """Write ``process`` to ``file``, whole or not at all."""
-    write_whole(file, json.dumps({"pid": process.pid, "started": process.started}) + "\n")
+    """Write ``process`` to ``file``; a process that cannot be remembered is ended again."""
+    try:
+        write_whole(file, json.dumps({"pid": process.pid, "started": process.started}) + "\n")
+    except BaseException:
+        process.kill()
+        raise
 
 
 def recall(file: Path) -> Process | None:
@@ -183,7 +187,20 @@ def spawn_detached(
 
 
 def write_whole(file: Path, text: str, *, mode: int = 0o600) -> None:
-    """Replace ``file`` by ``text``: readers see the old content or the new, also after a crash."""
+    """Replace ``file`` by ``text``: readers see the old content or the new, also after a crash.
+
+    Raises ``MachineError`` where that cannot be written; then the old content is still there.
+    """
+    try:
+        _replace(file, text, mode)
+    except OSError as error:
+        raise MachineError(
+            f"cannot write {file}: {error.strerror}",
+            hint="Make room on that disk, or set DESK_HOME to a directory that you may write to.",
+        ) from error
+
+
+def _replace(file: Path, text: str, mode: int) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     temporary = Path(name)
     try:

@@ -242,9 +242,11 @@ class MachineStore:
 
 
 def _write_operation(descriptor: int, operation: str) -> None:
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{operation}\n".encode("ascii"))
+    # Only a word for others to read: a full disk must not keep a machine from being removed.
+    with contextlib.suppress(OSError):
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{operation}\n".encode("ascii"))
 
 
 def _wait_for_lock(descriptor: int, name: str, wait_s: float) -> None:

@@ -146,7 +146,7 @@ class QemuDriver:
         started = process.spawn_detached(argv, log=self._paths.qemu_log)
         process.remember(started, self._paths.qemu_pid)
         deadline = time.monotonic() + _POWER_ON_S
-        while not self._qmp_listens():
+        while not self._qmp_greets():
             if not started.alive:
                 self._paths.qemu_pid.unlink(missing_ok=True)
                 words = " ".join(process.last_lines(self._paths.qemu_log, 2)) or "without a word"
@@ -261,12 +261,17 @@ class QemuDriver:
 
         execute(self._qmp_address(), command)
 
-    def _qmp_listens(self) -> bool:
+    def _qmp_greets(self) -> bool:
+        """Whether QEMU speaks on its QMP socket; it listens early, and speaks once it runs."""
         address = self._qmp_address()
         family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1.0)
-            return probe.connect_ex(address) == 0
+            probe.settimeout(0.25)
+            try:
+                probe.connect(address)
+                return bool(probe.recv(1))
+            except OSError:
+                return False
 
     def _check_disks(self) -> None:
         for disk in (self._paths.data_disk, self._paths.seed_disk, self._paths.known_hosts):

@@ -1,0 +1,25 @@
+"""The guest image that the tests boot: built once, kept up to date by its own build."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+IMAGE = REPOSITORY / "build" / "guest"
+
+
+@pytest.fixture(scope="session")
+def guest_image() -> Path:
+    """Return the directory of an up-to-date guest image for this computer."""
+    done = subprocess.run(
+        [str(REPOSITORY / "vm-images" / "build"), "--output", str(IMAGE)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    return IMAGE

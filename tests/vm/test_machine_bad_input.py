@@ -1,0 +1,178 @@
+"""What goes wrong with a QEMU machine before its guest runs: one sentence each, nothing left."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.unit.test_machine_images import make_image
+
+from desk.errors import DeskError, DriverError, ImageError, MachineError, UsageError
+from desk.machine import ports
+from desk.machine.manager import Manager
+from desk.machine.model import MachineSpec, State
+from desk.paths import Home
+
+pytestmark = pytest.mark.vm
+
+
+@pytest.fixture
+def manager() -> Iterator[Manager]:
+    directory = Path(tempfile.mkdtemp(prefix="desk-"))
+    manager = Manager(Home(directory))
+    yield manager
+    for name in manager.names():
+        manager.remove(name, force=True)
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> MachineSpec:
+    """A machine whose image is whole by its checksums, and boots nothing."""
+    image = make_image(tmp_path / "image")
+    return MachineSpec(
+        "bad", memory_mib=256, disk_gib=1, image=str(image), options={"accelerator": "tcg"}
+    )
+
+
+def refused(manager: Manager, spec: MachineSpec, kind: type[DeskError], words: str) -> DeskError:
+    with pytest.raises(kind, match=words) as caught:
+        manager.create(spec)
+    assert manager.names() == []
+    machines = manager.home.machines
+    assert [e for e in machines.iterdir() if e.is_dir()] == []
+    return caught.value
+
+
+def test_qemu_that_is_not_installed(manager: Manager, spec: MachineSpec) -> None:
+    missing = replace(spec, options={"qemu": "qemu-system-nothing"})
+    error = refused(manager, missing, DriverError, "qemu-system-nothing is not installed")
+    assert "Install" in error.hint
+
+
+def test_specifications_that_cannot_be(manager: Manager, spec: MachineSpec) -> None:
+    refused(manager, replace(spec, memory_mib=16), UsageError, "16 MiB of memory are too few")
+    refused(manager, replace(spec, cpus=0), UsageError, "at least one CPU")
+    refused(manager, replace(spec, options={"ssh_port": "ssh"}), UsageError, "no port number")
+    refused(manager, replace(spec, options={"speed": "9"}), UsageError, "no option 'speed'")
+    refused(manager, replace(spec, image="/nowhere"), ImageError, "/nowhere does not exist")
+
+
+def test_corrupt_image(manager: Manager, spec: MachineSpec) -> None:
+    kernel = Path(spec.image) / "vmlinux"
+    kernel.write_bytes(kernel.read_bytes()[:-1] + b"x")
+    error = refused(manager, spec, ImageError, "vmlinux is damaged")
+    assert "Install it again" in error.hint
+
+
+def test_image_damaged_after_creation(manager: Manager, spec: MachineSpec) -> None:
+    manager.create(spec)
+    (image,) = manager.home.images.iterdir()
+    (image / "root.erofs").write_bytes(b"")
+    with pytest.raises(ImageError, match=r"root\.erofs has 0 bytes"):
+        manager.start("bad")
+    assert manager.status("bad").state is State.STOPPED
+
+
+def test_missing_disk(manager: Manager, spec: MachineSpec) -> None:
+    manager.create(spec)
+    manager.home.machine("bad").data_disk.unlink()
+    with pytest.raises(MachineError, match=r"data\.img is missing"):
+        manager.start("bad")
+
+
+def test_kernel_that_is_none_quotes_qemu(manager: Manager, spec: MachineSpec) -> None:
+    manager.create(spec)
+    # QEMU may find out before or after its control socket answers.
+    with pytest.raises(MachineError, match=r"machine bad.*: qemu: linux kernel") as caught:
+        manager.start("bad")
+    paths = manager.home.machine("bad")
+    assert str(paths.qemu_log) in caught.value.text + caught.value.hint
+    assert manager.status("bad").state is State.STOPPED
+    assert not paths.qemu_pid.exists()
+
+
+def test_fixed_port_that_is_taken(manager: Manager, spec: MachineSpec) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        manager.create(replace(spec, options={**spec.options, "ssh_port": str(port)}))
+        with pytest.raises(DriverError, match=f"port {port} on 127.0.0.1.* is taken") as caught:
+            manager.start("bad")
+    assert "ssh_port" in caught.value.hint
+    assert manager.status("bad").state is State.STOPPED
+
+
+def test_chosen_port_that_is_taken_moves_with_its_known_host(
+    manager: Manager, spec: MachineSpec
+) -> None:
+    manager.create(spec)
+    before = manager.endpoint("bad")
+    assert f"[127.0.0.1]:{before.port} ssh-ed25519 " in before.known_hosts.read_text()
+    said: list[str] = []
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", before.port))
+        other.listen()
+        with pytest.raises(MachineError, match="kernel"):  # it is none
+            manager.start("bad", said.append)
+    after = manager.endpoint("bad")
+    assert after.port != before.port
+    assert f"[127.0.0.1]:{after.port} ssh-ed25519 " in after.known_hosts.read_text()
+    assert any(f"port {before.port}" in text or str(before.port) in text for text in said)
+
+
+def test_two_machines_have_two_ports(manager: Manager, spec: MachineSpec) -> None:
+    manager.create(spec)
+    taken = manager.endpoint("bad").port
+    for name in ("a", "b", "c"):
+        manager.create(replace(spec, name=name))
+    endpoints = {manager.endpoint(name).port for name in manager.names()}
+    assert len(endpoints) == 4
+    assert taken in endpoints
+    assert all(ports.FIRST <= port <= ports.LAST for port in endpoints)
+
+
+def test_disk_is_sparse_and_private(manager: Manager, spec: MachineSpec) -> None:
+    manager.create(replace(spec, disk_gib=60))
+    paths = manager.home.machine("bad")
+    disk = paths.data_disk.stat()
+    assert disk.st_size == 60 << 30
+    assert disk.st_blocks * 512 < 1 << 20
+    for file in paths.directory.iterdir():
+        assert file.name.endswith(".pub") or file.stat().st_mode & 0o077 == 0, file
+
+
+def fill(filler: Path) -> None:
+    """Write until the disk is full."""
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(b"x" * 1024)
+            file.flush()
+
+
+@pytest.mark.root
+def test_full_disk(tmp_path: Path, spec: MachineSpec) -> None:
+    small = tmp_path / "s"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=140k", "tmpfs", str(small)], check=True)
+    try:
+        manager = Manager(Home(small))
+        manager.create(replace(spec, name="first"))
+        filler = small / "filler"
+        fill(filler)
+        with pytest.raises(DeskError, match="No space left on device") as caught:
+            manager.create(spec)
+        assert "Make room" in caught.value.hint
+        assert manager.names() == ["first"]
+        assert not small.joinpath("machines", "bad").exists()
+        manager.remove("first")
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
