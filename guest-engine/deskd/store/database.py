@@ -86,8 +86,13 @@ class Database:
         Raises ``DataLoss`` for a damaged file and ``Unsupported`` for one that a newer engine
         has written.
         """
-        with translated_errors(path):
+        try:
             Path(path).parent.mkdir(mode=0o710, parents=True, exist_ok=True)
+        except OSError as error:
+            raise errors.SystemFailure(
+                f"the database {path} cannot be used ({error.strerror}): choose another --data-root"
+            ) from error
+        with translated_errors(path):
             connection = sqlite3.connect(
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
