@@ -91,7 +91,7 @@ class Snapshots:
         if record.volatile:
             # The kernel refuses to mount after an unclean end as long as this mark is there.
             with suppress(FileNotFoundError):
-                Path(work, "work", "incompat", "volatile").rmdir()
+                shutil.rmtree(Path(work, "work", "incompat", "volatile"))
             data += ",volatile"
         return (MountStep(kind="overlay", target="/", source=self._root.layers, data=data),)
 
