@@ -69,6 +69,13 @@ class Desk:
     def has_machine(self, name: str) -> bool:
         return self.home.machine(name).config.is_file()
 
+    def require_machine(self, name: str) -> None:
+        """Raise ``NotFound`` with what to do where there is no machine of that name."""
+        from desk.machine.model import check_name
+
+        if not self.has_machine(check_name(name)):
+            raise _no_machine(name)
+
     def client_for_url(self, url: str) -> EngineClient:
         """Return a client of the engine at an address in ``DOCKER_HOST``'s form."""
         return EngineClient(

@@ -6,7 +6,7 @@ import contextlib
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -38,6 +38,9 @@ _UNPROXIED = {
 """Signals that mean this process itself, or that nobody can catch."""
 
 _POLL_SIZE_S = 0.25
+
+_FORCED_AFTER = 3
+"""So many Ctrl-C or SIGTERM end this process though the container takes no notice."""
 
 
 def parse_detach_keys(text: str) -> bytes:
@@ -119,7 +122,7 @@ class Background:
 
 
 @contextlib.contextmanager
-def handling(signals: dict[int, Callable[[int], None]]) -> Iterator[None]:
+def handling(signals: Mapping[int, Callable[[int], None]]) -> Iterator[None]:
     """Handle signals while the block runs. Only the main thread can; elsewhere nothing happens."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -181,7 +184,13 @@ def signals_passed_on(kill: Callable[[str], object]) -> Iterator[None]:
     """Send the signals that this process gets to the container instead."""
     background = Background()
 
+    impatience = 0
+
     def pass_on(number: int) -> None:
+        nonlocal impatience
+        impatience += number in (signal.SIGINT, signal.SIGTERM)
+        if impatience >= _FORCED_AFTER:
+            raise KeyboardInterrupt
         name = signal.Signals(number).name
         background.call(lambda: kill(name))
 

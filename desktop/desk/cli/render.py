@@ -270,3 +270,15 @@ def confirm(question: str, *, interactive: Callable[[], bool] | None = None) -> 
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def print_columns(lines: Iterable[Sequence[str]]) -> None:
+    """Print cells in columns; the first line is the heading."""
+    sys.stdout.write(columns(lines))
+    sys.stdout.flush()
+
+
+def write(text: str) -> None:
+    """Print a text that has its line ends already on standard output."""
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -91,7 +92,14 @@ class Session:
             client.close()
 
 
-pass_session = click.make_pass_decorator(Session)
+def pass_session(function: Callable[..., T]) -> Callable[..., T]:
+    """Give a command its ``Session`` as the first argument."""
+
+    @functools.wraps(function)
+    def wrapper(*arguments: Any, **options: Any) -> T:
+        return function(click.get_current_context().obj, *arguments, **options)
+
+    return wrapper
 
 
 def for_each(names: Iterable[str], action: Callable[[str], Any], *, silent: bool = False) -> None:

@@ -1,0 +1,212 @@
+"""Tar archives on this computer's side of ``desk cp``."""
+
+from __future__ import annotations
+
+import os
+import queue
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from desk.engine.streams import ByteStream
+from desk.errors import Conflict, DeskError, NotFound
+
+_PIECE_BYTES = 256 * 1024
+
+
+class ArchiveSource(NamedTuple):
+    """What is to be packed. ``content_only`` leaves the directory's own name out."""
+
+    path: Path
+    is_directory: bool
+    content_only: bool
+    follow_link: bool
+    size_bytes: int
+
+
+def local_archive(path: Path, text: str, *, follow_link: bool) -> ArchiveSource:
+    """Look at a file or directory; ``NotFound`` names one that is not there."""
+    content_only = text in (".", "./") or text.endswith(("/.", os.sep + "."))
+    if not os.path.lexists(path):
+        raise NotFound(f"{text} does not exist on this computer")
+    is_directory = path.is_dir() and (follow_link or content_only or not path.is_symlink())
+    if is_directory and not path.name:
+        path = path.absolute()
+    size_bytes = (
+        sum(item.lstat().st_size for item in path.rglob("*") if not item.is_dir())
+        if is_directory
+        else path.lstat().st_size
+    )
+    return ArchiveSource(path, is_directory, content_only, follow_link, size_bytes)
+
+
+def pack(source: ArchiveSource, name: str, *, keep_owner: bool) -> Iterator[bytes]:
+    """Yield a tar archive of the source under ``name``; an empty name packs the content."""
+    pipe: queue.Queue[bytes | BaseException | None] = queue.Queue(maxsize=8)
+    stopped = threading.Event()
+
+    writer: Any = _QueueWriter(pipe, stopped)
+
+    def write() -> None:
+        try:
+            with tarfile.open(
+                fileobj=writer,
+                mode="w|",
+                bufsize=_PIECE_BYTES,
+                format=tarfile.PAX_FORMAT,
+                dereference=False,
+            ) as archive:
+                path = Path(os.path.realpath(source.path)) if source.follow_link else source.path
+                archive.add(path, name or ".", filter=None if keep_owner else _as_root)
+        except _Stopped:
+            return
+        except BaseException as error:  # noqa: BLE001 - raised again by the reader
+            pipe.put(error)
+        else:
+            pipe.put(None)
+
+    thread = threading.Thread(target=write, name="pack", daemon=True)
+    thread.start()
+    try:
+        while (item := pipe.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join(5)
+
+
+def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Files copied into a container belong to its root, as Docker has it."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
+
+
+class _Stopped(Exception):
+    pass
+
+
+class _QueueWriter:
+    """The end of a pipe that ``tarfile`` writes to."""
+
+    def __init__(
+        self, pipe: queue.Queue[bytes | BaseException | None], stopped: threading.Event
+    ) -> None:
+        self._pipe = pipe
+        self._stopped = stopped
+
+    def write(self, data: bytes) -> int:
+        while True:
+            if self._stopped.is_set():
+                raise _Stopped
+            try:
+                self._pipe.put(bytes(data), timeout=0.2)
+            except queue.Full:
+                continue
+            return len(data)
+
+
+def unpack(
+    stream: ByteStream,
+    target: Path,
+    *,
+    ends_with_slash: bool,
+    is_directory: bool,
+    content_only: bool,
+) -> int:
+    """Unpack a container's archive as ``cp`` places it and return the bytes written.
+
+    The archive comes from a container, so nothing in it may leave the target: names are checked
+    by ``tarfile``'s ``tar`` filter, and links are followed nowhere.
+    """
+    if not target.is_dir():
+        if target.exists() and is_directory:
+            raise Conflict(f"cannot copy a directory onto the file {target}")
+        if not is_directory and ends_with_slash:
+            raise NotFound(f"directory {target} does not exist", hint="Make it first.")
+        if not target.parent.is_dir():
+            raise NotFound(f"directory {target.parent} does not exist", hint="Make it first.")
+        base, rename = target.parent, target.name
+    else:
+        base, rename = target, None
+    written = 0
+    source: Any = stream
+    with tarfile.open(fileobj=source, mode="r|") as archive:
+        root = ""
+        for member in archive:
+            parts = [part for part in member.name.split("/") if part not in ("", ".")]
+            root = root or (parts[0] if parts else "")
+            inner = parts[1:] if parts and parts[0] == root else parts
+            if rename is not None:
+                names = [rename, *inner]
+            elif content_only:
+                names = inner
+            else:
+                names = parts
+            if names:
+                written += _extract(archive, member, base, names, root, rename)
+    return written
+
+
+def _extract(
+    archive: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    base: Path,
+    names: list[str],
+    root: str,
+    rename: str | None,
+) -> int:
+    member.name = "/".join(names)
+    if member.islnk():
+        parts = [part for part in member.linkname.split("/") if part not in ("", ".")]
+        inner = parts[1:] if parts and parts[0] == root else parts
+        member.linkname = "/".join([rename, *inner] if rename is not None else parts)
+    path = base.joinpath(*names)
+    _refuse_escape(base, names)
+    if member.isdir() and path.is_dir() and not path.is_symlink():
+        return 0
+    if os.path.lexists(path) and not member.isdir():
+        if path.is_dir() and not path.is_symlink():
+            raise Conflict(f"cannot replace the directory {path} by a file")
+        path.unlink()
+    elif os.path.lexists(path):
+        raise Conflict(f"cannot replace the file {path} by a directory")
+    try:
+        archive.extract(member, base, filter=_keep_mode, numeric_owner=True)
+    except tarfile.FilterError as error:
+        raise DeskError(f"refused to unpack {member.name}: {error}") from error
+    return member.size if member.isreg() else 0
+
+
+def _keep_mode(member: tarfile.TarInfo, directory: str) -> tarfile.TarInfo | None:
+    """Check as the ``tar`` filter does, and leave ownership to the one who copies.
+
+    A symbolic link may point anywhere, as in the container: nothing is written through it.
+    """
+    if member.issym():
+        return member.replace(uid=os.getuid(), gid=os.getgid(), deep=False) if _posix() else member
+    checked = tarfile.tar_filter(member, directory)
+    if not _posix():
+        return checked
+    return checked.replace(
+        uid=os.getuid(), gid=os.getgid(), uname="", gname="", mode=member.mode & 0o777, deep=False
+    )
+
+
+def _posix() -> bool:
+    return hasattr(os, "getuid")
+
+
+def _refuse_escape(base: Path, names: list[str]) -> None:
+    """Refuse ``..`` and any parent that is a symbolic link: a member before may have made it."""
+    if ".." in names:
+        raise DeskError(f"refused to unpack {'/'.join(names)}: it leaves the target")
+    parent = base
+    for name in names[:-1]:
+        parent = parent / name
+        if parent.is_symlink():
+            raise DeskError(f"refused to unpack {'/'.join(names)}: {parent} is a symbolic link")

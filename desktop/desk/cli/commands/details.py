@@ -1,0 +1,160 @@
+"""``desk inspect``, ``port``, ``diff`` and ``top``: one object, looked at closely."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from desk.cli import complete, render
+from desk.cli.framework import DeskCommand
+from desk.cli.session import Session, pass_session
+from desk.engine.client import EngineClient
+from desk.errors import EngineError, EngineUnreachable, NotFound, UsageError
+
+Look = Callable[[str], Any]
+
+_format = click.option(
+    "-f",
+    "--format",
+    "form",
+    metavar="FORMAT",
+    default="",
+    help="json, or a Go template such as {{.State.Pid}}.",
+)
+
+
+def _looks(client: EngineClient, *, size: bool) -> dict[str, Look]:
+    return {
+        "container": lambda name: client.containers.inspect(name, size=size),
+        "image": client.images.inspect,
+        "network": client.networks.inspect,
+        "volume": client.volumes.inspect,
+    }
+
+
+def inspect_all(names: tuple[str, ...], looks: dict[str, Look], form: str) -> None:
+    """Print the objects that exist; name the others, and end with exit code 1 for them."""
+    found: list[Any] = []
+    missing: list[EngineError | NotFound] = []
+    for name in names:
+        try:
+            found.append(_find(name, looks))
+        except EngineUnreachable:
+            raise
+        except (EngineError, NotFound) as failure:
+            missing.append(failure)
+    if found or not form:
+        render.print_formatted(found, form)
+    for reason in missing:
+        render.error(reason)
+    if missing:
+        raise click.exceptions.Exit(1)
+
+
+def _find(name: str, looks: dict[str, Look]) -> Any:
+    for look in looks.values():
+        try:
+            return look(name)
+        except EngineError as error:
+            # 501: an engine without that kind of object has none of that name.
+            if error.status not in (404, 501) or len(looks) == 1:
+                raise
+    raise NotFound(f"no such object: {name}", hint="`desk ps -a` and `desk images` list names.")
+
+
+@click.command(cls=DeskCommand, example="desk inspect --format '{{.State.Pid}}' web")
+@_format
+@click.option("-s", "--size", is_flag=True, help="Show sizes of containers.")
+@click.option("--type", "kind", metavar="TYPE", help="container, image, network or volume.")
+@click.argument(
+    "names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete.containers
+)
+@pass_session
+def inspect(
+    session: Session, names: tuple[str, ...], form: str, size: bool, kind: str | None
+) -> None:
+    """Show everything about containers, images and more."""
+    looks = _looks(session.client, size=size)
+    if kind is not None:
+        if kind not in looks:
+            raise UsageError(f"invalid --type {kind!r}", hint=f"It is {', '.join(looks)}.")
+        looks = {kind: looks[kind]}
+    inspect_all(names, looks, form)
+
+
+def _kind_command(kind: str, sentence: str, completion: Any) -> Any:
+    @click.command("inspect", cls=DeskCommand, help=sentence, example=f"desk {kind} inspect NAME")
+    @_format
+    @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completion)
+    @pass_session
+    def command(session: Session, names: tuple[str, ...], form: str) -> None:
+        inspect_all(names, {kind: _looks(session.client, size=False)[kind]}, form)
+
+    return command
+
+
+inspect_container = _kind_command(
+    "container", "Show everything about containers.", complete.containers
+)
+inspect_image = _kind_command("image", "Show everything about images.", complete.images)
+inspect_network = _kind_command("network", "Show everything about networks.", complete.networks)
+inspect_volume = _kind_command("volume", "Show everything about volumes.", complete.volumes)
+
+
+@click.command(cls=DeskCommand, example="desk port web\ndesk port web 80/tcp")
+@click.argument("container", shell_complete=complete.running)
+@click.argument("private_port", metavar="[PORT[/PROTOCOL]]", required=False)
+@pass_session
+def port(session: Session, container: str, private_port: str | None) -> None:
+    """List a container's published ports."""
+    details = session.client.containers.inspect(container)
+    published = details["NetworkSettings"].get("Ports") or {}
+    if private_port is None:
+        for name in sorted(published, key=_port_order):
+            for address in _addresses(published[name]):
+                render.out(f"{name} -> {address}")
+        return
+    name = private_port if "/" in private_port else f"{private_port}/tcp"
+    addresses = _addresses(published.get(name))
+    if not addresses:
+        raise NotFound(
+            f"container {container} does not publish port {name}",
+            hint=f"`desk port {container}` lists what it publishes.",
+        )
+    for address in addresses:
+        render.out(address)
+
+
+def _port_order(name: str) -> tuple[int, str]:
+    number, _, protocol = name.partition("/")
+    return int(number), protocol
+
+
+def _addresses(bindings: list[dict[str, str]] | None) -> list[str]:
+    return [
+        f"[{item['HostIp']}]:{item['HostPort']}"
+        if ":" in item["HostIp"]
+        else f"{item['HostIp']}:{item['HostPort']}"
+        for item in bindings or ()
+    ]
+
+
+@click.command(cls=DeskCommand, example="desk diff web")
+@click.argument("container", shell_complete=complete.containers)
+@pass_session
+def diff(session: Session, container: str) -> None:
+    """List what changed in a container's files."""
+    for change in session.client.containers.changes(container):
+        render.out(f"{'CAD'[change['Kind']]} {change['Path']}")
+
+
+@click.command(cls=DeskCommand, interspersed=False, example="desk top web -o pid,user,cmd")
+@click.argument("container", shell_complete=complete.running)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[PS OPTIONS]...")
+@pass_session
+def top(session: Session, container: str, options: tuple[str, ...]) -> None:
+    """List the processes in a container."""
+    table = session.client.containers.top(container, " ".join(options) or None)
+    render.print_columns([table["Titles"], *(table["Processes"] or ())])

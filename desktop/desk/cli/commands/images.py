@@ -1,0 +1,414 @@
+"""Commands on images."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from desk.cli import complete, render
+from desk.cli.filters import parse_filters
+from desk.cli.framework import DeskCommand
+from desk.cli.render import Table
+from desk.cli.session import Session, pass_session
+from desk.cli.starting import pull_image, split_reference
+from desk.cli.units import ago, format_created_at, human_size
+from desk.engine.streams import ByteStream
+from desk.errors import EngineError, EngineUnreachable, UsageError
+
+_PIECE_BYTES = 256 * 1024
+_NONE = "<none>"
+
+IMAGE_HEADINGS = {
+    "Containers": "CONTAINERS",
+    "CreatedAt": "CREATED AT",
+    "CreatedSince": "CREATED",
+    "Digest": "DIGEST",
+    "ID": "IMAGE ID",
+    "Repository": "REPOSITORY",
+    "SharedSize": "SHARED SIZE",
+    "Size": "SIZE",
+    "Tag": "TAG",
+    "UniqueSize": "UNIQUE SIZE",
+    "VirtualSize": "SIZE",
+}
+
+HISTORY_HEADINGS = {
+    "Comment": "COMMENT",
+    "CreatedAt": "CREATED AT",
+    "CreatedBy": "CREATED BY",
+    "CreatedSince": "CREATED",
+    "ID": "IMAGE",
+    "Size": "SIZE",
+}
+
+
+# --- looking ------------------------------------------------------------------------------------
+
+
+def image_rows(
+    images: Iterable[Mapping[str, Any]], *, truncate: bool, digests: bool = False
+) -> Iterator[render.Row]:
+    """Yield one row for each tag, and for each digest without one when ``digests``."""
+    for image in images:
+        tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
+        known = [item for item in image.get("RepoDigests") or () if not item.startswith(_NONE)]
+        pairs = [_tag_and_digest(tag, known) for tag in tags]
+        if not pairs:
+            pairs = [
+                (*item.partition("@")[::2][:1], _NONE, item.partition("@")[2]) for item in known
+            ]
+        if not digests:
+            pairs = list(dict.fromkeys((name, tag, "") for name, tag, _ in pairs))
+        for name, tag, digest in pairs or [(_NONE, _NONE, "")]:
+            yield _image_row(image, name, tag, digest or _NONE, truncate=truncate)
+
+
+def _tag_and_digest(reference: str, digests: Iterable[str]) -> tuple[str, str, str]:
+    name, _, tag = reference.rpartition(":")
+    digest = next((d.partition("@")[2] for d in digests if d.partition("@")[0] == name), "")
+    return name, tag, digest
+
+
+def _image_row(
+    image: Mapping[str, Any], name: str, tag: str, digest: str, *, truncate: bool
+) -> render.Row:
+    identifier = str(image["Id"])
+    created = image.get("Created") or 0
+    containers = image.get("Containers", -1)
+    shared = image.get("SharedSize", -1)
+    return {
+        "Containers": "N/A" if containers < 0 else str(containers),
+        "CreatedAt": format_created_at(created),
+        "CreatedSince": ago(created),
+        "Digest": digest,
+        "ID": identifier.removeprefix("sha256:")[:12] if truncate else identifier,
+        "Repository": name,
+        "SharedSize": "N/A" if shared < 0 else human_size(shared),
+        "Size": human_size(image.get("Size") or 0),
+        "Tag": tag,
+        "UniqueSize": "N/A" if shared < 0 else human_size((image.get("Size") or 0) - shared),
+        "VirtualSize": human_size(image.get("Size") or 0),
+    }
+
+
+def _list_command(name: str) -> Any:
+    @click.command(name, cls=DeskCommand, example="desk images\ndesk images -q trixie")
+    @click.option("-a", "--all", "all_", is_flag=True, help="Show intermediate images too.")
+    @click.option("--digests", is_flag=True, help="Show digests.")
+    @click.option(
+        "-f",
+        "--filter",
+        "filters",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="Show those that match, such as dangling=true.",
+    )
+    @click.option(
+        "--format", "form", metavar="FORMAT", default="", help="table, json, or a Go template."
+    )
+    @click.option("--no-trunc", is_flag=True, help="Do not shorten.")
+    @click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
+    @click.argument(
+        "repository", metavar="[REPOSITORY[:TAG]]", required=False, shell_complete=complete.images
+    )
+    @pass_session
+    def command(
+        session: Session,
+        all_: bool,
+        digests: bool,
+        filters: tuple[str, ...],
+        form: str,
+        no_trunc: bool,
+        quiet: bool,
+        repository: str | None,
+    ) -> None:
+        """List images."""
+        wanted = parse_filters(filters)
+        if repository:
+            wanted.setdefault("reference", []).append(repository)
+        images = session.client.images.list(all_=all_, filters=wanted)
+        rows = image_rows(images, truncate=not no_trunc, digests=digests or ".Digest" in form)
+        shown = ["Repository", "Tag", "ID", "CreatedSince", "Size"]
+        if digests:
+            shown.insert(2, "Digest")
+        Table(IMAGE_HEADINGS, default=shown, quiet="ID").print(rows, form=form, quiet=quiet)
+
+    return command
+
+
+images = _list_command("images")
+ls = _list_command("ls")
+
+
+@click.command(cls=DeskCommand, example="desk history trixie")
+@click.option("--format", "form", metavar="FORMAT", default="", help="table, json or a template.")
+@click.option("-H", "--human/--no-human", default=True, help="Sizes and dates for people (on).")
+@click.option("--no-trunc", is_flag=True, help="Do not shorten.")
+@click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
+@click.argument("image", shell_complete=complete.images)
+@pass_session
+def history(
+    session: Session, image: str, form: str, human: bool, no_trunc: bool, quiet: bool
+) -> None:
+    """Show how an image was made."""
+    table = Table(
+        HISTORY_HEADINGS,
+        default=["ID", "CreatedSince" if human else "CreatedAt", "CreatedBy", "Size", "Comment"],
+        quiet="ID",
+    )
+    rows = [
+        _history_row(layer, truncate=not no_trunc, human=human)
+        for layer in session.client.images.history(image)
+    ]
+    table.print(rows, form=form, quiet=quiet)
+
+
+def _history_row(layer: Mapping[str, Any], *, truncate: bool, human: bool) -> render.Row:
+    from desk.cli.container_rows import shortened
+
+    created_by = " ".join(str(layer.get("CreatedBy") or "").split())
+    identifier = str(layer["Id"])
+    return {
+        "Comment": layer.get("Comment") or "",
+        "CreatedAt": format_created_at(layer.get("Created") or 0),
+        "CreatedBy": shortened(created_by, 45) if truncate else created_by,
+        "CreatedSince": ago(layer.get("Created") or 0),
+        "ID": identifier.removeprefix("sha256:")[:12] if truncate else identifier,
+        "Size": human_size(layer.get("Size") or 0) if human else str(layer.get("Size") or 0),
+    }
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+@click.command(cls=DeskCommand, example="desk tag trixie registry.example:5000/trixie:13")
+@click.argument("image", shell_complete=complete.images)
+@click.argument("new_name", metavar="NEW_NAME[:TAG]")
+@pass_session
+def tag(session: Session, image: str, new_name: str) -> None:
+    """Give an image another name."""
+    repository, new_tag = split_reference(new_name)
+    session.client.images.tag(image, repository=repository, tag=new_tag)
+
+
+def _remove_command(name: str) -> Any:
+    @click.command(name, cls=DeskCommand, example=f"desk {name} trixie")
+    @click.option("-f", "--force", is_flag=True, help="Remove it though containers use it.")
+    @click.option("--no-prune", is_flag=True, help="Keep parents that have no name.")
+    @click.argument(
+        "images", metavar="IMAGE...", nargs=-1, required=True, shell_complete=complete.images
+    )
+    @pass_session
+    def command(session: Session, images: tuple[str, ...], force: bool, no_prune: bool) -> None:
+        """Remove images."""
+        failed = False
+        for image in images:
+            try:
+                report = session.client.images.remove(image, force=force, prune=not no_prune)
+            except EngineUnreachable:
+                raise
+            except EngineError as failure:
+                render.error(failure)
+                failed = True
+                continue
+            for item in report:
+                for action in ("Untagged", "Deleted"):
+                    if item.get(action):
+                        render.out(f"{action}: {item[action]}")
+        if failed:
+            raise click.exceptions.Exit(1)
+
+    return command
+
+
+rmi = _remove_command("rmi")
+rm = _remove_command("rm")
+
+
+# --- in and out ---------------------------------------------------------------------------------
+
+
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+    while piece := stream.read(_PIECE_BYTES):
+        yield piece
+
+
+@contextlib.contextmanager
+def _input_file(file: str | None) -> Iterator[BinaryIO]:
+    """Open a file, or standard input for ``-`` and ``None``, which must then be no terminal."""
+    if file in (None, "-"):
+        if sys.stdin.isatty():
+            raise UsageError(
+                "standard input is a terminal, not an archive",
+                hint="Pipe an archive in, or name its file.",
+            )
+        yield sys.stdin.buffer
+        return
+    path = Path(str(file)).expanduser()
+    with path.open("rb") as opened:
+        yield opened
+
+
+def write_stream(stream: ByteStream, file: str | None) -> None:
+    """Write a tar archive to a file, which appears only when it is whole, or to standard output,
+    which must then be no terminal."""
+    if not file:
+        if sys.stdout.isatty():
+            stream.close()
+            raise UsageError(
+                "an archive is not for a terminal",
+                hint="Use -o FILE, or redirect standard output.",
+            )
+        for piece in stream:
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+        return
+    path = Path(file).expanduser()
+    if path.exists() and not path.is_file():  # a device or a pipe
+        with path.open("wb") as target:
+            target.writelines(stream)
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("xb") as target:
+            target.writelines(stream)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@click.command(
+    "import",
+    cls=DeskCommand,
+    example="mmdebstrap --variant=minbase trixie - | desk import - trixie\n"
+    "desk import -c 'CMD [\"bash\"]' rootfs.tar.zst trixie:13",
+)
+@click.option(
+    "-c",
+    "--change",
+    "changes",
+    metavar="INSTRUCTION",
+    multiple=True,
+    help="Dockerfile instruction to apply, such as CMD or ENV.",
+)
+@click.option("-m", "--message", metavar="TEXT", help="Comment of the image.")
+@click.option("--platform", metavar="PLATFORM", help="Platform, such as linux/amd64.")
+@click.argument("source", metavar="FILE|URL|-")
+@click.argument("name", metavar="[REPOSITORY[:TAG]]", required=False)
+@pass_session
+def import_(
+    session: Session,
+    source: str,
+    name: str | None,
+    changes: tuple[str, ...],
+    message: str | None,
+    platform: str | None,
+) -> None:
+    """Make an image of a root file system's tar archive."""
+    repository, new_tag = split_reference(name) if name else (None, None)
+    options: dict[str, Any] = {
+        "repository": repository,
+        "tag": new_tag,
+        "message": message,
+        "changes": changes,
+        "platform": platform,
+    }
+    images = session.starting_client.images
+    if source.startswith(("http://", "https://", "ftp://")):
+        render.show_progress(images.import_(source, **options))
+        return
+    with _input_file(source) as archive:
+        render.show_progress(images.import_(_pieces(archive), **options))
+
+
+@click.command(cls=DeskCommand, example="desk load -i images.tar")
+@click.option("-i", "--input", "file", metavar="FILE", help="Archive (standard input).")
+@click.option("-q", "--quiet", is_flag=True, help="Do not show progress.")
+@pass_session
+def load(session: Session, file: str | None, quiet: bool) -> None:
+    """Load images from a tar archive."""
+    with _input_file(file) as archive:
+        render.show_progress(session.starting_client.images.load(_pieces(archive), quiet=quiet))
+
+
+@click.command(cls=DeskCommand, example="desk save -o images.tar trixie busybox")
+@click.option("-o", "--output", "file", metavar="FILE", help="File (standard output).")
+@click.argument(
+    "images", metavar="IMAGE...", nargs=-1, required=True, shell_complete=complete.images
+)
+@pass_session
+def save(session: Session, images: tuple[str, ...], file: str | None) -> None:
+    """Write images to a tar archive."""
+    with session.client.images.save(images) as archive:
+        write_stream(archive, file)
+
+
+@click.command(cls=DeskCommand, example="desk export -o web.tar web")
+@click.option("-o", "--output", "file", metavar="FILE", help="File (standard output).")
+@click.argument("container", shell_complete=complete.containers)
+@pass_session
+def export(session: Session, container: str, file: str | None) -> None:
+    """Write a container's files as a tar archive."""
+    with session.client.containers.export(container) as archive:
+        write_stream(archive, file)
+
+
+@click.command(cls=DeskCommand, example="desk commit -m 'with nginx' web web:2")
+@click.option("-a", "--author", metavar="NAME", help="Author of the image.")
+@click.option(
+    "-c",
+    "--change",
+    "changes",
+    metavar="INSTRUCTION",
+    multiple=True,
+    help="Dockerfile instruction to apply, such as CMD or ENV.",
+)
+@click.option("-m", "--message", metavar="TEXT", help="Comment of the image.")
+@click.option("-p", "--pause/--no-pause", default=True, help="Pause it meanwhile (on).")
+@click.argument("container", shell_complete=complete.containers)
+@click.argument("name", metavar="[REPOSITORY[:TAG]]", required=False)
+@pass_session
+def commit(
+    session: Session,
+    container: str,
+    name: str | None,
+    author: str | None,
+    changes: tuple[str, ...],
+    message: str | None,
+    pause: bool,
+) -> None:
+    """Make an image of a container's changes."""
+    repository, new_tag = split_reference(name) if name else (None, None)
+    render.out(
+        session.client.containers.commit(
+            container,
+            repository=repository,
+            tag=new_tag,
+            comment=message,
+            author=author,
+            changes=changes,
+            pause=pause,
+        )
+    )
+
+
+@click.command(cls=DeskCommand, example="desk pull debian:trixie")
+@click.option("--platform", metavar="PLATFORM", help="Platform, such as linux/amd64.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the image's name only.")
+@click.argument("image", metavar="IMAGE[:TAG|@DIGEST]")
+@pass_session
+def pull(session: Session, image: str, platform: str | None, quiet: bool) -> None:
+    """Fetch an image from a registry."""
+    client = session.starting_client
+    if quiet:
+        pull_image(client, image, platform=platform, quiet=True)
+        render.out(image)
+        return
+    name, wanted = split_reference(image)
+    render.show_progress(client.images.pull(name, tag=wanted, platform=platform))

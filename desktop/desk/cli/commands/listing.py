@@ -1,0 +1,63 @@
+"""``desk ps``, which is also ``desk container ls``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from desk.cli.container_rows import container_row, table
+from desk.cli.filters import parse_filters
+from desk.cli.framework import DeskCommand
+from desk.cli.session import Session, pass_session
+
+
+def _command(name: str) -> Any:
+    @click.command(
+        name,
+        cls=DeskCommand,
+        example=f"desk {name} -a --filter status=exited\n"
+        f"desk {name} --format 'table {{{{.Names}}}}\\t{{{{.Status}}}}'",
+    )
+    @click.option("-a", "--all", "all_", is_flag=True, help="Show stopped ones too.")
+    @click.option(
+        "-f",
+        "--filter",
+        "filters",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="Show those that match, such as status=running or name=web.",
+    )
+    @click.option(
+        "--format", "form", metavar="FORMAT", default="", help="table, json, or a Go template."
+    )
+    @click.option("-n", "--last", metavar="COUNT", type=int, help="Show the last created ones.")
+    @click.option("-l", "--latest", is_flag=True, help="Show the last created one.")
+    @click.option("--no-trunc", is_flag=True, help="Do not shorten.")
+    @click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
+    @click.option("-s", "--size", is_flag=True, help="Show sizes.")
+    @pass_session
+    def command(
+        session: Session,
+        all_: bool,
+        filters: tuple[str, ...],
+        form: str,
+        last: int | None,
+        latest: bool,
+        no_trunc: bool,
+        quiet: bool,
+        size: bool,
+    ) -> None:
+        """List containers."""
+        limit = 1 if latest else last if last is not None and last > 0 else None
+        containers = session.client.containers.list(
+            all_=all_, limit=limit, size=size or ".Size" in form, filters=parse_filters(filters)
+        )
+        rows = (container_row(item, truncate=not no_trunc) for item in containers)
+        table(size=size).print(rows, form=form, quiet=quiet)
+
+    return command
+
+
+ps = _command("ps")
+ls = _command("ls")

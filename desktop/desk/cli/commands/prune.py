@@ -1,0 +1,139 @@
+"""The ``prune`` commands: remove what is not in use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+from desk.cli import render
+from desk.cli.filters import parse_filters
+from desk.cli.framework import DeskCommand
+from desk.cli.session import Session, pass_session
+from desk.cli.units import human_size
+
+_force = click.option("-f", "--force", is_flag=True, help="Do not ask.")
+_filter = click.option(
+    "--filter",
+    "filters",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Only those that match, such as until=24h or label=x.",
+)
+
+
+def agreed(question: str, *, force: bool) -> bool:
+    """Ask unless forced; a no ends the command without an error."""
+    return force or render.confirm(f"WARNING! {question}\nAre you sure you want to continue?")
+
+
+def report(title: str, items: Iterable[str]) -> None:
+    lines = list(items)
+    if lines:
+        render.out(f"{title}:")
+        for line in lines:
+            render.out(line)
+        render.out("")
+
+
+def reclaimed(size_bytes: int) -> None:
+    render.out(f"Total reclaimed space: {human_size(size_bytes)}")
+
+
+def deleted_images(answer: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{action.lower()}: {item[action]}"
+        for item in answer.get("ImagesDeleted") or ()
+        for action in ("Untagged", "Deleted")
+        if item.get(action)
+    ]
+
+
+@click.command("prune", cls=DeskCommand, example="desk container prune -f")
+@_force
+@_filter
+@pass_session
+def containers(session: Session, force: bool, filters: tuple[str, ...]) -> None:
+    """Remove all stopped containers."""
+    if agreed("This will remove all stopped containers.", force=force):
+        answer = session.client.containers.prune(filters=parse_filters(filters))
+        report("Deleted Containers", answer.get("ContainersDeleted") or ())
+        reclaimed(answer.get("SpaceReclaimed") or 0)
+
+
+@click.command("prune", cls=DeskCommand, example="desk image prune -a")
+@click.option("-a", "--all", "all_", is_flag=True, help="All unused ones, not only unnamed.")
+@_force
+@_filter
+@pass_session
+def images(session: Session, all_: bool, force: bool, filters: tuple[str, ...]) -> None:
+    """Remove unused images."""
+    kind = "images without at least one container" if all_ else "images without a name"
+    if agreed(f"This will remove all {kind}.", force=force):
+        wanted = {**parse_filters(filters), "dangling": ["false" if all_ else "true"]}
+        answer = session.client.images.prune(filters=wanted)
+        report("Deleted Images", deleted_images(answer))
+        reclaimed(answer.get("SpaceReclaimed") or 0)
+
+
+@click.command("prune", cls=DeskCommand, example="desk network prune")
+@_force
+@_filter
+@pass_session
+def networks(session: Session, force: bool, filters: tuple[str, ...]) -> None:
+    """Remove unused networks."""
+    if agreed("This will remove all networks that no container uses.", force=force):
+        answer = session.client.networks.prune(filters=parse_filters(filters))
+        report("Deleted Networks", answer.get("NetworksDeleted") or ())
+
+
+@click.command("prune", cls=DeskCommand, example="desk volume prune")
+@click.option("-a", "--all", "all_", is_flag=True, help="Named volumes too.")
+@_force
+@_filter
+@pass_session
+def volumes(session: Session, all_: bool, force: bool, filters: tuple[str, ...]) -> None:
+    """Remove unused volumes."""
+    kind = "volumes" if all_ else "anonymous volumes"
+    if agreed(f"This will remove all {kind} that no container uses.", force=force):
+        wanted = parse_filters(filters)
+        if all_:
+            wanted["all"] = ["true"]
+        answer = session.client.volumes.prune(filters=wanted)
+        report("Deleted Volumes", answer.get("VolumesDeleted") or ())
+        reclaimed(answer.get("SpaceReclaimed") or 0)
+
+
+@click.command("prune", cls=DeskCommand, example="desk system prune --volumes")
+@click.option("-a", "--all", "all_", is_flag=True, help="All unused images, not only unnamed.")
+@_force
+@_filter
+@click.option("--volumes", "volumes_", is_flag=True, help="Anonymous volumes too.")
+@pass_session
+def system(
+    session: Session, all_: bool, force: bool, filters: tuple[str, ...], volumes_: bool
+) -> None:
+    """Remove everything that is not in use."""
+    what = [
+        "all stopped containers",
+        "all networks that no container uses",
+        *(["all anonymous volumes that no container uses"] if volumes_ else []),
+        "all images without a container" if all_ else "all images without a name",
+    ]
+    question = "This will remove:\n" + "\n".join(f"  - {item}" for item in what)
+    if not agreed(question, force=force):
+        return
+    client, wanted = session.client, parse_filters(filters)
+    answer = client.containers.prune(filters=wanted)
+    report("Deleted Containers", answer.get("ContainersDeleted") or ())
+    total = answer.get("SpaceReclaimed") or 0
+    answer = client.networks.prune(filters=wanted)
+    report("Deleted Networks", answer.get("NetworksDeleted") or ())
+    if volumes_:
+        answer = client.volumes.prune(filters=wanted)
+        report("Deleted Volumes", answer.get("VolumesDeleted") or ())
+        total += answer.get("SpaceReclaimed") or 0
+    answer = client.images.prune(filters={**wanted, "dangling": ["false" if all_ else "true"]})
+    report("Deleted Images", deleted_images(answer))
+    reclaimed(total + (answer.get("SpaceReclaimed") or 0))

@@ -1,0 +1,73 @@
+"""``desk up`` and ``desk down``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from desk.cli import complete, render
+from desk.cli.framework import DeskCommand
+from desk.cli.machine_flags import given, machine_flags, new_spec
+from desk.cli.session import Session, pass_session
+from desk.errors import Conflict
+from desk.machine.model import check_name
+from desk.settings import DEFAULT_MACHINE
+
+
+@click.command(cls=DeskCommand, example="desk up\ndesk up --name big --memory 8g --cpus 4")
+@machine_flags
+@click.option(
+    "--name", metavar="NAME", shell_complete=complete.machines, help="Machine (the active one)."
+)
+@pass_session
+def up(session: Session, name: str | None, **flags: Any) -> None:
+    """Create the machine if there is none, and start it."""
+    machine = check_name(name or session.machine)
+    manager = session.desk.manager
+    if not manager.exists(machine):
+        manager.create(new_spec(machine, flags, session.desk.settings.defaults), session.progress)
+        session.progress.done(f"Created machine {machine}.")
+    else:
+        _check_same(manager.inspect(machine), given(flags), machine)
+    report = manager.start(machine, session.progress)
+    took = f" ({report.total_s:.1f} s)" if report.stages else ""
+    session.progress.done(f"Machine {machine} is running{took}.")
+    argument = "" if machine == DEFAULT_MACHINE else f" {machine}"
+    option = "" if machine == session.machine else f" -m {machine}"
+    render.out(
+        f"Try:  desk{option} run -it --rm busybox sh\n"
+        f'Use Docker\'s clients with it:  eval "$(desk-env{argument})"'
+    )
+
+
+def _check_same(details: dict[str, Any], wanted: dict[str, Any], machine: str) -> None:
+    """Refuse flags that would change a machine that exists."""
+    for field, value in wanted.items():
+        if details[field] != value:
+            flag = field.partition("_")[0]
+            raise Conflict(
+                f"machine {machine} exists already, with {field} {details[field]}, not {value}",
+                hint=f"Leave --{flag} out, choose another --name, or remove the machine and its"
+                f" data with `desk machine rm {machine}`.",
+            )
+
+
+@click.command(cls=DeskCommand, example="desk down")
+@click.option(
+    "-t",
+    "--time",
+    "grace_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    default=20.0,
+    help="Seconds for an orderly end (20).",
+)
+@click.argument("machine", required=False, shell_complete=complete.machines)
+@pass_session
+def down(session: Session, machine: str | None, grace_s: float) -> None:
+    """Stop the machine."""
+    name = machine or session.machine
+    session.desk.require_machine(name)
+    session.desk.manager.stop(name, session.progress, grace_s=grace_s)
+    session.progress.done(f"Machine {name} is stopped.")
