@@ -140,6 +140,7 @@ def test_containers_get_addresses_and_talk() -> None:
                 assert shown["eth0"]["address"] == "02:42:ac:11:00:02" == one.settings.mac_address
                 assert {"UP", "LOWER_UP"} <= set(shown["eth0"]["flags"])
                 assert "UP" in shown["lo"]["flags"]
+                assert [item["local"] for item in shown["eth0"]["addr_info"]] == ["172.17.0.2"]
                 assert {"dst": "default", "gateway": "172.17.0.1", "dev": "eth0", "flags": []} in (
                     first.routes()
                 )
@@ -665,5 +666,22 @@ def test_rules_need_no_protocol_names() -> None:
             assert set(endpoint.ports) == {"80/tcp", "80/udp", "80/sctp"}
             await service.leave(f"{1:064x}", endpoint.network_id)
             assert "7000" not in shell("nft list ruleset")
+
+    run_in_namespace(body)
+
+
+def test_kernel_without_ipv6_gets_no_ipv6_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        async with engine() as service:
+            with_ipv6 = await service.join(request(1))
+            await service.leave(f"{1:064x}", with_ipv6.network_id)
+        monkeypatch.setattr(bridge, "IPV6_SETTINGS", "/proc/sys/net/no-such-family")
+        async with engine() as service:
+            without = await service.join(request(1))
+            assert len(without.script.inside) == len(with_ipv6.script.inside) - 1
+            with containers(1) as (container,):
+                container.join(without)
+                assert container.interfaces()["eth0"]["addr_info"][0]["local"] == "172.17.0.2"
+            await service.leave(f"{1:064x}", without.network_id)
 
     run_in_namespace(body)

@@ -39,6 +39,7 @@ NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x2, 0x4, 0x300
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200  # flags of an acknowledgement
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 IFF_UP = 0x1
+IN6_ADDR_GEN_MODE_NONE = 1
 SOL_NETLINK = 270
 NETLINK_EXT_ACK = 11
 NETLINK_GET_STRICT_CHK = 12
@@ -144,6 +145,16 @@ def set_alias(index: int, alias: str) -> bytes:
 def set_up(index: int) -> bytes:
     """Bring a link up."""
     return _link(RTM_NEWLINK, 0, [], index=index, up=True)
+
+
+def set_no_link_local(index: int) -> bytes:
+    """Let a link that is still down make no IPv6 address by itself.
+
+    A kernel without IPv6 refuses this (EAFNOSUPPORT).
+    """
+    family = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]}
+    attributes = [("IFLA_AF_SPEC", {"attrs": [("AF_INET6", family)]})]
+    return _link(RTM_NEWLINK, 0, attributes, index=index)
 
 
 def delete_link(name: str) -> bytes:

@@ -34,6 +34,8 @@ FIRST_PEER_INDEX = 100
 every new namespace."""
 
 IP_FORWARD = "/proc/sys/net/ipv4/ip_forward"
+IPV6_SETTINGS = "/proc/sys/net/ipv6"
+"""Exists where the kernel has IPv6 and it is not switched off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +268,7 @@ class _Templates:
     veth: netlink.Template
     port: netlink.Template
     address: netlink.Template
-    up: bytes
+    up: tuple[bytes, ...]
     default_route: bytes
 
 
@@ -303,7 +305,7 @@ class EndpointScripts:
             peer_mac=bytes.fromhex(mac.replace(":", "")),
         )
         addressing = templates.address.render(address=address.packed)
-        inside = [self._loopback, addressing, templates.up]
+        inside = [self._loopback, addressing, *templates.up]
         if default_route:
             inside.append(templates.default_route)
         port = templates.port.render(index=netlink.uint32(index))
@@ -311,6 +313,8 @@ class EndpointScripts:
 
     def _make_templates(self, interface: str) -> _Templates:
         index = peer_index(interface)
+        has_ipv6 = os.path.isdir(IPV6_SETTINGS)
+        no_link_local = (netlink.set_no_link_local(index),) if has_ipv6 else ()
         return _Templates(
             netlink.veth_template(
                 bridge_index=self._bridge_index, peer=interface, peer_index=index, mtu=self._mtu
@@ -319,6 +323,7 @@ class EndpointScripts:
             # bridge itself rather than routed: that takes a hairpin port.
             netlink.bridge_port_template(hairpin=True, isolated=not self._inter_container),
             netlink.address_template(index, self._plan.subnet),
-            netlink.set_up(index),
+            # A link-local address would make programs in an IPv4 network ask for IPv6 addresses.
+            (*no_link_local, netlink.set_up(index)),
             netlink.add_default_route(index, self._plan.gateway),
         )
