@@ -685,3 +685,19 @@ def test_kernel_without_ipv6_gets_no_ipv6_request(monkeypatch: pytest.MonkeyPatc
             await service.leave(f"{1:064x}", without.network_id)
 
     run_in_namespace(body)
+
+
+def test_another_firewall_that_drops_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        shell(
+            "nft add table ip filter && nft 'add chain ip filter FORWARD "
+            "{ type filter hook forward priority 0; policy drop; }'"
+        )
+        async with engine(bridge="mybridge"):
+            pass
+
+    run_in_namespace(body)
+    (record,) = caplog.records
+    assert "table ip filter drops forwarded packets" in record.getMessage()
+    assert record.getMessage().endswith("accepts the interface mybridge")
+    caplog.clear()

@@ -149,6 +149,18 @@ class Firewall:
         if commands:
             self._nftables.run("\n".join(commands))
 
+    def foreign_drops(self) -> list[str]:
+        """Return the tables of others that drop forwarded packets unless a rule accepts them."""
+        found = []
+        table = ""
+        for line in self._nftables.run("list chains").splitlines():
+            words = line.split()
+            if words[:1] == ["table"]:
+                table = " ".join(words[1:3])
+            elif "hook forward" in line and "policy drop" in line:
+                found.append(table)
+        return [name for name in found if name.startswith(("ip ", "inet "))]
+
     def remove(self) -> None:
         """Remove the table; idempotent."""
         self._nftables.run(f"add table inet {self.table}\ndelete table inet {self.table}")

@@ -93,6 +93,22 @@ class KernelState:
                 self._firewall = Firewall(self._names.table, self._nftables)
                 self.rebuild_firewall(publications)
                 undo.pop_all()
+            self._warn_of_foreign_drops()
+
+    def _warn_of_foreign_drops(self) -> None:
+        try:
+            tables = self.firewall.foreign_drops()
+        except DeskdError as error:
+            # Only a hint depends on it: rules of others may need a newer libnftables to be read.
+            log.info("the other firewall tables cannot be read: %s", error)
+            return
+        for table in tables:
+            log.warning(
+                "the firewall table %s drops forwarded packets by policy: containers reach "
+                "nothing outside until it accepts the interface %s",
+                table,
+                self._names.default_bridge,
+            )
 
     def _remove_bridges(self, route: netlink.RouteSocket) -> None:
         self._firewall = None
