@@ -13,7 +13,7 @@ import pytest
 from deskd import errors
 from deskd.domain.image import LayerRecord
 from deskd.store import records
-from deskd.store.database import Database, DuplicateKey
+from deskd.store.database import Database, DuplicateKey, Records
 from deskd.store.schema import MIGRATIONS
 
 
@@ -30,7 +30,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-def things(database: Database) -> records.Records[Thing]:
+def things(database: Database) -> Records[Thing]:
     return records.containers(database, Thing, key=lambda t: t.id, name=lambda t: t.name)
 
 
@@ -67,11 +67,16 @@ def test_a_taken_name_is_a_conflict_that_names_the_column(database: Database) ->
 
 def test_a_transaction_takes_effect_as_a_whole_or_not(database: Database) -> None:
     table = things(database)
-    with pytest.raises(RuntimeError), database.transaction():
-        table.insert(Thing("a", "one"))
+
+    def fail() -> None:
         with database.transaction():
-            table.insert(Thing("b", "two"))
-        raise RuntimeError
+            table.insert(Thing("a", "one"))
+            with database.transaction():
+                table.insert(Thing("b", "two"))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert table.all() == []
     with database.transaction():
         table.insert(Thing("a", "one"))

@@ -68,6 +68,10 @@ class LayerStore:
         """Return a layer's record, or None."""
         return self._layers.get(chain_id)
 
+    def all(self) -> list[LayerRecord]:
+        """Return every layer."""
+        return self._layers.all()
+
     def chain(self, top: str) -> list[LayerRecord]:
         """Return a layer and all below it, top first; an empty ``top`` has none.
 
@@ -95,7 +99,7 @@ class LayerStore:
 
     def total_size(self) -> int:
         """Return the bytes of all layers, each counted once."""
-        return sum(record.size_bytes for record in self._layers.all())
+        return sum(record.size_bytes for record in self.all())
 
     # --- adding ---------------------------------------------------------------------------------
 

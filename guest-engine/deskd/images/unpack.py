@@ -43,6 +43,13 @@ _XATTR_RECORD = "SCHILY.xattr."
 _FORBIDDEN_XATTRS = ("trusted.overlay.", "user.overlay.")
 _PARENT_CACHE_SIZE = 64
 _ROOT_MODE = 0o755
+_ENTRY_FAULTS = (
+    errno.EEXIST,  # a directory is missing where a link to nothing stands
+    errno.EINVAL,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+)
 _BLOCK_BYTES = 512
 
 
@@ -133,7 +140,7 @@ def _explained(error: Exception) -> Exception:
                 "no space left on the disk of the data root while unpacking the archive: free "
                 "space (`docker system prune`) or give the machine a bigger disk"
             )
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EINVAL):
+        if error.errno in _ENTRY_FAULTS:
             return errors.InvalidArgument(f"the archive has an entry that cannot be made: {error}")
         return errors.SystemFailure(f"the archive cannot be unpacked: {error}")
     return error
@@ -469,11 +476,12 @@ def _regions(member: tarfile.TarInfo) -> Sequence[tuple[int, int]]:
     end = 0
     regions: list[tuple[int, int]] = []
     for offset, size in cast(list[tuple[int, int]], member.sparse or []):
+        if size == 0:
+            continue  # unused places of the old GNU header, and the mark of the file's end
         if offset < end or size < 0 or offset + size > member.size:
             raise tarfile.ReadError(f"the map of the sparse file {member.name!r} is not valid")
         end = offset + size
-        if size:
-            regions.append((offset, size))
+        regions.append((offset, size))
     return regions
 
 
