@@ -18,6 +18,7 @@ from deskd.domain.network import NetlinkScript as NetlinkScript
 from deskd.domain.network import PortRequest as PortRequest
 from deskd.domain.process import Exit as Exit
 from deskd.domain.process import FoundMonitor as FoundMonitor
+from deskd.storage.changes import Change
 
 # --- runtime ------------------------------------------------------------------------------------
 
@@ -131,6 +132,12 @@ class RootFilesystems(Protocol):
 
     def upper(self, container_id: str) -> str:
         """Return the directory that holds the container's own changes."""
+
+    def lower_directories(self, container_id: str) -> list[str]:
+        """Return the directories of the layers below, the top one first."""
+
+    def changes(self, container_id: str) -> list[Change]:
+        """Return what the container changed, sorted by path. May take long."""
 
     def remove(self, container_id: str) -> None: ...
 

@@ -6,8 +6,9 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 from deskd.domain.state import ContainerRecord, MountPoint
 from deskd.errors import InvalidArgument, NotFound
@@ -17,15 +18,9 @@ from deskd.layout import DataRoot
 from deskd.services.containers.mounting import mount_steps
 from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.ports import ByteSource, RootFilesystems, Runtime
-from deskd.storage.changes import Change
+from deskd.storage.changes import Change, ChangeKind
 
 PIPE_BLOCK_BYTES = 256 * 1024
-
-
-class ContainerRoots(RootFilesystems, Protocol):
-    """Roots that can also tell what changed."""
-
-    def changes(self, container_id: str) -> list[Change]: ...
 
 
 class Files:
@@ -35,7 +30,7 @@ class Files:
         self,
         registry: ContainerRegistry,
         runtime: Runtime,
-        roots: ContainerRoots,
+        roots: RootFilesystems,
         layout: DataRoot,
     ) -> None:
         self._registry = registry
@@ -46,7 +41,7 @@ class Files:
     async def stat(self, reference: str, path: str) -> dict[str, Any]:
         """Return the object of the header X-Docker-Container-Path-Stat. Raises ``NotFound``."""
         container = self._registry.get(reference)
-        with _Staging(self._layout) as staging:
+        async with _root_for_us(container), _Staging(self._layout) as staging:
             found: dict[str, Any] = await self._runtime.run_job(
                 "archive_stat", self._arguments(container, staging, path=_checked(path)), ()
             )
@@ -76,7 +71,7 @@ class Files:
         """Unpack a tar into a directory. Raises ``NotFound``, ``InvalidArgument``."""
         container = self._registry.get(reference)
         user = container.record.config.user if copy_owner else ""
-        with _Staging(self._layout) as staging:
+        async with _root_for_us(container), _Staging(self._layout) as staging:
             arguments = self._arguments(
                 container,
                 staging,
@@ -99,7 +94,10 @@ class Files:
         """Return ``FilesystemChange`` objects."""
         container = self._registry.get(reference)
         found = await asyncio.to_thread(self._roots.changes, container.id)
-        return [{"Path": change.path, "Kind": int(change.kind)} for change in found]
+        return [
+            {"Path": change.path, "Kind": int(change.kind)}
+            for change in without_mount_points(found, container.record)
+        ]
 
     async def copy_up(self, record: ContainerRecord) -> None:
         """Fill a new container's new volumes with what the image has in their places."""
@@ -110,11 +108,11 @@ class Files:
     async def _copy_up(self, record: ContainerRecord, point: MountPoint) -> None:
         arguments = {
             "container": record.id,
-            "path": f"{point.destination}/.",
+            "path": f"{point.destination}/",
             "root": self._roots.mounts(record.id),
         }
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        with _Staging(self._layout) as staging:
+        async with _Staging(self._layout) as staging:
             running = self._writing_job("archive_get", {**arguments, "staging": staging}, writing)
             filling = asyncio.ensure_future(
                 asyncio.to_thread(_fill, reading, self._layout, point.source)
@@ -131,7 +129,7 @@ class Files:
     async def _read_job(self, job: str, container: Container, **more: Any) -> AsyncIterator[bytes]:
         """Run a job that writes a stream, and pass the stream on."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        with _Staging(self._layout) as staging:
+        async with _root_for_us(container), _Staging(self._layout) as staging:
             running = self._writing_job(job, self._arguments(container, staging, **more), writing)
             try:
                 while block := await asyncio.to_thread(os.read, reading, PIPE_BLOCK_BYTES):
@@ -158,6 +156,36 @@ class Files:
         return arguments | {"root": steps, "staging": staging}
 
 
+_NAME_FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
+
+
+def without_mount_points(changes: Sequence[Change], record: ContainerRecord) -> list[Change]:
+    """Leave out what the engine made to mount on: it is not the container's doing."""
+    own = {*_NAME_FILES, *(point.destination for point in record.mounts)}
+    kept: list[Change] = []
+    for change in reversed(changes):  # what is inside a directory comes before it
+        if change.kind is ChangeKind.ADDED and change.path in own:
+            continue
+        emptied = change.kind is ChangeKind.MODIFIED and any(
+            path.startswith(f"{change.path}/") for path in own
+        )
+        if emptied and not any(item.path.startswith(f"{change.path}/") for item in kept):
+            continue
+        kept.append(change)
+    return kept[::-1]
+
+
+@asynccontextmanager
+async def _root_for_us(container: Container) -> AsyncIterator[None]:
+    """Keep a container from being started while a job has its root mounted: a writable layer
+    must not be mounted twice."""
+    if container.record.state.running:
+        yield
+        return
+    async with container.lock:
+        yield
+
+
 class _Staging:
     """An empty engine-side directory that a job covers with mounts only it sees."""
 
@@ -165,11 +193,11 @@ class _Staging:
         self._parent = layout.temporary
         self._path = ""
 
-    def __enter__(self) -> str:
+    async def __aenter__(self) -> str:
         self._path = tempfile.mkdtemp(prefix="root-", dir=self._parent)
         return self._path
 
-    def __exit__(self, *_: object) -> None:
+    async def __aexit__(self, *_: object) -> None:
         os.rmdir(self._path)
 
 

@@ -80,15 +80,11 @@ class Inspection:
         return self._layout.container_file(record.id, name)
 
     def _graph_driver(self, container_id: str) -> dict[str, Any]:
-        data: dict[str, str] = {"UpperDir": self._roots.upper(container_id)}
-        for step in self._roots.mounts(container_id):
-            if step.kind == "overlay":
-                for option in step.data.split(","):
-                    key, _, value = option.partition("=")
-                    if key == "workdir":
-                        data["WorkDir"] = value
-                    elif key == "lowerdir":
-                        data["LowerDir"] = value
+        data = {
+            "LowerDir": ":".join(self._roots.lower_directories(container_id)),
+            "UpperDir": self._roots.upper(container_id),
+            "WorkDir": self._layout.container_file(container_id, "work"),
+        }
         return {"Name": DRIVER, "Data": data}
 
     def _network_settings(self, container: Container) -> dict[str, Any]:

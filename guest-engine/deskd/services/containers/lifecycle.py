@@ -407,10 +407,11 @@ class Lifecycle:
             raise Conflict(f"removal of container {reference} is already in progress")
         if container.active:
             if not force:
+                paused = state.status is Status.PAUSED
+                word = "paused and must be unpaused first" if paused else str(state.status)
                 raise Conflict(
-                    f'cannot remove container "/{container.name}": container is '
-                    f"{'paused and must be unpaused first' if state.status is Status.PAUSED else 'running'}"
-                    ": stop the container before removing or force remove"
+                    f'cannot remove container "/{container.name}": container is {word}: stop the '
+                    "container before removing or force remove"
                 )
             with suppress(Conflict):  # it ended by itself in the meantime
                 await self.kill(container.id)

@@ -390,10 +390,7 @@ def check_platform(wanted: str, found: str, reference: str) -> None:
     if len(parts) > 3 or not all(parts):
         raise InvalidArgument(f'"{wanted}" is an invalid platform; write os/architecture')
     have = found.split("/")
-    if len(parts) == 1:
-        matches = parts[0] in have
-    else:
-        matches = parts[:2] == have[:2]
+    matches = parts[0] in have if len(parts) == 1 else parts[:2] == have[:2]
     if not matches:
         raise NotFound(
             f"image with reference {reference} was found but does not match the specified "

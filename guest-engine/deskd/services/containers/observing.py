@@ -92,7 +92,7 @@ class Observing:
 
     def _read(self, record: ContainerRecord) -> dict[str, Any]:
         figures = dict(self._resources.stats(record.id))
-        if not record.host_config.network_mode == "host":
+        if record.host_config.network_mode != "host":
             figures["networks"] = interface_counters(record.state.pid)
         return figures
 

@@ -100,7 +100,9 @@ class Container:
 
     def _tell(self, waiters: set[asyncio.Future[WaitResult]]) -> None:
         state = self.record.state
-        result = WaitResult(state.exit_code, state.error)
+        # The text of a start that failed is the answer to that start, nobody else's.
+        ran = state.finished_at_ns >= state.started_at_ns > 0
+        result = WaitResult(state.exit_code, state.error if ran else "")
         for future in list(waiters):
             if not future.done():
                 future.set_result(result)
