@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from tests.kernel.image_store import directory, entry, hard_link, symlink, tar
 
 from deskd import errors
 from deskd.images.recipe import replay
 from deskd.images.streams import decompressed
 from deskd.images.unpack import Unpacked, unpack
+from tests.kernel.image_store import directory, entry, hard_link, symlink, tar
 
 pytestmark = pytest.mark.root
 

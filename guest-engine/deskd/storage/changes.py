@@ -39,14 +39,17 @@ def changes_between(upper: str, lowers: Sequence[str]) -> list[Change]:
     changes: list[Change] = []
     fd = os.open(upper, _DIRECTORY)
     try:
-        _walk(fd, list(lowers), "", changes)
+        _walk(fd, list(lowers), "", changes, opaque=False)
     finally:
         os.close(fd)
     return sorted(changes, key=lambda change: change.path)
 
 
-def _walk(directory_fd: int, lowers: list[str], path: str, changes: list[Change]) -> None:
-    """Compare one directory. ``lowers`` are the places below that can still show through.
+def _walk(
+    directory_fd: int, lowers: list[str], path: str, changes: list[Change], *, opaque: bool
+) -> None:
+    """Compare one directory with what the layers ``lowers`` show there; ``opaque`` says that it,
+    or one above it, hides theirs.
 
     By descriptors and without following links: the container may change its files meanwhile.
     """
@@ -68,7 +71,9 @@ def _walk(directory_fd: int, lowers: list[str], path: str, changes: list[Change]
             elif _differs(before, status):
                 changes.append(Change(below, ChangeKind.MODIFIED))
         else:
-            _compare_directory(directory_fd, name, lowers, below, before, status, changes)
+            changes += _compare_directory(
+                directory_fd, name, lowers, below, before, status, opaque=opaque
+            )
 
 
 def _compare_directory(
@@ -78,26 +83,27 @@ def _compare_directory(
     path: str,
     before: os.stat_result | None,
     status: os.stat_result,
-    changes: list[Change],
-) -> None:
+    *,
+    opaque: bool,
+) -> list[Change]:
     try:
         fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
     except (FileNotFoundError, NotADirectoryError):
-        return
+        return []
     inside: list[Change] = []
     try:
-        shows_below = before is not None and stat.S_ISDIR(before.st_mode)
-        opaque = is_opaque(fd)
-        if opaque and shows_below:
+        opaque = opaque or is_opaque(fd)
+        was_directory = before is not None and stat.S_ISDIR(before.st_mode)
+        if opaque and was_directory:
             inside += _hidden(fd, lowers, path)
-        _walk(fd, lowers if shows_below and not opaque else [], path, inside)
+        _walk(fd, lowers if was_directory else [], path, inside, opaque=opaque)
     finally:
         os.close(fd)
     if before is None:
-        changes.append(Change(path, ChangeKind.ADDED))
-    elif inside or _differs(before, status):
-        changes.append(Change(path, ChangeKind.MODIFIED))
-    changes += inside
+        return [Change(path, ChangeKind.ADDED), *inside]
+    if inside or _differs(before, status):
+        return [Change(path, ChangeKind.MODIFIED), *inside]
+    return inside
 
 
 def _hidden(fd: int, lowers: list[str], path: str) -> list[Change]:

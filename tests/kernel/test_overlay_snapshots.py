@@ -1,0 +1,233 @@
+"""Writable roots on real overlay mounts: what is seen, what changed, what a commit makes."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deskd import errors
+from deskd.domain import image as rules
+from deskd.domain.image import ImageConfig, ImageRecord, RootFs
+from deskd.images.layers import MAXIMUM_LAYERS
+from deskd.images.pack import IterReader, pack_layer
+from tests.kernel.image_store import Stores, directory, entry, stores, symlink, tar
+
+pytestmark = pytest.mark.root
+
+CONTAINER = "c" * 64
+BASE = tar(
+    directory("./", 0o711),
+    directory("etc"),
+    entry("etc/passwd", b"root"),
+    entry("etc/group", b"wheel"),
+    directory("opt"),
+    entry("opt/a", b"a"),
+    entry("opt/b", b"b"),
+    entry("opt/sub/deep", b"d"),
+    directory("srv"),
+    entry("srv/x", b"x"),
+    symlink("link", "etc"),
+)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Stores]:
+    with stores(tmp_path / "data, root:1") as opened:  # what mount options must escape
+        yield opened
+
+
+def make_image(opened: Stores, *layers: bytes) -> ImageRecord:
+    staged = [opened.layers.stage(io.BytesIO(layer)) for layer in layers]
+    config = ImageConfig(
+        architecture="amd64",
+        os="linux",
+        rootfs=RootFs(diff_ids=[layer.unpacked.diff_id for layer in staged]),
+    )
+    try:
+        return opened.catalog.add(rules.encode_config(config), staged)
+    finally:
+        for layer in staged:
+            opened.layers.discard(layer)
+
+
+@contextmanager
+def mounted(opened: Stores, tmp_path: Path, container_id: str = CONTAINER) -> Iterator[Path]:
+    """Perform the root's mount steps as the executor does."""
+    target = tmp_path / "mnt"
+    target.mkdir(exist_ok=True)
+    (step,) = opened.snapshots.mounts(container_id)
+    if step.kind == "bind":
+        command = ["mount", "--bind", step.source, str(target)]
+    else:
+        # Not mount(8): it would parse the options itself.
+        command = ["busybox", "mount", "-t", "overlay", "-o", step.data, "overlay", str(target)]
+    subprocess.run(command, cwd=step.source, check=True)
+    try:
+        yield target
+    finally:
+        subprocess.run(["umount", target], check=True)
+
+
+def shown(opened: Stores) -> list[str]:
+    """Return the changes as ``docker diff`` prints them."""
+    return [f"{'CAD'[c.kind]} {c.path}" for c in opened.snapshots.changes(CONTAINER)]
+
+
+def test_a_container_sees_its_image_and_keeps_its_changes(opened: Stores, tmp_path: Path) -> None:
+    image = make_image(opened, BASE, tar(entry("etc/.wh.group"), entry("etc/new", b"2nd")))
+    opened.snapshots.create(CONTAINER, image.id)
+    with mounted(opened, tmp_path) as root:
+        assert sorted(path.name for path in (root / "etc").iterdir()) == ["new", "passwd"]
+        assert stat.S_IMODE(root.stat().st_mode) == 0o755  # the top layer's, which says nothing
+        (root / "etc/passwd").write_text("changed")
+    with mounted(opened, tmp_path) as root:
+        assert (root / "etc/passwd").read_text() == "changed"
+    assert opened.snapshots.size_bytes(CONTAINER) == len("changed")
+    opened.snapshots.remove(CONTAINER)
+    opened.snapshots.remove(CONTAINER)
+    assert not Path(opened.snapshots.upper(CONTAINER)).exists()
+    assert opened.leftovers() == []
+    with pytest.raises(errors.NotFound):
+        opened.snapshots.mounts(CONTAINER)
+
+
+def test_the_root_directory_has_the_images_mode(opened: Stores, tmp_path: Path) -> None:
+    opened.snapshots.create(CONTAINER, make_image(opened, BASE).id)
+    with mounted(opened, tmp_path) as root:
+        assert stat.S_IMODE(root.stat().st_mode) == 0o711
+
+
+def test_changes_are_dockers(opened: Stores, tmp_path: Path) -> None:
+    opened.snapshots.create(CONTAINER, make_image(opened, BASE).id)
+    assert shown(opened) == []
+    with mounted(opened, tmp_path) as root:
+        (root / "etc/passwd").write_text("changed")
+        (root / "etc/group").unlink()
+        (root / "tmp").mkdir()
+        (root / "tmp/new").write_text("n")
+        shutil.rmtree(root / "opt")
+        (root / "opt").mkdir()
+        (root / "opt/b").write_text("own")
+        (root / "opt/sub").mkdir()
+        (root / "link").unlink()
+        (root / "link").write_text("a file now")
+        with (root / "srv/x").open("r+b"):
+            pass  # copied up, not changed
+        (root / "gone").write_text("")
+        (root / "gone").unlink()
+    assert shown(opened) == [
+        "C /etc", "D /etc/group", "C /etc/passwd", "C /link", "C /opt", "D /opt/a", "C /opt/b", "C /opt/sub",
+        "D /opt/sub/deep",
+        "A /tmp", "A /tmp/new",
+    ]  # fmt: skip
+
+
+def test_a_changed_directory_alone_counts(opened: Stores, tmp_path: Path) -> None:
+    opened.snapshots.create(CONTAINER, make_image(opened, BASE).id)
+    with mounted(opened, tmp_path) as root:
+        (root / "srv").chmod(0o700)
+        shutil.rmtree(root / "opt")
+        (root / "opt").write_text("no directory")
+    assert shown(opened) == ["C /opt", "C /srv"]
+
+
+def test_a_committed_layer_shows_the_same_files(opened: Stores, tmp_path: Path) -> None:
+    base = make_image(opened, BASE)
+    opened.snapshots.create(CONTAINER, base.id)
+    with mounted(opened, tmp_path) as root:
+        (root / "etc/group").unlink()
+        shutil.rmtree(root / "opt")
+        (root / "opt").mkdir(0o750)
+        (root / "opt/c").write_text("c")
+        os.link(root / "opt/c", root / "opt/d")
+        os.chown(root / "etc/passwd", 5, 6)
+        os.setxattr(root / "etc/passwd", "user.note", b"\x00\xff")
+        os.mkfifo(root / "pipe")
+        expected = listing(root)
+    layer = b"".join(pack_layer(opened.snapshots.upper(CONTAINER)))
+    assert layer == b"".join(pack_layer(opened.snapshots.upper(CONTAINER)))
+    assert IterReader(iter([b"ab", b"", b"c"])).read(1) == b"a"
+    committed = make_image(opened, BASE, opened.snapshots.layer_tar(CONTAINER).read(1) and layer)
+    opened.snapshots.create("d" * 64, committed.id)
+    with mounted(opened, tmp_path, "d" * 64) as root:
+        assert listing(root) == expected
+        assert os.getxattr(root / "etc/passwd", "user.note") == b"\x00\xff"
+
+
+def listing(root: Path) -> list[tuple[str, int, int, int, int, bytes]]:
+    found = []
+    for path in sorted(root.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
+        name = str(path.relative_to(root))
+        links = status.st_nlink if not stat.S_ISDIR(status.st_mode) else 0
+        found.append((name, status.st_mode, status.st_uid, status.st_gid, links, content))
+    return found
+
+
+def test_as_many_layers_as_docker_allows_fit_in_one_mount(opened: Stores, tmp_path: Path) -> None:
+    layers = [tar(entry(f"file{number}", b"x")) for number in range(MAXIMUM_LAYERS)]
+    image = make_image(opened, *layers)
+    opened.snapshots.create(CONTAINER, image.id)
+    (step,) = opened.snapshots.mounts(CONTAINER)
+    assert len(step.data) < 4096
+    with mounted(opened, tmp_path) as root:
+        assert len(list(root.iterdir())) == MAXIMUM_LAYERS
+    with pytest.raises(errors.InvalidArgument, match="max depth exceeded"):
+        make_image(opened, *layers, tar(entry("one-more")))
+    assert opened.leftovers() == []
+
+
+def test_a_volatile_root_can_be_mounted_again_after_an_unclean_end(
+    opened: Stores, tmp_path: Path
+) -> None:
+    opened.snapshots.create(CONTAINER, make_image(opened, BASE).id, volatile=True)
+    with mounted(opened, tmp_path) as root:
+        (root / "x").write_text("x")
+    mark = Path(opened.root.container_file(CONTAINER, "work"), "work/incompat/volatile")
+    mark.mkdir(parents=True, exist_ok=True)
+    with mounted(opened, tmp_path) as root:
+        assert (root / "x").read_text() == "x"
+
+
+def test_an_image_without_layers_is_an_empty_root(opened: Stores, tmp_path: Path) -> None:
+    opened.snapshots.create(CONTAINER, make_image(opened).id)
+    with mounted(opened, tmp_path) as root:
+        assert list(root.iterdir()) == []
+        (root / "x").write_text("x")
+    assert shown(opened) == ["A /x"]
+
+
+def test_layers_live_as_long_as_a_container_stands_on_them(opened: Stores) -> None:
+    image = make_image(opened, BASE)
+    opened.snapshots.create(CONTAINER, image.id)
+    opened.catalog.delete(image.id)
+    assert opened.layers.release_unused() == []
+    assert len(opened.snapshots.mounts(CONTAINER)) == 1
+    opened.snapshots.remove(CONTAINER)
+    assert opened.layers.all() == []
+    assert list(Path(opened.root.layers).iterdir()) == []
+
+
+def test_a_missing_image_makes_no_root(opened: Stores) -> None:
+    with pytest.raises(errors.NotFound):
+        opened.snapshots.create(CONTAINER, "sha256:" + "0" * 64)
+    assert not Path(opened.root.container(CONTAINER)).exists()
+
+
+def test_roots_of_lost_containers_are_swept(opened: Stores) -> None:
+    image = make_image(opened, BASE)
+    opened.snapshots.create(CONTAINER, image.id)
+    opened.snapshots.create("e" * 64, image.id)
+    Path(opened.root.container("f" * 64)).mkdir()
+    opened.snapshots.sweep({CONTAINER})
+    assert [p.name for p in Path(opened.root.containers).iterdir()] == [CONTAINER]
+    assert len(opened.snapshots.mounts(CONTAINER)) == 1
