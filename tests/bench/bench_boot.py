@@ -1,0 +1,214 @@
+#!/usr/bin/env python3
+"""Boots the guest image again and again and prints where the time goes, stage by stage.
+
+    python tests/bench/bench_boot.py [--image build/guest] [--boots 20] [--fresh] [--limit-s 6]
+
+Each boot runs from QEMU's start to the engine's first answer through SSH, under software
+emulation with two processors. Exits 1 where a boot does not answer or the median is above the limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+STAGES = ("firmware", "kernel", "initramfs", "userspace", "sshd", "engine", "first answer")
+"""Each is the time spent in it, but sshd and engine: seconds after userspace began."""
+BOOT_LIMIT_S = 60.0
+REQUEST = "GET /_ping HTTP/1.0\r\n\r\n"
+
+
+class Bench:
+    """One machine's files and the way to boot it; ``fresh`` boots begin with an empty data disk."""
+
+    def __init__(self, image: Path, scratch: Path, *, accelerator: str, memory_mib: int) -> None:
+        self.image = image
+        self.scratch = scratch
+        self.manifest = json.loads((image / "manifest.json").read_text("utf-8"))
+        self.accelerator = accelerator
+        self.memory_mib = memory_mib
+        self.key = scratch / "key"
+        self.console = scratch / "console.log"
+        self.data = scratch / "data.img"
+        for key in (self.key, scratch / "host-key"):
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True
+            )
+        self.write_seed()
+
+    def write_seed(self) -> None:
+        """Write the seed disk as docs/architecture.md describes it."""
+        machine = {"name": "bench", "hostname": "bench", "network": "qemu-user"}
+        members = {
+            "machine.json": json.dumps(machine, indent=2).encode() + b"\n",
+            "ssh_host_ed25519_key": (self.scratch / "host-key").read_bytes(),
+            "ssh_host_ed25519_key.pub": (self.scratch / "host-key.pub").read_bytes(),
+            "authorized_keys": (self.scratch / "key.pub").read_bytes(),
+            "daemon.json": b"{}\n",
+        }
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+            for name, content in members.items():
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode = len(content), 0o600
+                archive.addfile(entry, io.BytesIO(content))
+        data = buffer.getvalue()
+        (self.scratch / "seed.img").write_bytes(data + bytes(-len(data) % 512))
+
+    def empty_data_disk(self) -> None:
+        with self.data.open("wb") as file:
+            file.truncate(20 << 30)
+
+    def command(self, port: int) -> list[str]:
+        """Return QEMU's arguments, those that the driver uses."""
+        cpu = "host" if self.accelerator == "kvm" else "max,-cx16"
+        accelerator = "kvm" if self.accelerator == "kvm" else "tcg,thread=multi,tb-size=256"
+        argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
+        argv += ["-machine", "pc,usb=off,vmport=off", "-cpu", cpu, "-accel", accelerator]
+        argv += ["-smp", "2", "-m", str(self.memory_mib), "-no-reboot"]
+        argv += ["-kernel", str(self.image / self.manifest["kernel"]["file"])]
+        argv += ["-initrd", str(self.image / self.manifest["initramfs"]["file"])]
+        argv += ["-append", self.manifest["cmdline"], "-serial", f"file:{self.console}"]
+        argv += ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22"]
+        argv += ["-device", "virtio-net-pci,netdev=net,romfile="]
+        root = self.image / self.manifest["root"]["file"]
+        for name, file, extra in (
+            ("root", root, "read-only=on"),
+            ("data", self.data, "discard=unmap,file.discard=unmap"),
+            ("seed", self.scratch / "seed.img", "read-only=on"),
+        ):
+            options = f"driver=raw,node-name={name},{extra},file.driver=file,file.filename={file}"
+            argv += ["-blockdev", options]
+            argv += ["-device", f"virtio-blk-pci,drive={name},serial=desk-{name}"]
+        argv += ["-device", "virtio-rng-pci"]
+        argv += ["-device", "virtio-balloon-pci,free-page-reporting=on"]
+        return argv
+
+    def ssh(self, port: int, command: str, *, limit_s: float, stdin: str = "") -> str:
+        """Run a command in the guest; return its output, empty where it fails."""
+        argv = ["ssh", "-F", "none", "-i", str(self.key), "-p", str(port)]
+        for option in (
+            "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR",
+            "BatchMode=yes", "ConnectTimeout=2",
+        ):  # fmt: skip
+            argv += ["-o", option]
+        try:
+            done = subprocess.run(
+                [*argv, "root@127.0.0.1", command], input=stdin, capture_output=True, text=True,
+                timeout=limit_s, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return ""
+        return done.stdout
+
+    def boot(self) -> dict[str, float]:
+        """Boot once; return the seconds of each stage. Raises ``TimeoutError`` with the console."""
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = int(listener.getsockname()[1])
+        self.console.write_bytes(b"")
+        began = time.monotonic()
+        qemu = subprocess.Popen(self.command(port), stdin=subprocess.DEVNULL)
+        try:
+            stages, initramfs_seen_s = self._watch(qemu, began)
+            while time.monotonic() - began < BOOT_LIMIT_S:
+                if "200 OK" in self.ssh(port, "deskd dial-stdio", limit_s=20, stdin=REQUEST):
+                    break
+            else:
+                raise TimeoutError(self._last_words("no answer through SSH"))
+            answered_s = time.monotonic() - began
+            self.ssh(port, "poweroff", limit_s=10)
+            try:
+                qemu.wait(30)
+            except subprocess.TimeoutExpired as error:
+                raise TimeoutError(self._last_words("the guest does not power off")) from error
+        finally:
+            if qemu.poll() is None:
+                qemu.kill()
+                qemu.wait()
+        firmware_s = max(0.0, initramfs_seen_s - stages["initramfs"])
+        return {
+            "firmware": firmware_s,
+            "kernel": stages["initramfs"],
+            "initramfs": stages["userspace"] - stages["initramfs"],
+            "userspace": min(stages["sshd"], stages["engine"]) - stages["userspace"],
+            "sshd": stages["sshd"] - stages["userspace"],
+            "engine": stages["engine"] - stages["userspace"],
+            "first answer": answered_s - firmware_s - stages["engine"],
+            "all": answered_s,
+        }
+
+    def _watch(self, qemu: subprocess.Popen[bytes], began: float) -> tuple[dict[str, float], float]:
+        """Follow the console until the engine answers; return stages, and when the first came."""
+        stages: dict[str, float] = {}
+        first_s = 0.0
+        while "engine" not in stages or "sshd" not in stages:
+            for line in self.console.read_text("utf-8", "replace").splitlines():
+                words = line.split()
+                if len(words) == 3 and words[0] == "DESK-STAGE" and words[1] not in stages:
+                    stages[words[1]] = float(words[2])
+                    if words[1] == "initramfs":
+                        first_s = time.monotonic() - began
+            if qemu.poll() is not None:
+                raise TimeoutError(self._last_words(f"QEMU ended with status {qemu.returncode}"))
+            if time.monotonic() - began > BOOT_LIMIT_S:
+                raise TimeoutError(self._last_words(f"only {', '.join(stages) or 'nothing'} came"))
+            time.sleep(0.01)
+        return stages, first_s
+
+    def _last_words(self, what: str) -> str:
+        lines = self.console.read_text("utf-8", "replace").splitlines()
+        return f"{what}; the console ended with:\n  " + "\n  ".join(lines[-12:])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure the guest's boot, stage by stage.")
+    parser.add_argument("--image", type=Path, default=PROJECT / "build" / "guest")
+    parser.add_argument("--boots", type=int, default=20)
+    parser.add_argument("--fresh", action="store_true", help="an empty data disk for every boot")
+    parser.add_argument("--accelerator", choices=("tcg", "kvm"), default="tcg")
+    parser.add_argument("--memory", type=int, default=1024, metavar="MIB")
+    parser.add_argument("--limit-s", type=float, default=6.0, help="for the median of all boots")
+    arguments = parser.parse_args()
+    times: list[dict[str, float]] = []
+    failures = 0
+    with tempfile.TemporaryDirectory(prefix="desk-boot-") as scratch:
+        bench = Bench(arguments.image.absolute(), Path(scratch),
+                      accelerator=arguments.accelerator, memory_mib=arguments.memory)  # fmt: skip
+        bench.empty_data_disk()
+        for number in range(1, arguments.boots + 1):
+            if arguments.fresh:
+                bench.empty_data_disk()
+            try:
+                result = bench.boot()
+            except TimeoutError as error:
+                failures += 1
+                print(f"boot {number}: {error}", flush=True)
+                continue
+            times.append(result)
+            print(f"boot {number}: " + ", ".join(f"{k} {v:.2f}" for k, v in result.items()),
+                  flush=True)  # fmt: skip
+    print(f"\n{len(times)} of {arguments.boots} boots answered")
+    if not times:
+        return 1
+    print(f"{'stage':14} {'median s':>9} {'p95 s':>9}")
+    for stage in (*STAGES, "all"):
+        values = sorted(result[stage] for result in times)
+        p95 = values[min(len(values) - 1, int(len(values) * 0.95))]
+        print(f"{stage:14} {statistics.median(values):9.2f} {p95:9.2f}")
+    median_s = statistics.median(result["all"] for result in times)
+    return int(failures > 0 or median_s > arguments.limit_s)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Builds the guest image from Debian packages; `vm-images/build` is its command."""

@@ -1,0 +1,135 @@
+"""Python for the guest: the standard library, the engine and what it depends on, compiled."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+from guestbuild import recipe
+from guestbuild.errors import BuildError
+from guestbuild.progress import run
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+ENGINE = PROJECT / "guest-engine" / "deskd"
+
+
+def project() -> dict[str, str | list[str]]:
+    """Return the distribution's name, version and engine requirements."""
+    with (PROJECT / "pyproject.toml").open("rb") as file:
+        table = tomllib.load(file)["project"]
+    return {
+        "name": table["name"],
+        "version": table["version"],
+        "requires": table["optional-dependencies"]["engine"],
+        "summary": table["description"],
+        "license": table["license"],
+    }
+
+
+def fetch_wheels(arch: recipe.Architecture, directory: Path) -> None:
+    """Install the engine's requirements, as wheels for the guest's Python, into ``directory``."""
+    requirements = project()["requires"]
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".wheels-") as scratch:
+        target = Path(scratch, "made")
+        argv: list[str | Path] = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile"]
+        argv += ["--disable-pip-version-check", "--no-input", "--target", target]
+        argv += ["--only-binary=:all:", "--implementation=cp", f"--python-version={recipe.PYTHON}"]
+        for platform in arch.wheel_platforms:
+            argv.append(f"--platform={platform}")
+        argv += [*requirements]
+        run(argv, what="fetching the engine's Python packages from PyPI")
+        shutil.rmtree(directory, ignore_errors=True)
+        target.replace(directory)
+
+
+def install_stdlib(tree: Path, root: Path) -> Path:
+    """Copy the standard library without what the guest cannot use; return its directory."""
+    name = f"usr/lib/python{recipe.PYTHON}"
+    _copy(tree / name, root / name, recipe.STDLIB_LEFT_OUT)
+    return root / name
+
+
+def install_packages(wheels: Path, root: Path) -> Path:
+    """Copy requirements and engine, with their metadata; return the directory."""
+    place = root / "usr/lib/python3/dist-packages"
+    _copy(wheels, place, recipe.DISTRIBUTION_LEFT_OUT)
+    _copy(ENGINE, place / "deskd", ("**/__pycache__",))
+    facts = project()
+    name = str(facts["name"]).replace("-", "_")
+    metadata = place / f"{name}-{facts['version']}.dist-info"
+    metadata.mkdir()
+    lines = ["Metadata-Version: 2.3", f"Name: {facts['name']}", f"Version: {facts['version']}"]
+    lines += [f"Summary: {facts['summary']}", f"License-Expression: {facts['license']}"]
+    lines += [f"Requires-Dist: {requirement}" for requirement in facts["requires"]]
+    (metadata / "METADATA").write_text("\n".join(lines) + "\n", "utf-8")
+    (metadata / "INSTALLER").write_text("desk\n", "utf-8")
+    return place
+
+
+def compile_all(arch: recipe.Architecture, tree: Path, root: Path) -> None:
+    """Compile everything with the guest's own Python, run through its own loader.
+
+    The root is read-only, so compiled files never need a check against their source. The engine
+    keeps its sources, for readable tracebacks; everything else has compiled files only.
+    """
+    library = root / "usr/lib"
+    python = _guest_python(arch, tree)
+    sourceless = [library / f"python{recipe.PYTHON}", *_other_packages(library)]
+    with tempfile.TemporaryDirectory() as scratch:
+        base = [
+            *python, "-I", "-B", "-m", "compileall", "-q",
+            "--invalidation-mode", "unchecked-hash", "-s", str(root), "-p", "/",
+        ]  # fmt: skip
+        environment = {"PATH": os.environ["PATH"], "TMPDIR": scratch}
+        run([*base, "-b", *sourceless], what="compiling Python modules", env=environment)
+        deskd = library / "python3/dist-packages/deskd"
+        run([*base, str(deskd)], what="compiling the engine", env=environment)
+    for place in sourceless:
+        for source in [place] if place.is_file() else place.rglob("*.py"):
+            source.unlink()
+
+
+def _other_packages(library: Path) -> list[Path]:
+    place = library / "python3/dist-packages"
+    return sorted(
+        path
+        for path in place.iterdir()
+        if path.name != "deskd" and (path.is_dir() or path.suffix == ".py")
+        and not path.name.endswith(".dist-info")
+    )  # fmt: skip
+
+
+def _guest_python(arch: recipe.Architecture, tree: Path) -> list[str]:
+    loader = tree / arch.loader
+    libraries = tree / "usr/lib" / arch.triplet
+    python = tree / f"usr/bin/python{recipe.PYTHON}"
+    argv = [str(loader), "--library-path", str(libraries), str(python)]
+    if arch.debian != recipe.host_architecture():
+        emulator = shutil.which(f"qemu-{arch.triplet.split('-')[0]}-static")
+        if emulator is None:
+            raise BuildError(
+                f"compiling for {arch.debian} needs qemu-user-static: apt-get install it"
+            )
+        argv.insert(0, emulator)
+    return argv
+
+
+def _copy(source: Path, target: Path, left_out: tuple[str, ...]) -> None:
+    """Copy a tree without the relative paths that match a pattern of ``left_out``."""
+
+    def excluded(directory: str, names: list[str]) -> set[str]:
+        found = set()
+        for name in names:
+            path = Path(directory, name).relative_to(source)
+            for pattern in left_out:
+                deep = pattern.removeprefix("**/")
+                if fnmatch.fnmatch(str(path), pattern) or (deep != pattern and path.match(deep)):
+                    found.add(name)
+        return found | {name for name in names if name == "__pycache__"}
+
+    shutil.copytree(source, target, symlinks=True, ignore=excluded, dirs_exist_ok=True)
