@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from desk import settings as settings_module
 from desk.engine.client import EngineClient
-from desk.engine.transport import Connection, Transport, UnixTransport, transport_for
+from desk.engine.transport import Connection, Transport, transport_for
 from desk.errors import EngineUnreachable, MachineNotRunning, NotFound
 from desk.paths import Home, default_home
 from desk.settings import DEFAULT_MACHINE, Settings
@@ -69,6 +69,12 @@ class Desk:
     def has_machine(self, name: str) -> bool:
         return self.home.machine(name).config.is_file()
 
+    def machine_url(self, name: str) -> str:
+        """Return the machine's ``DOCKER_HOST`` as its manager does, without loading it."""
+        if sys.platform == "win32":
+            return self.manager.url(name)
+        return f"unix://{self.home.machine(name).engine_socket}"
+
     def require_machine(self, name: str) -> None:
         """Raise ``NotFound`` with what to do where there is no machine of that name."""
         from desk.machine.model import check_name
@@ -85,10 +91,7 @@ class Desk:
     def client(self, machine: str, *, start: bool = False, progress: Progress) -> EngineClient:
         """Return a client of a machine's engine. At its first call a machine that is stopped is
         started when ``start``, and named in a ``MachineNotRunning`` otherwise."""
-        if sys.platform == "win32":
-            socket: Transport = transport_for(self.manager.url(machine))
-        else:
-            socket = UnixTransport(self.home.machine(machine).engine_socket)
+        socket = transport_for(self.machine_url(machine))
 
         def revive() -> None:
             self.ensure_running(machine, start=start, progress=progress)

@@ -191,11 +191,11 @@ class Progress:
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
+        self.live = self._stream.isatty()
         self._shown = False
 
     def __call__(self, sentence: str) -> None:
-        if self._live:
+        if self.live:
             import shutil
 
             width = shutil.get_terminal_size().columns - 1

@@ -6,14 +6,16 @@ import functools
 import os
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from desk.cli import render
-from desk.compose import Desk
-from desk.engine.client import EngineClient
 from desk.errors import DeskError, EngineError
+
+if TYPE_CHECKING:
+    from desk.compose import Desk
+    from desk.engine.client import EngineClient
 
 T = TypeVar("T")
 
@@ -38,6 +40,8 @@ class Session:
 
     @cached_property
     def desk(self) -> Desk:
+        from desk.compose import Desk
+
         return Desk()
 
     @property

@@ -25,6 +25,7 @@ _GROUP = {
     "config": Entry("machine:config", "Print the docker flags that select a machine."),
     "create": Entry("machine:create", "Create a machine."),
     "env": Entry("env:env", "Print the shell code that points Docker's clients at a machine."),
+    "image": Entry("guest_image:image", "Manage the guest images that machines boot."),
     "inspect": Entry("machine:inspect", "Show everything about machines."),
     "ip": Entry("machine:ip", "Print the address where a machine's ports are."),
     "kill": Entry("machine:kill", "End machines at once, as if unplugged."),
@@ -357,10 +358,10 @@ def ssh(session: Session, name: str | None, command: tuple[str, ...]) -> None:
             hint=f"`desk machine start {machine_name}` starts it.",
         )
     if arguments is None:
-        raise MachineError(
-            "OpenSSH's client `ssh` is not installed",
-            hint="Install it (package openssh-client), or use `desk exec` for containers.",
-        )
+        from desk.cli import ssh_terminal
+
+        code = ssh_terminal.run(manager.endpoint(machine_name), " ".join(command))
+        raise click.exceptions.Exit(code)
     sys.stdout.flush()
     if sys.platform == "win32":
         raise click.exceptions.Exit(subprocess.run(arguments, check=False).returncode)
