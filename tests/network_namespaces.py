@@ -46,9 +46,10 @@ def listen(kind, port, text):
         s.listen()
     target = serve_tcp if kind == socket.SOCK_STREAM else serve_udp
     threading.Thread(target=target, args=(s, text), daemon=True).start()
-def fetch(kind, host, port, timeout):
+def fetch(kind, host, port, timeout, own_port):
     try:
         s = socket.socket(socket.AF_INET, kind)
+        s.bind(("0.0.0.0", own_port))
         s.settimeout(timeout)
         s.connect((host, port))
         if kind == socket.SOCK_DGRAM:
@@ -113,9 +114,11 @@ class Container:
         """Answer on a port with ``text`` and the peer's address."""
         self._ask("listen", kind, port, text)
 
-    def fetch(self, kind: str, host: str, port: int, timeout_s: float = 2.0) -> str:
+    def fetch(
+        self, kind: str, host: str, port: int, timeout_s: float = 2.0, own_port: int = 0
+    ) -> str:
         """Return what a server says, or ``error: CLASS``."""
-        answer: str = self._ask("fetch", kind, host, port, timeout_s)
+        answer: str = self._ask("fetch", kind, host, port, timeout_s, own_port)
         return answer
 
     def interfaces(self) -> dict[str, Any]:

@@ -701,3 +701,27 @@ def test_another_firewall_that_drops_is_named(caplog: pytest.LogCaptureFixture) 
     assert "table ip filter drops forwarded packets" in record.getMessage()
     assert record.getMessage().endswith("accepts the interface mybridge")
     caplog.clear()
+
+
+def test_udp_client_that_keeps_its_port_meets_the_next_container() -> None:
+    async def body() -> None:
+        async with engine() as service:
+            with containers(3) as (first, second, outside):
+                connect_outside(outside)
+                port = publish("5353", 53, "udp")
+                endpoint = await service.join(request(1, "bridge", port))
+                first.join(endpoint)
+                first.listen("udp", 53, "first")
+                assert outside.fetch("udp", "203.0.113.1", 5353, 2, 4000) == "first 203.0.113.2"
+                await service.leave(f"{1:064x}", endpoint.network_id)
+                holder = await service.join(request(3))  # takes the address of the first
+                next_ = await service.join(request(2, "bridge", port))
+                await service.interfaces_removed()
+                second.join(next_)
+                second.listen("udp", 53, "second")
+                assert outside.fetch("udp", "203.0.113.1", 5353, 2, 4000) == "second 203.0.113.2"
+                assert holder.settings.ip_address == endpoint.settings.ip_address
+            for number in (2, 3):
+                await service.leave(f"{number:064x}", endpoint.network_id)
+
+    run_in_namespace(body)

@@ -10,6 +10,7 @@ Sources: rtnetlink(7), netlink(7), the kernel's Documentation/netlink/specs/rt-l
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.util
 import ipaddress
@@ -21,7 +22,7 @@ import threading
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from deskd.errors import SystemFailure, Unsupported
 
@@ -78,6 +79,16 @@ def load_messages() -> _Messages:
 
 
 def _import_messages() -> _Messages:
+    with without_package():
+        from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+        from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+        from pyroute2.netlink.rtnl.rtmsg import rtmsg
+    return _Messages(ifinfmsg, ifaddrmsg, rtmsg)
+
+
+@contextlib.contextmanager
+def without_package() -> Iterator[None]:
+    """Let modules of pyroute2 be imported without running the package itself."""
     bare = None
     if "pyroute2" not in sys.modules:
         spec = importlib.util.find_spec("pyroute2")
@@ -89,16 +100,14 @@ def _import_messages() -> _Messages:
         bare.__path__ = list(spec.submodule_search_locations)
         sys.modules["pyroute2"] = bare
     try:
-        from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-        from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-        from pyroute2.netlink.rtnl.rtmsg import rtmsg
+        yield
     finally:
         if bare is not None and sys.modules.get("pyroute2") is bare:
             del sys.modules["pyroute2"]
-    return _Messages(ifinfmsg, ifaddrmsg, rtmsg)
 
 
-def _encode(message: Any, message_type: int, flags: int) -> bytes:
+def encode(message: Any, message_type: int, flags: int) -> bytes:
+    """Encode one of pyroute2's messages as a request that is to be acknowledged."""
     message["header"]["type"] = message_type
     message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK | flags
     message.encode()
@@ -122,7 +131,7 @@ def _link(
         message["flags"] = IFF_UP if up else 0
         message["change"] = IFF_UP
     message["attrs"] = attributes
-    return _encode(message, message_type, flags)
+    return encode(message, message_type, flags)
 
 
 def create_bridge(name: str, mac: str, mtu: int = 0) -> bytes:
@@ -237,7 +246,7 @@ def _address(
         network = ipaddress.ip_network(f"{address}/{prefix_length}", strict=False)
         attributes.append(("IFA_BROADCAST", str(network.broadcast_address)))
     message["attrs"] = attributes
-    return _encode(message, message_type, flags)
+    return encode(message, message_type, flags)
 
 
 def add_default_route(index: int, gateway: IpAddress) -> bytes:
@@ -248,7 +257,7 @@ def add_default_route(index: int, gateway: IpAddress) -> bytes:
     message["proto"] = 3  # RTPROT_BOOT: set while the interface is configured
     message["type"] = 1  # RTN_UNICAST
     message["attrs"] = [("RTA_GATEWAY", str(gateway)), ("RTA_OIF", index)]
-    return _encode(message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL)
+    return encode(message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL)
 
 
 # --- templates ----------------------------------------------------------------------------------
@@ -350,16 +359,16 @@ class Link:
     up: bool
 
 
-class RouteSocket:
-    """A connection to rtnetlink in the network namespace of the thread that makes it.
+class NetlinkSocket:
+    """A connection to one netlink family in the network namespace of the thread that makes it.
 
     Calls block until the kernel has answered, which it does within the call; a request that
     deletes a link can take tens of milliseconds and belongs in a thread. Not shared by threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, family: int) -> None:
         self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family
         )
         try:
             self._socket.bind((0, 0))
@@ -368,7 +377,7 @@ class RouteSocket:
             self._socket.close()
             raise
 
-    def __enter__(self) -> RouteSocket:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -382,11 +391,34 @@ class RouteSocket:
             if kind == NLMSG_ERROR:
                 _raise_for(flags, body)
 
+    def dump(self, request: bytes) -> Iterator[bytes]:
+        """Send a request for a list and yield the messages of the answer, each with its header."""
+        self._socket.send(request)
+        while True:
+            data = self._socket.recv(_RECEIVE_BYTES)
+            place = 0
+            while place + _HEADER.size <= len(data):
+                length, kind, flags, _, _ = _HEADER.unpack_from(data, place)
+                if kind == NLMSG_DONE:
+                    return
+                if kind == NLMSG_ERROR:
+                    _raise_for(flags, data[place + _HEADER.size : place + length])
+                    return
+                yield data[place : place + length]
+                place += (length + 3) & ~3
+
+
+class RouteSocket(NetlinkSocket):
+    """A connection to rtnetlink."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.NETLINK_ROUTE)
+
     def links(self) -> list[Link]:
         """List all interfaces."""
         messages = load_messages()
         found = []
-        for data in self._dump(_dump_request(messages.ifinfmsg, RTM_GETLINK)):
+        for data in self.dump(dump_request(messages.ifinfmsg, RTM_GETLINK)):
             message = messages.ifinfmsg(data)
             message.decode()
             info = message.get_attr("IFLA_LINKINFO")
@@ -407,7 +439,7 @@ class RouteSocket:
         """List all addresses as (interface index, address, prefix length)."""
         messages = load_messages()
         found = []
-        for data in self._dump(_dump_request(messages.ifaddrmsg, RTM_GETADDR)):
+        for data in self.dump(dump_request(messages.ifaddrmsg, RTM_GETADDR)):
             message = messages.ifaddrmsg(data)
             message.decode()
             text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
@@ -420,7 +452,7 @@ class RouteSocket:
         default routes left out."""
         messages = load_messages()
         found = []
-        for data in self._dump(_dump_request(messages.rtmsg, RTM_GETROUTE)):
+        for data in self.dump(dump_request(messages.rtmsg, RTM_GETROUTE)):
             message = messages.rtmsg(data)
             message.decode()
             destination = message.get_attr("RTA_DST")
@@ -430,23 +462,9 @@ class RouteSocket:
                 found.append((message.get_attr("RTA_OIF") or 0, network))
         return found
 
-    def _dump(self, request: bytes) -> Iterator[bytes]:
-        self._socket.send(request)
-        while True:
-            data = self._socket.recv(_RECEIVE_BYTES)
-            place = 0
-            while place + _HEADER.size <= len(data):
-                length, kind, flags, _, _ = _HEADER.unpack_from(data, place)
-                if kind == NLMSG_DONE:
-                    return
-                if kind == NLMSG_ERROR:
-                    _raise_for(flags, data[place + _HEADER.size : place + length])
-                    return
-                yield data[place : place + length]
-                place += (length + 3) & ~3
 
-
-def _dump_request(message_class: Any, message_type: int) -> bytes:
+def dump_request(message_class: Any, message_type: int) -> bytes:
+    """Encode a request for everything of one kind."""
     message = message_class()
     message["header"]["type"] = message_type
     message["header"]["flags"] = NLM_F_REQUEST | NLM_F_DUMP

@@ -16,8 +16,9 @@ import contextlib
 import logging
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address
 
 import msgspec
@@ -37,6 +38,7 @@ from deskd.domain.network import (
 )
 from deskd.errors import Conflict, DeskdError, Forbidden, InvalidArgument, ResourceExhausted
 from deskd.kernel import netlink
+from deskd.kernel.conntrack import forget_udp
 from deskd.network import catalog as networks
 from deskd.network import resolver
 from deskd.network.bridge import (
@@ -85,7 +87,7 @@ class NetworkService:
         self._scripts: dict[str, EndpointScripts] = {}
         self._change = asyncio.Lock()
         self._is_ready = False
-        self._removals: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
 
     # --- set-up and end -------------------------------------------------------------------------
 
@@ -108,8 +110,8 @@ class NetworkService:
 
     async def close(self) -> None:
         """End with the engine: containers keep their network; without any, nothing is left."""
-        if self._removals:
-            await asyncio.gather(*self._removals)
+        if self._background:
+            await asyncio.gather(*self._background)
         async with self._change:
             if not any(member.address for member in self._members.values()):
                 await asyncio.to_thread(self._kernel.remove_all)
@@ -185,6 +187,7 @@ class NetworkService:
         else:
             member = _Member(await self._join_without_bridge(record, request), request.hostname)
         self._members[request.container_id, record.id] = member
+        self._forget_flows(member)
         self._container_names[request.container_id] = request.container_name
         return member.endpoint
 
@@ -300,21 +303,34 @@ class NetworkService:
             self._ports.release(member.publications)
             if record is not None:
                 self._space(record).release(member.address)
-            task = asyncio.create_task(self._remove_interface(member.endpoint.endpoint_id))
-            self._removals.add(task)
-            task.add_done_callback(self._removals.discard)
+            name, _ = host_interface(member.endpoint.endpoint_id)
+            self._in_background(f"interface {name} cannot be deleted", partial(remove_link, name))
+            self._forget_flows(member)
 
-    async def _remove_interface(self, endpoint_id: str) -> None:
-        name, _ = host_interface(endpoint_id)
-        try:
-            await asyncio.to_thread(remove_link, name)
-        except OSError as error:
-            log.warning("interface %s cannot be deleted: %s", name, error)
+    def _forget_flows(self, member: _Member) -> None:
+        """Let UDP clients that keep their port meet the published port as it is now."""
+        ports = {item.host_port for item in member.publications if item.protocol == "udp"}
+        if ports and member.address is not None:
+            self._in_background(
+                "UDP flows cannot be forgotten (CONFIG_NF_CT_NETLINK)",
+                partial(forget_udp, containers={member.address}, host_ports=ports),
+            )
+
+    def _in_background(self, failure: str, work: Callable[[], object]) -> None:
+        async def run() -> None:
+            try:
+                await asyncio.to_thread(work)
+            except OSError as error:
+                log.warning("%s: %s", failure, error)
+
+        task = asyncio.create_task(run())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def interfaces_removed(self) -> None:
         """Wait until the interfaces of everyone who left are gone (``network disconnect``)."""
-        while self._removals:
-            await asyncio.gather(*self._removals)
+        while self._background:
+            await asyncio.gather(*self._background)
 
     def renamed(self, container_id: str, name: str) -> None:
         """Take note of a container's new name, for inspect."""
