@@ -123,6 +123,10 @@ class _Connection:
         """Answer one request; return whether the connection can serve another."""
         method = head.method.decode("ascii")
         try:
+            if not _has_body(head):
+                # h11 tells the end of a body even where there is none. Until it is taken, a
+                # streamed answer would wait for the handler to read it, and not see a client leave.
+                self._http.next_event()
             answer = await self._answer(head, method)
             if isinstance(answer, Hijack):
                 await self._hijack(answer, head)
@@ -361,3 +365,11 @@ def _unquote(path: str) -> str:
 def _error_response(error: Exception) -> Response:
     text = str(error) or type(error).__name__
     return json_response({"message": text}, status_of(error))
+
+
+def _has_body(head: h11.Request) -> bool:
+    """Return whether a request announces a body (RFC 9112, 6.3)."""
+    for name, value in head.headers:
+        if name == b"transfer-encoding" or (name == b"content-length" and int(value) > 0):
+            return True
+    return False
