@@ -187,6 +187,10 @@ class MonitoredProcess:
             await self._link.answer()
         await self._gone()
 
+    def let_go(self) -> None:
+        """Close the connection to the monitor, which stays."""
+        self._link.close()
+
     async def _gone(self) -> None:
         self._discarded = True
         self._link.close()
@@ -238,6 +242,15 @@ class LauncherRuntime:
             self._seccomp.path, spec.seccomp, spec.capabilities
         )
         return replace(plan, process=replace(spec, seccomp=path))
+
+    async def close(self) -> None:
+        """Let go of the launcher and of every monitor; running processes stay, held ones are
+        given up by their monitors."""
+        for known in self._processes.values():
+            known.let_go()
+        self._processes.clear()
+        self._launcher.close()
+        await asyncio.sleep(0)  # transports close in the loop's next turn
 
     async def reconcile(self) -> Sequence[FoundMonitor]:
         """Find the monitors of an earlier engine; their processes are available by ``get``."""
@@ -320,7 +333,7 @@ class LauncherRuntime:
         """Remove what is kept of an ended process; idempotent."""
         ended = self._processes.pop(key, None)
         if ended is not None:
-            ended._link.close()
+            ended.let_go()
         shutil.rmtree(self.exec_root.process(key), ignore_errors=True)
 
     async def run_job(self, job: str, arguments: Mapping[str, Any], fds: Sequence[int]) -> Any:

@@ -48,7 +48,7 @@ def fork_launcher(exec_root: str, hierarchy: Hierarchy | None = None) -> tuple[i
         status = 1
         try:
             ours.close()
-            _Launcher(theirs, ExecRoot(exec_root), found).serve()
+            serve_launcher(theirs, exec_root, found)
             status = 0
         except BaseException:  # noqa: BLE001 - a forked child must not return to its caller
             traceback.print_exc()
@@ -56,6 +56,13 @@ def fork_launcher(exec_root: str, hierarchy: Hierarchy | None = None) -> tuple[i
             os._exit(status)
     theirs.close()
     return pid, ours
+
+
+def serve_launcher(
+    orders: socket.socket, exec_root: str, hierarchy: Hierarchy | None = None
+) -> None:
+    """Be the launcher: take orders from ``orders`` until its other end is closed."""
+    _Launcher(orders, ExecRoot(exec_root), hierarchy or detect()).serve()
 
 
 class _Launcher:
