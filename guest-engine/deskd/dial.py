@@ -45,8 +45,13 @@ def _copy(engine: _socket.socket) -> None:
     poll = select.poll()
     poll.register(0, select.POLLIN)
     poll.register(engine.fileno(), select.POLLIN)
+    # Without events asked for, only hang-ups are told: nobody reads our output any more. A silent
+    # stream would otherwise keep a vanished client's process for ever.
+    poll.register(1, 0)
     while True:
         for descriptor, _ in poll.poll():
+            if descriptor == 1:
+                return
             try:
                 data = read(descriptor, BLOCK_BYTES)
             except ConnectionError:

@@ -1,0 +1,236 @@
+"""The agent in front of the real engine, which lives in a network of its own like in a machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.bench.engines import busybox_archive, network_namespace
+from tests.ssh_server import SshServer, free_port
+
+from desk.agent import spawn
+from desk.agent.spec import AgentSpec, EngineAccess
+from desk.paths import MachinePaths
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+
+@dataclass
+class Machine:
+    """A network namespace with an engine and a sshd in it, and the agent on this side."""
+
+    namespace: str
+    directory: Path
+    server: SshServer
+    paths: MachinePaths
+    engine: subprocess.Popen[bytes] | None = field(default=None)
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "e.sock"
+
+    def start_engine(self) -> None:
+        with (self.directory / "engine.log").open("ab") as log:
+            self.engine = subprocess.Popen(
+                [
+                    *("nsenter", f"--net={self.namespace}", sys.executable, "-m", "deskd"),
+                    *("--data-root", str(self.directory / "data")),
+                    *("--exec-root", str(self.directory / "exec")),
+                    *("-H", f"unix://{self.socket}"),
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        wait_for(self._answers, "the engine", 20)
+
+    def _answers(self) -> bool:
+        assert self.engine is not None
+        log = (self.directory / "engine.log").read_text
+        assert self.engine.poll() is None, f"the engine ended: {log()}"
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self.socket))
+            return True
+        return False
+
+    def stop_engine(self, number: int) -> None:
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            engine.send_signal(number)
+            engine.wait(20)
+
+    def docker(self, *arguments: str, timeout_s: float = 60) -> str:
+        """Run the docker command line through the agent; return its standard output."""
+        done = subprocess.run(
+            ["docker", "-H", f"unix://{self.paths.engine_socket}", *arguments],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout_s,
+        )
+        assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
+        return done.stdout.strip()
+
+
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 10) -> float:
+    """Wait for ``condition`` and return how many seconds that took."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < timeout_s, f"waited {timeout_s} s for {what}"
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    directory = tmp_path_factory.mktemp("machine")
+    paths = MachinePaths(directory / "m")
+    paths.directory.mkdir()
+    with contextlib.ExitStack() as stack:
+        namespace = stack.enter_context(network_namespace())
+        server = stack.enter_context(SshServer(directory / "s", namespace=namespace))
+        machine = Machine(namespace, directory, server, paths)
+        machine.start_engine()
+        stack.callback(machine.stop_engine, signal.SIGTERM)
+        access = EngineAccess(socket=str(machine.socket), command="exit 1")
+        spawn.start(paths, AgentSpec("m", server.endpoint, access))
+        stack.callback(spawn.stop, paths)
+        stack.callback(_remove_containers, machine)
+        with busybox_archive(directory).open("rb") as archive:
+            subprocess.run(
+                ["docker", "-H", f"unix://{paths.engine_socket}", "import", "-", "box"],
+                stdin=archive,
+                check=True,
+                capture_output=True,
+                timeout=60,
+            )
+        yield machine
+
+
+def _remove_containers(machine: Machine) -> None:
+    if machine.engine is None:
+        machine.start_engine()
+    identifiers = machine.docker("ps", "-aq").split()
+    if identifiers:
+        machine.docker("rm", "-f", *identifiers)
+
+
+def _web_page(port: int) -> bytes:
+    """Return what a web server on 127.0.0.1 answers, ``b""`` while there is none."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 2) as client:
+        client.settimeout(2)
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return b"".join(iter(lambda: client.recv(1 << 16), b""))
+    return b""
+
+
+def _start_web(machine: Machine, port: int) -> str:
+    script = "echo welcome > /index.html; exec /bin/busybox httpd -f -p 80 -h /"
+    return machine.docker("run", "-d", "-p", f"{port}:80", "box", "/bin/sh", "-c", script)
+
+
+def test_docker_runs_containers_through_the_agent(machine: Machine) -> None:
+    assert machine.docker("run", "--rm", "box", "/bin/echo", "hello") == "hello"
+    data = os.urandom(3_000_000)
+    address = f"unix://{machine.paths.engine_socket}"
+    done = subprocess.run(
+        ["docker", "-H", address, "run", "-i", "--rm", "box", "/bin/cat"],
+        input=data,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == data
+
+
+def test_a_published_port_opens_within_a_second_and_closes_with_its_container(
+    machine: Machine,
+) -> None:
+    port = free_port()
+    container = _start_web(machine, port)
+    opened_s = wait_for(lambda: b"welcome" in _web_page(port), "the page", 5)
+    assert opened_s < 1
+    machine.docker("rm", "-f", container)
+    closed_s = wait_for(lambda: _refused(port), "the port to close", 5)
+    assert closed_s < 1
+
+
+def _refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_ports_and_requests_survive_a_killed_engine(machine: Machine) -> None:
+    port = free_port()
+    container = _start_web(machine, port)
+    wait_for(lambda: b"welcome" in _web_page(port), "the page", 5)
+    machine.stop_engine(signal.SIGKILL)
+    assert b"welcome" in _web_page(port)
+    machine.start_engine()
+    assert machine.docker("inspect", "-f", "{{.State.Running}}", container) == "true"
+    wait_for(lambda: spawn.status(machine.paths).details["engine"]["answers"], "the events")
+    machine.docker("rm", "-f", container)
+    wait_for(lambda: _refused(port), "the port to close", 3)
+
+
+def test_ports_and_requests_survive_a_killed_connection(machine: Machine) -> None:
+    port = free_port()
+    container = _start_web(machine, port)
+    wait_for(lambda: b"welcome" in _web_page(port), "the page", 5)
+    machine.server.kill_sessions()
+    wait_for(lambda: b"welcome" in _web_page(port), "the page again", 5)
+    machine.docker("rm", "-f", container)
+    wait_for(lambda: _refused(port), "the port to close", 3)
+
+
+@pytest.mark.parametrize("way", ["socket", "command"])
+def test_a_client_that_vanishes_ends_its_silent_stream(machine: Machine, way: str) -> None:
+    """``docker events`` that is killed leaves no process and no connection in the machine."""
+    command = f"exec {sys.executable} -m deskd dial-stdio --host unix://{machine.socket}"
+    socket_path = str(machine.socket) if way == "socket" else ""
+    spec = AgentSpec("m", machine.server.endpoint, EngineAccess(socket_path, command))
+    spawn.start(machine.paths, spec)
+    wait_for(lambda: spawn.status(machine.paths).details["engine"]["answers"], "the events")
+    waiting = 2 if way == "command" else 0
+    wait_for(
+        lambda: spawn.status(machine.paths).details["pool"]["warm"] == waiting, "warm connections"
+    )
+    before = _settled(lambda: _engine_connections(machine))
+    client = subprocess.Popen(
+        ["docker", "-H", f"unix://{machine.paths.engine_socket}", "events"],
+        stdout=subprocess.DEVNULL,
+    )
+    wait_for(lambda: _engine_connections(machine) > before, "the stream")
+    assert _settled(lambda: _engine_connections(machine)) > before
+    client.kill()
+    client.wait()
+    wait_for(lambda: _engine_connections(machine) <= before, "the engine to see the end", 5)
+    wait_for(lambda: spawn.status(machine.paths).details["connections"] == 0, "the agent's end", 5)
+
+
+def _settled(count: Callable[[], int]) -> int:
+    """Return ``count()`` once it has been the same for half a second."""
+    value, since = count(), time.monotonic()
+    while time.monotonic() - since < 0.5:
+        time.sleep(0.02)
+        if count() != value:
+            value, since = count(), time.monotonic()
+    return value
+
+
+def _engine_connections(machine: Machine) -> int:
+    """Return how many sockets the engine's address has, in its namespace (net/unix, proc(5))."""
+    assert machine.engine is not None
+    table = Path(f"/proc/{machine.engine.pid}/net/unix").read_text().splitlines()
+    return sum(line.endswith(f" {machine.socket}") for line in table)
