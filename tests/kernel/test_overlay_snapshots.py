@@ -124,8 +124,8 @@ def test_changes_are_dockers(opened: Stores, tmp_path: Path) -> None:
         (root / "gone").write_text("")
         (root / "gone").unlink()
     assert shown(opened) == [
-        "C /etc", "D /etc/group", "C /etc/passwd", "C /link", "C /opt", "D /opt/a", "C /opt/b", "C /opt/sub",
-        "D /opt/sub/deep",
+        "C /etc", "D /etc/group", "C /etc/passwd", "C /link", "C /opt", "D /opt/a", "C /opt/b",
+        "C /opt/sub", "D /opt/sub/deep",
         "A /tmp", "A /tmp/new",
     ]  # fmt: skip
 

@@ -21,6 +21,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -81,7 +82,9 @@ class RecipeWriter:
 
     def abandon(self) -> None:
         """Close without completing; idempotent."""
-        self._file.close()
+        # A full disk refuses what is still buffered, which nobody will read.
+        with suppress(OSError):
+            self._file.close()
 
     def _flush_raw(self) -> None:
         if self._raw:

@@ -96,7 +96,8 @@ class _Removal:
         """
         obstacle = self.obstacle(image.id, soft=not force)
         if obstacle:
-            if quiet and (self.catalog.names(image.id) or obstacle.by_container):
+            is_dangling = not self.catalog.names(image.id) and not self.catalog.children(image.id)
+            if quiet and (obstacle.by_container or not is_dangling):
                 return
             raise ImageConflict(image.id, obstacle)
         self.untag(self.catalog.names(image.id), image.id)
