@@ -180,7 +180,7 @@ def test_requirements_are_met_in_order() -> None:
         progress=said.append,
     )
     assert [name for name, _seconds in ready.met_s] == ["one", "two"]
-    assert said == ["Waiting: one", "Waiting: two"]
+    assert said == ["Waiting for one", "Waiting for two"]
 
 
 def test_deadline_names_what_is_missing_with_hint_and_diagnosis() -> None:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ DEFAULT_MACHINE = "default"
 
 START_DEADLINE_S = 120.0
 STOP_GRACE_S = 20.0
+_SILENT_BOOT_S = 30.0
 _LOCK_WAIT_S = 300.0
 _CREATE_LOCK_WAIT_S = 30.0
 _SOCKET_PATH_BYTES = {"linux": 107, "darwin": 103}
@@ -341,7 +342,12 @@ class Manager:
                 undo.callback(machine.driver.kill)
             with watch.stage("power on"):
                 machine.driver.start(progress)
+            patience = _Patience(machine, deadline_s, cancelled, progress, watch)
+            powered = _power(machine)
+            if machine.driver.features.has_console and not was_running:
+                patience.wait([powered, _boot(machine)])
             endpoint = machine.driver.endpoint() if machine.driver.features.has_ssh else None
+            wanted = [powered]
             if endpoint is not None:
                 with watch.stage("agent"):
                     if not was_running:
@@ -349,59 +355,33 @@ class Manager:
                     self._agents.start(
                         machine.paths, machine.name, endpoint, machine.driver.engine_access()
                     )
-            ready = wait_ready(
-                machine.name,
-                self._requirements(machine, has_agent=endpoint is not None),
-                deadline_s=deadline_s,
-                cancelled=cancelled,
-                diagnose=machine.driver.diagnose,
-                progress=progress,
-            )
+                wanted.append(self._connection(machine))
+            wanted.append(self._engine_answer(machine))
+            patience.wait(wanted)
             undo.pop_all()
-        before_s = 0.0
-        for description, met_s in ready.met_s:
-            watch.stages.append((description, met_s - before_s))
-            before_s = met_s
         boot = console.stages(machine.paths.console_log)
         return Report(tuple(watch.stages), tuple(boot))
 
-    def _requirements(self, machine: _Machine, *, has_agent: bool) -> Sequence[Requirement]:
-        def powered(_left_s: float) -> str:
-            state = machine.driver.state()
-            if state is not State.RUNNING:
-                return f"it is {state.value.lower()} again"
-            if machine.driver.features.has_console:
-                found = console.finding(machine.paths.console_log)
-                if found is not None and found.fatal:
-                    return "its guest failed to boot"
-            return ""
-
-        name = machine.name
-        wanted = [
-            Requirement(
-                "the machine's power",
-                powered,
-                f"`desk machine start {name}` tries again, `desk doctor` checks this computer.",
-                fatal=True,
-            )
-        ]
-        if has_agent:
-            wanted.append(
-                Requirement(
-                    "the SSH connection",
-                    lambda _left_s: self._agents.obstacle(machine.paths),
-                    f"`desk machine restart {name}` tries again; the agent's log is "
-                    f"{machine.paths.agent_log}.",
-                )
-            )
-        wanted.append(
-            Requirement(
-                "the engine",
-                lambda left_s: self._obstacle(machine, min(left_s, 5.0)),
-                f"`desk machine restart {name}` tries again.",
-            )
+    def _connection(self, machine: _Machine) -> Requirement:
+        return Requirement(
+            "the SSH connection",
+            lambda _left_s: self._agents.obstacle(machine.paths),
+            f"`desk machine restart {machine.name}` tries again; the agent's log is "
+            f"{machine.paths.agent_log}.",
         )
-        return wanted
+
+    def _engine_answer(self, machine: _Machine) -> Requirement:
+        # Each question costs the booting guest a process: none before its engine can answer.
+        announced = _stage(machine, {"engine"}) if machine.driver.features.has_console else None
+
+        def answers(left_s: float) -> str:
+            if announced is not None and not announced():
+                return "its engine has not started"
+            return self._obstacle(machine, min(left_s, 5.0))
+
+        return Requirement(
+            "the engine", answers, f"`desk machine restart {machine.name}` tries again."
+        )
 
     def _obstacle(self, machine: _Machine, timeout_s: float) -> str:
         from desk.machine.engine_probe import engine_obstacle
@@ -435,6 +415,84 @@ class Manager:
                 f"the socket's name {socket} has {length} bytes, the system allows {limit}",
                 hint="Set DESK_HOME to a shorter path, or give the machine a shorter name.",
             )
+
+
+class _Patience:
+    """Waits for requirements, all within the one deadline of a start."""
+
+    def __init__(
+        self,
+        machine: _Machine,
+        deadline_s: float,
+        cancelled: threading.Event | None,
+        progress: Progress,
+        watch: _Stopwatch,
+    ) -> None:
+        self._machine = machine
+        self._deadline = time.monotonic() + deadline_s
+        self._cancelled = cancelled
+        self._progress = progress
+        self._watch = watch
+
+    def wait(self, requirements: Sequence[Requirement]) -> None:
+        ready = wait_ready(
+            self._machine.name,
+            requirements,
+            deadline_s=max(0.0, self._deadline - time.monotonic()),
+            cancelled=self._cancelled,
+            diagnose=self._machine.driver.diagnose,
+            progress=self._progress,
+        )
+        before_s = 0.0
+        for requirement, (description, met_s) in zip(requirements, ready.met_s, strict=True):
+            if not requirement.fatal:  # those are there all the time
+                self._watch.stages.append((description, met_s - before_s))
+            before_s = met_s
+
+
+def _power(machine: _Machine) -> Requirement:
+    def powered(_left_s: float) -> str:
+        state = machine.driver.state()
+        if state is not State.RUNNING:
+            return f"it is {state.value.lower()} again"
+        if machine.driver.features.has_console:
+            found = console.finding(machine.paths.console_log)
+            if found is not None and found.fatal:
+                return "its guest failed to boot"
+        return ""
+
+    return Requirement(
+        "the machine's power",
+        powered,
+        f"`desk machine start {machine.name}` tries again, `desk doctor` checks this computer.",
+        fatal=True,
+    )
+
+
+def _boot(machine: _Machine) -> Requirement:
+    """The guest's sshd, by its stage on the console.
+
+    A connection that comes before sshd listens hangs in QEMU's user network for seconds, so the
+    agent is started when its first attempt can succeed; where the console tells nothing it is
+    started all the same.
+    """
+    listens = _stage(machine, {"sshd", "engine"})
+    return Requirement(
+        "the guest's boot",
+        lambda _left_s: "" if listens() else "its guest has not booted",
+        "`desk doctor --probe` tries the accelerators again.",
+    )
+
+
+def _stage(machine: _Machine, wanted: Collection[str]) -> Callable[[], bool]:
+    """Return a question: has the guest reported one of these stages, or been silent for long?"""
+    tries_at = time.monotonic() + _SILENT_BOOT_S
+
+    def reached() -> bool:
+        seen = {name for name, _seconds in console.stages(machine.paths.console_log)}
+        return bool(seen & set(wanted)) or time.monotonic() >= tries_at
+
+    return reached
 
 
 def ssh_options(endpoint: Endpoint) -> list[str]:

@@ -55,7 +55,8 @@ def wait_ready(
     met: list[tuple[str, float]] = []
     watched: list[Requirement] = []
     for requirement in requirements:
-        progress(f"Waiting: {requirement.description}")
+        if not requirement.fatal:
+            progress(f"Waiting for {requirement.description}")
         while True:
             left_s = deadline - time.monotonic()
             for earlier in watched:

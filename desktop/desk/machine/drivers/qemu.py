@@ -178,13 +178,20 @@ class QemuDriver:
         self._resume(running)
         # A hanging QEMU answers nothing: then only the hard way is left.
         with contextlib.suppress(DriverError):
-            self._qmp("system_powerdown")
-            running.wait_gone(grace_s)
+            self._press_power_button(running, grace_s)
         if running.alive:
             with contextlib.suppress(DriverError):
                 self._qmp("quit")
                 running.wait_gone(_QMP_GRACE_S)
         self.kill()
+
+    def _press_power_button(self, running: process.Process, grace_s: float) -> None:
+        """Press it again each second: a guest in mid-boot has nobody yet who would notice."""
+        deadline = time.monotonic() + grace_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            self._qmp("system_powerdown")
+            if running.wait_gone(min(1.0, left_s)):
+                return
 
     def kill(self) -> None:
         """End QEMU at once; what the guest had not written is lost."""
