@@ -123,7 +123,9 @@ def stop(paths: MachinePaths, *, timeout_s: float = _STOP_S) -> None:
     """
     lock = PidFile(paths.agent_pid)
     if not lock.is_held():
-        _remove_leftovers(paths)
+        # Without a PID file no agent was ever here, and the engine's socket is the engine's own.
+        if paths.agent_pid.exists():
+            _remove_leftovers(paths)
         return
     try:
         ask(paths.agent_socket, "stop", timeout_s=timeout_s)
