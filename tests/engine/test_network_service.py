@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.network_namespaces import Container, containers, link_names, run_in_namespace
-from tests.network_records import MemoryRecords
 
 from deskd.domain.container import EndpointIpamConfig, EndpointSettings, HostConfig, PortBinding
 from deskd.domain.network import (
@@ -36,6 +34,8 @@ from deskd.errors import (
 from deskd.network import bridge
 from deskd.network.service import NetworkService, purge
 from deskd.settings import AddressPool, Settings
+from tests.network_namespaces import Container, containers, link_names, run_in_namespace
+from tests.network_records import MemoryRecords
 
 pytestmark = pytest.mark.root
 
@@ -723,5 +723,35 @@ def test_udp_client_that_keeps_its_port_meets_the_next_container() -> None:
                 assert holder.settings.ip_address == endpoint.settings.ip_address
             for number in (2, 3):
                 await service.leave(f"{number:064x}", endpoint.network_id)
+
+    run_in_namespace(body)
+
+
+def test_engine_that_ends_while_it_sets_up_leaves_nothing() -> None:
+    async def body() -> None:
+        for delay_s in (0.0, 0.001, 0.003, 0.006):
+            service = NetworkService(Settings(data_root=ROOT), MemoryRecords())
+            setting_up = asyncio.create_task(service.ready())
+            await asyncio.sleep(delay_s)
+            setting_up.cancel()
+            await asyncio.wait([setting_up])
+            await service.close()
+            assert link_names() == {"lo"}
+            assert tables() == []
+
+    run_in_namespace(body)
+
+
+def test_cancelled_creation_is_whole_or_absent() -> None:
+    async def body() -> None:
+        async with engine() as service:
+            creation = asyncio.create_task(service.create(NetworkCreateRequest(name="mine")))
+            await asyncio.sleep(0.001)
+            creation.cancel()
+            await asyncio.wait([creation])
+            await service.interfaces_removed()
+            known = [n.id for n in await service.list_networks({"type": ["custom"]})]
+            there = {name for name in link_names() if name.startswith("br-")}
+            assert there == {f"br-{network_id[:12]}" for network_id in known}
 
     run_in_namespace(body)

@@ -9,10 +9,10 @@ import time
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
-from tests.network_namespaces import Container, in_namespace, link_names
 
 from deskd.errors import Unsupported
 from deskd.kernel import netlink
+from tests.network_namespaces import Container, in_namespace, link_names
 
 IN_CHILD = """
 import sys

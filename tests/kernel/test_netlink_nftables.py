@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.network_namespaces import in_namespace
 
 from deskd.kernel.nftables import Nftables, NftablesError
+from tests.network_namespaces import in_namespace
 
 pytestmark = pytest.mark.root
 

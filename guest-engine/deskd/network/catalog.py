@@ -35,7 +35,11 @@ _FILTERS = ("dangling", "driver", "id", "label", "name", "scope", "type", "until
 
 
 class Catalog:
-    """All networks, kept in memory and written through to their records."""
+    """All networks, kept in memory and written through to their records.
+
+    Read on the event loop and changed in threads, one change at a time: a change replaces the
+    dictionary, so that nobody iterates over one that changes.
+    """
 
     def __init__(self, records: NetworkRecords, default_bridge: str, mtu: int = 0) -> None:
         self._records = records
@@ -92,12 +96,12 @@ class Catalog:
     def put(self, record: NetworkRecord) -> None:
         """Add or replace a network."""
         self._records.put(record)
-        self._by_id[record.id] = record
+        self._by_id = {**self._by_id, record.id: record}
 
     def delete(self, network_id: str) -> None:
         """Forget a network; idempotent."""
         self._records.delete(network_id)
-        self._by_id.pop(network_id, None)
+        self._by_id = {key: kept for key, kept in self._by_id.items() if key != network_id}
 
     def new(self, request: NetworkCreateRequest) -> NetworkRecord:
         """Check a wish for a network and return its record, without addresses and not yet kept."""

@@ -16,10 +16,11 @@ import contextlib
 import logging
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -58,6 +59,8 @@ __all__ = ["NetworkService", "purge"]
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z", re.IGNORECASE)
 
 
@@ -87,7 +90,7 @@ class NetworkService:
         self._scripts: dict[str, EndpointScripts] = {}
         self._change = asyncio.Lock()
         self._is_ready = False
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
 
     # --- set-up and end -------------------------------------------------------------------------
 
@@ -99,19 +102,33 @@ class NetworkService:
         """
         if self._is_ready:
             return
-        async with self._change:
-            if not self._is_ready:
-                await asyncio.to_thread(
-                    self._kernel.set_up,
-                    keep_veths=self._host_interfaces(),
-                    publications=self._publications(),
-                )
-                self._is_ready = True
+        await self._to_its_end(self._set_up)
+
+    async def _set_up(self) -> None:
+        if not self._is_ready:
+            await asyncio.to_thread(
+                self._kernel.set_up,
+                keep_veths=self._host_interfaces(),
+                publications=self._publications(),
+            )
+            self._is_ready = True
+
+    async def _to_its_end(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do one change of the kernel at a time, to its end also where the caller is cancelled:
+        a thread cannot be stopped, and what it makes must not be forgotten."""
+
+        async def run() -> T:
+            async with self._change:
+                return await work()
+
+        task = asyncio.create_task(run())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return await asyncio.shield(task)
 
     async def close(self) -> None:
         """End with the engine: containers keep their network; without any, nothing is left."""
-        if self._background:
-            await asyncio.gather(*self._background)
+        await self.interfaces_removed()
         async with self._change:
             if not any(member.address for member in self._members.values()):
                 await asyncio.to_thread(self._kernel.remove_all)
@@ -142,8 +159,9 @@ class NetworkService:
                 continue
             self._members[container_id, record.id] = self._restored(record, endpoint)
         if self._is_ready:
-            async with self._change:
-                await asyncio.to_thread(self._kernel.rebuild_firewall, self._publications())
+            await self._to_its_end(
+                lambda: asyncio.to_thread(self._kernel.rebuild_firewall, self._publications())
+            )
 
     def _restored(self, record: NetworkRecord, endpoint: Endpoint) -> _Member:
         if record.driver != "bridge" or not endpoint.settings.ip_address:
@@ -330,7 +348,7 @@ class NetworkService:
     async def interfaces_removed(self) -> None:
         """Wait until the interfaces of everyone who left are gone (``network disconnect``)."""
         while self._background:
-            await asyncio.gather(*self._background)
+            await asyncio.wait(self._background)
 
     def renamed(self, container_id: str, name: str) -> None:
         """Take note of a container's new name, for inspect."""
@@ -410,9 +428,12 @@ class NetworkService:
         """Make a bridge network; on an error nothing of it stays."""
         record = self._catalog.new(request)
         await self.ready()
-        async with self._change:
+
+        async def make() -> None:
             self._catalog.new(request)  # the name may have been taken meanwhile
-            record = await asyncio.to_thread(self._kernel.create, record, request.ipam)
+            await asyncio.to_thread(self._kernel.create, record, request.ipam)
+
+        await self._to_its_end(make)
         return NetworkCreateResponse(id=record.id)
 
     async def remove(self, reference: str) -> Network:
@@ -421,22 +442,24 @@ class NetworkService:
         if record.name in networks.PREDEFINED:
             raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
         await self.ready()
-        async with self._change:
-            record = self._catalog.find(record.id)
-            if any(network_id == record.id for _, network_id in self._members):
-                raise Forbidden(
-                    f"error while removing network: network {record.name} id {record.id} has "
-                    "active endpoints: disconnect or remove its containers first"
-                )
-            self._catalog.delete(record.id)
-            try:
-                await asyncio.to_thread(self._kernel.remove, record)
-            except BaseException:
-                self._catalog.put(record)
-                raise
-            self._spaces.pop(record.id, None)
-            self._scripts.pop(record.id, None)
-        return networks.describe(record)
+        return networks.describe(await self._to_its_end(partial(self._remove, record.id)))
+
+    async def _remove(self, network_id: str) -> NetworkRecord:
+        record = self._catalog.find(network_id)
+        if any(used == record.id for _, used in self._members):
+            raise Forbidden(
+                f"error while removing network: network {record.name} id {record.id} has "
+                "active endpoints: disconnect or remove its containers first"
+            )
+        self._catalog.delete(record.id)
+        try:
+            await asyncio.to_thread(self._kernel.remove, record)
+        except BaseException:
+            self._catalog.put(record)
+            raise
+        self._spaces.pop(record.id, None)
+        self._scripts.pop(record.id, None)
+        return record
 
     async def prune(self, filters: Mapping[str, Sequence[str]] | None = None) -> list[Network]:
         """Remove the user-defined networks that no container uses; return what they were."""
