@@ -2,7 +2,7 @@
 
 Two threads per connection: one waits for the local side, one for the machine. Each reads only
 when it has written, so a slow reader slows its writer down by the socket's buffer on one side and
-the channel's window on the other. (Measured beside a selector loop in docs/decisions.md.)
+the channel's window on the other.
 """
 
 from __future__ import annotations
