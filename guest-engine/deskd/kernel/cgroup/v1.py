@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -190,7 +191,10 @@ class CgroupV1:
         return [int(line) for line in files.read(self._process_list()).split()]
 
     def kill(self) -> None:
-        """Kill every process; new ones that appear meanwhile too."""
+        """Kill every process; new ones that appear meanwhile too. Frozen ones must thaw to die."""
+        if "freezer" in self._hierarchy.controllers:
+            with contextlib.suppress(FileNotFoundError):
+                files.write(f"{self.directory('freezer')}/freezer.state", "THAWED")
         for _ in range(50):
             pids = [pid for pid in self.pids() if pid]
             if not pids:
