@@ -62,8 +62,8 @@ def error(failure: DeskError) -> None:
 # --- tables -------------------------------------------------------------------------------------
 
 
-def columns(lines: Iterable[Sequence[str]]) -> str:
-    """Align cells in columns as Docker's tables are: three spaces apart, at least ten wide."""
+def columns(lines: Iterable[Sequence[str]], *, narrowest: int = _NARROWEST) -> str:
+    """Align cells in columns as Docker does: three apart, none narrower than ``narrowest``."""
     rows = [list(line) for line in lines]
     count = max((len(row) for row in rows), default=0)
     widths = [
@@ -76,7 +76,7 @@ def columns(lines: Iterable[Sequence[str]]) -> str:
     text = []
     for row in rows:
         cells = [
-            cell + " " * (max(widths[index], _NARROWEST) - _width(cell))
+            cell + " " * (max(widths[index], narrowest) - _width(cell))
             for index, cell in enumerate(row[:-1])
         ]
         text.append("".join([*cells, *row[-1:]]) + "\n")
@@ -115,17 +115,16 @@ class Table:
             return "".join(f"{row[self._quiet]}\n" for row in rows)
         form = form.strip() or "table"
         if form == "json":
-            from desk.cli.template_functions import to_json
-
-            return "".join(to_json(dict(sorted(row.items()))) + "\n" for row in rows)
+            form = "{{json .}}"
         if form == "table":
             return self.lines(rows)
-        is_table = form == "table" or form.startswith("table ")
+        is_table = form.startswith("table ")
         text = form.removeprefix("table ").lstrip() if is_table else form
         from desk.cli.template import Template
+        from desk.cli.template_functions import TableRow
 
         template = Template(text.replace("\\t", "\t").replace("\\n", "\n"))
-        lines = [template.render(_SortedRow(row)) for row in rows]
+        lines = [template.render(TableRow(row)) for row in rows]
         if is_table:
             heading = template.render(_Headings(self._headings))
             return columns(line.split("\t") for line in [heading, *lines])
@@ -140,13 +139,6 @@ class Table:
     def print(self, rows: Iterable[Row], *, form: str = "", quiet: bool = False) -> None:
         sys.stdout.write(self.render(rows, form=form, quiet=quiet))
         sys.stdout.flush()
-
-
-class _SortedRow(dict[str, Any]):
-    """A row whose JSON has its names in order, as Docker prints them."""
-
-    def __init__(self, row: Row) -> None:
-        super().__init__(sorted(row.items()))
 
 
 class _Headings(dict[str, Any]):
@@ -272,9 +264,9 @@ def confirm(question: str, *, interactive: Callable[[], bool] | None = None) -> 
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def print_columns(lines: Iterable[Sequence[str]]) -> None:
+def print_columns(lines: Iterable[Sequence[str]], *, narrowest: int = _NARROWEST) -> None:
     """Print cells in columns; the first line is the heading."""
-    sys.stdout.write(columns(lines))
+    sys.stdout.write(columns(lines, narrowest=narrowest))
     sys.stdout.flush()
 
 

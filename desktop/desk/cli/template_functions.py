@@ -54,9 +54,21 @@ def _float_text(value: float) -> str:
     return re.sub(r"e([+-])(\d)\Z", r"e\g<1>0\2", repr(value))
 
 
+class TableRow(dict[str, Any]):
+    """A line of a list command: as JSON its names are sorted and HTML's signs escaped."""
+
+
+_HTML_SIGNS = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+
+
 def to_json(value: Any) -> str:
     """Render JSON without spaces; functions of a row (``Label``) are left out."""
-    return json.dumps(_plain(value), separators=(",", ":"), ensure_ascii=False)
+    row = isinstance(value, TableRow)
+    text = json.dumps(_plain(value), separators=(",", ":"), ensure_ascii=False, sort_keys=row)
+    if row:
+        for sign, escape in _HTML_SIGNS.items():
+            text = text.replace(sign, escape)
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,8 @@ from desk.cli.session import Session, pass_session
 from desk.engine.client import EngineClient
 from desk.errors import EngineError, EngineUnreachable, NotFound, UsageError
 
+_TOP_COLUMN = 20
+
 Look = Callable[[str], Any]
 
 _format = click.option(
@@ -157,4 +159,4 @@ def diff(session: Session, container: str) -> None:
 def top(session: Session, container: str, options: tuple[str, ...]) -> None:
     """List the processes in a container."""
     table = session.client.containers.top(container, " ".join(options) or None)
-    render.print_columns([table["Titles"], *(table["Processes"] or ())])
+    render.print_columns([table["Titles"], *(table["Processes"] or ())], narrowest=_TOP_COLUMN)

@@ -82,6 +82,7 @@ def _image_row(
     created = image.get("Created") or 0
     containers = image.get("Containers", -1)
     shared = image.get("SharedSize", -1)
+    size = image.get("Size") or 0
     return {
         "Containers": "N/A" if containers < 0 else str(containers),
         "CreatedAt": format_created_at(created),
@@ -89,11 +90,11 @@ def _image_row(
         "Digest": digest,
         "ID": identifier.removeprefix("sha256:")[:12] if truncate else identifier,
         "Repository": name,
-        "SharedSize": "N/A" if shared < 0 else human_size(shared),
-        "Size": human_size(image.get("Size") or 0),
+        "SharedSize": "N/A" if shared < 0 else human_size(shared, digits=4),
+        "Size": human_size(size),
         "Tag": tag,
-        "UniqueSize": "N/A" if shared < 0 else human_size((image.get("Size") or 0) - shared),
-        "VirtualSize": human_size(image.get("Size") or 0),
+        "UniqueSize": "N/A" if shared < 0 else human_size(size - shared, digits=4),
+        "VirtualSize": human_size(size, digits=4),
     }
 
 

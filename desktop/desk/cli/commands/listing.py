@@ -51,7 +51,10 @@ def _command(name: str) -> Any:
         """List containers."""
         limit = 1 if latest else last if last is not None and last > 0 else None
         containers = session.client.containers.list(
-            all_=all_, limit=limit, size=size or ".Size" in form, filters=parse_filters(filters)
+            all_=all_,
+            limit=limit,
+            size=size or ".Size" in form or "json ." in form,
+            filters=parse_filters(filters),
         )
         rows = (container_row(item, truncate=not no_trunc) for item in containers)
         table(size=size).print(rows, form=form, quiet=quiet)

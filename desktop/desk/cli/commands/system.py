@@ -262,8 +262,8 @@ def _df_row(kind: str, count: int, active: int, size: int, free: int) -> render.
         "Type": kind,
         "TotalCount": str(count),
         "Active": str(active),
-        "Size": human_size(size),
-        "Reclaimable": f"{human_size(free)}{share}",
+        "Size": human_size(size, digits=4),
+        "Reclaimable": f"{human_size(free, digits=4)}{share}",
     }
 
 
@@ -295,7 +295,8 @@ def _df_verbose(usage: Mapping[str, Any]) -> None:
         "Names": "NAMES",
     }
     Table(headings, default=tuple(headings)).print(
-        container_row(item) for item in usage.get("Containers") or ()
+        {**container_row(item), "Size": human_size(item.get("SizeRw") or 0)}
+        for item in usage.get("Containers") or ()
     )
     render.out("\nLocal Volumes space usage:\n")
     render.print_columns(
@@ -313,18 +314,18 @@ def _df_verbose(usage: Mapping[str, Any]) -> None:
     )
     caches = usage.get("BuildCache") or []
     render.out(f"\nBuild cache usage: {human_size(sum(item.get('Size') or 0 for item in caches))}")
-    if caches:
-        render.print_columns(
-            [
-                ("CACHE ID", "CACHE TYPE", "SIZE", "CREATED"),
-                *(
-                    (
-                        item["ID"][:12],
-                        item.get("Type", ""),
-                        human_size(item.get("Size") or 0),
-                        ago(parse_timestamp(item.get("CreatedAt", ""))),
-                    )
-                    for item in caches
-                ),
-            ]
+    render.out("")
+    rows = (
+        (
+            item["ID"][:12],
+            item.get("Type", ""),
+            human_size(item.get("Size") or 0),
+            ago(parse_timestamp(item.get("CreatedAt", ""))),
+            ago(parse_timestamp(item.get("LastUsedAt") or "")),
+            str(item.get("UsageCount", 0)),
+            str(bool(item.get("Shared"))).lower(),
         )
+        for item in caches
+    )
+    heading = ("CACHE ID", "CACHE TYPE", "SIZE", "CREATED", "LAST USED", "USAGE", "SHARED")
+    render.print_columns([heading, *rows])
