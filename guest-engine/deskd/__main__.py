@@ -18,6 +18,8 @@ def main() -> None:
         from deskd.dial import dial_stdio
 
         sys.exit(dial_stdio(arguments[1:]))
+    if arguments[:1] == ["purge"]:
+        sys.exit(_purge(arguments[1:]))
     if arguments in (["--version"], ["-v"], ["version"]):
         from deskd import __version__
 
@@ -41,6 +43,29 @@ def _serve(arguments: list[str]) -> int:
         from deskd.compose import run
 
         run(settings, launcher)
+    except DeskdError as error:
+        sys.stderr.write(f"deskd: {error}\n")
+        return 1
+    return 0
+
+
+def _purge(arguments: list[str]) -> int:
+    """Remove the interfaces and firewall rules that a killed engine left, by its data root."""
+    import os
+
+    from deskd.compose import take_lock
+    from deskd.errors import DeskdError
+    from deskd.layout import DataRoot
+    from deskd.network.service import purge
+    from deskd.settings import parse_arguments
+
+    try:
+        settings = parse_arguments(arguments)
+        lock = DataRoot(settings.data_root).lock
+        descriptor = take_lock(lock) if os.path.exists(lock) else None
+        purge(settings.data_root, settings.bridge)
+        if descriptor is not None:
+            os.close(descriptor)
     except DeskdError as error:
         sys.stderr.write(f"deskd: {error}\n")
         return 1

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -753,5 +754,20 @@ def test_cancelled_creation_is_whole_or_absent() -> None:
             known = [n.id for n in await service.list_networks({"type": ["custom"]})]
             there = {name for name in link_names() if name.startswith("br-")}
             assert there == {f"br-{network_id[:12]}" for network_id in known}
+
+    run_in_namespace(body)
+
+
+def test_purge_command_takes_away_what_a_killed_engine_left(tmp_path: Path) -> None:
+    async def body() -> None:
+        killed = NetworkService(Settings(data_root=str(tmp_path)), MemoryRecords())
+        await killed.ready()
+        await killed.create(NetworkCreateRequest(name="mine"))
+        async with engine(data_root="/another"):
+            others = link_names()
+            command = [sys.executable, "-m", "deskd", "purge", "--data-root", str(tmp_path)]
+            await asyncio.to_thread(subprocess.run, command, check=True)
+            assert len(others - link_names()) == 2, "its two bridges and nothing else"
+            assert len(tables()) == 1
 
     run_in_namespace(body)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import time
 from importlib.util import find_spec
@@ -138,9 +139,22 @@ class LocalDriver:
             self._wait_for_engine()
             remove_everything(self._transport)
         self.stop(grace_s=0)
+        self._purge_networks()
         for directory in (self._paths.engine_data, self._paths.engine_run):
             if directory.exists():
                 shutil.rmtree(directory)
+
+    def _purge_networks(self) -> None:
+        """Remove the interfaces of an engine that was killed; one that ended has done it."""
+        if not self._paths.engine_data.exists():
+            return
+        argv = [sys.executable, "-m", "deskd", "purge", "--data-root", str(self._paths.engine_data)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise DriverError(
+                f"the networks of machine {self._name} cannot be removed: {done.stderr.strip()}",
+                hint="Remove its interfaces by hand: `ip -details link` shows them.",
+            )
 
     def _has_remains(self) -> bool:
         if process.recall(self._paths.engine_pid) is not None:

@@ -104,6 +104,9 @@ set -eu
 unit=$1 prefix=$2 target=$3 data=$4 run=$5
 rm -f "/etc/systemd/system/$unit.service"
 [ ! -d /run/systemd/system ] || systemctl daemon-reload
+if [ -x "$target/bin/deskd" ]; then
+  "$target/bin/deskd" purge --data-root "$data" >/dev/null 2>&1 || :
+fi
 rm -rf "$data" "$run" "$target"
 [ "$(readlink "$prefix/current" 2>/dev/null)" != "$target" ] || rm -f "$prefix/current"
 rmdir "$prefix" 2>/dev/null || :
