@@ -99,7 +99,7 @@ class Bench:
         argv = ["ssh", "-F", "none", "-i", str(self.key), "-p", str(port)]
         for option in (
             "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR",
-            "BatchMode=yes", "ConnectTimeout=2",
+            "BatchMode=yes", "ConnectTimeout=5", "KexAlgorithms=curve25519-sha256",
         ):  # fmt: skip
             argv += ["-o", option]
         try:
@@ -122,7 +122,7 @@ class Bench:
         try:
             stages, initramfs_seen_s = self._watch(qemu, began)
             while time.monotonic() - began < BOOT_LIMIT_S:
-                if "200 OK" in self.ssh(port, "deskd dial-stdio", limit_s=20, stdin=REQUEST):
+                if " 200" in self.ssh(port, "deskd dial-stdio", limit_s=20, stdin=REQUEST):
                     break
             else:
                 raise TimeoutError(self._last_words("no answer through SSH"))
