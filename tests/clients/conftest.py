@@ -1,0 +1,23 @@
+"""A real engine for the Docker clients: one per worker, emptied after each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.engine_process import EngineProcess, running_engine
+
+
+@pytest.fixture(scope="session")
+def shared_engine() -> Iterator[EngineProcess]:
+    """An engine that serves all tests of this worker."""
+    with running_engine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def engine(shared_engine: EngineProcess) -> Iterator[EngineProcess]:
+    """The shared engine; whatever the test made is removed again."""
+    yield shared_engine
+    shared_engine.remove_everything()
