@@ -24,6 +24,7 @@ from deskd.domain.image import LayerRecord, chain_ids, short_id
 from deskd.images.recipe import Replacement, replay
 from deskd.images.streams import ByteReader
 from deskd.images.unpack import Unpacked, unpack
+from deskd.kernel.files import sync_file_system
 from deskd.layout import DataRoot
 from deskd.store import records
 from deskd.store.database import Database
@@ -129,6 +130,8 @@ class LayerStore:
             )
             if unpacked.replaced:
                 place.joinpath("replaced.json").write_bytes(msgspec.json.encode(unpacked.replaced))
+            # A record must never outlive a crash of the machine that its files did not survive.
+            sync_file_system(directory)
         except BaseException:
             self._remove_tree(directory)
             raise
