@@ -133,38 +133,47 @@ def unpack(
         base, rename = target.parent, target.name
     else:
         base, rename = target, None
+    place = _Placing(rename, content_only=content_only)
     written = 0
     source: Any = stream
     with tarfile.open(fileobj=source, mode="r|") as archive:
-        root = ""
         for member in archive:
-            parts = [part for part in member.name.split("/") if part not in ("", ".")]
-            root = root or (parts[0] if parts else "")
-            inner = parts[1:] if parts and parts[0] == root else parts
-            if rename is not None:
-                names = [rename, *inner]
-            elif content_only:
-                names = inner
-            else:
-                names = parts
+            names = place(member.name)
+            if member.islnk():
+                member.linkname = "/".join(place(member.linkname))
             if names:
-                written += _extract(archive, member, base, names, root, rename)
+                written += _extract(archive, member, base, names)
     return written
 
 
+class _Placing:
+    """Gives the names in an archive their place below the target."""
+
+    def __init__(self, rename: str | None, *, content_only: bool) -> None:
+        self._rename = rename
+        self._content_only = content_only
+        self._root: str | None = None
+
+    def __call__(self, name: str) -> list[str]:
+        parts = _parts(name)
+        if self._root is None:  # the first is what was asked for; "." for a content only
+            self._root = parts[0] if parts else ""
+        inner = parts[1:] if parts[:1] == [self._root] else parts
+        if self._rename is not None:
+            return [self._rename, *inner]
+        return inner if self._content_only else parts
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in name.split("/") if part not in ("", ".")]
+
+
 def _extract(
-    archive: tarfile.TarFile,
-    member: tarfile.TarInfo,
-    base: Path,
-    names: list[str],
-    root: str,
-    rename: str | None,
+    archive: tarfile.TarFile, member: tarfile.TarInfo, base: Path, names: list[str]
 ) -> int:
     member.name = "/".join(names)
     if member.islnk():
-        parts = [part for part in member.linkname.split("/") if part not in ("", ".")]
-        inner = parts[1:] if parts and parts[0] == root else parts
-        member.linkname = "/".join([rename, *inner] if rename is not None else parts)
+        _refuse_escape(base, _parts(member.linkname))
     path = base.joinpath(*names)
     _refuse_escape(base, names)
     if member.isdir() and path.is_dir() and not path.is_symlink():

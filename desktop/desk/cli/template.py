@@ -35,9 +35,15 @@ _TOKEN = re.compile(
 
 
 class TemplateError(UsageError):
-    """The template cannot be read, or asks for what the data do not have."""
+    """The template cannot be read."""
 
     exit_code = 64  # as Docker answers
+
+
+class RenderError(TemplateError):
+    """The template asks for what the data do not have."""
+
+    exit_code = 1
 
 
 class _Token(NamedTuple):
@@ -339,7 +345,7 @@ class Template:
                 try:
                     self._execute_action(node, dot, scope, parts)
                 except TemplateFailure as error:
-                    raise TemplateError(
+                    raise RenderError(
                         f"cannot render --format at {{{{{node.text}}}}}: {error}"
                     ) from error
 

@@ -8,7 +8,11 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from desk.errors import UsageError
+from desk.errors import DeskError
+
+
+class NotATerminal(DeskError):
+    """A terminal is asked for where standard input is none."""
 
 
 class Size(NamedTuple):
@@ -36,7 +40,7 @@ def stdin_is_terminal() -> bool:
 def check_input(*, tty: bool, attach_stdin: bool) -> None:
     """Raise what Docker says where a terminal is asked for and standard input is none."""
     if tty and attach_stdin and not stdin_is_terminal():
-        raise UsageError(
+        raise NotATerminal(
             "the input device is not a TTY",
             hint="Leave -t out when input comes from a pipe or a file.",
         )

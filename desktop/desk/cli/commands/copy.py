@@ -18,7 +18,7 @@ from desk.cli.archive import ArchiveSource, local_archive, pack, unpack
 from desk.cli.framework import DeskCommand
 from desk.cli.session import Session, pass_session
 from desk.engine.client import EngineClient
-from desk.errors import EngineError, NotFound, UsageError
+from desk.errors import Conflict, EngineError, NotFound, UsageError
 
 _DIRECTORY = 1 << 31  # Go's file mode bits, in which the API tells a path's stat
 _SYMLINK = 1 << 27
@@ -147,7 +147,7 @@ def _placement(
         return goal.path, "" if origin.content_only else origin.path.name
     path = PurePosixPath(goal.path)
     if origin.is_directory and exists:
-        raise UsageError(f"cannot copy a directory onto the file {goal.path}")
+        raise Conflict(f"cannot copy a directory onto the file {goal.path}")
     if not origin.is_directory and goal.path.endswith("/"):
         raise NotFound(
             f"directory {goal.path} does not exist in container {goal.container}",

@@ -53,7 +53,6 @@ def run(
     **flags: Any,
 ) -> None:
     """Create a container from an image and run it."""
-    session.failure_code = 125
     check_streams(detach=detach, attach=flags["attach"])
     attach = {name.lower() for name in flags["attach"]}
     attachment = Attachment(
@@ -66,6 +65,7 @@ def run(
     )
     # All that can be wrong with the flags is told before anything is made.
     check_input(tty=attachment.tty, attach_stdin=attachment.stdin)
+    session.failure_code = 125
     if flags["detach_keys"] is not None:
         interactive.parse_detach_keys(flags["detach_keys"])
     container = create_container(session, image, command, {**flags, "detach": detach})
