@@ -8,14 +8,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 from dataclasses import dataclass
 
 from deskd.errors import DeskdError
 from deskd.kernel import namespaces, process, rtnetlink_raw
 from deskd.kernel.cgroup import Cgroup
+from deskd.kernel.mount import open_tree
 from deskd.runtime.child import Child
 from deskd.runtime.handshake import Channel, Disconnected, Message, StepFailed
 from deskd.runtime.plan import HOST, PRIVATE, ExecTarget, Plan
+from deskd.runtime.rootfs import Root, clone_source, detach_from_engine
 
 _CLONE_KINDS = ("mnt", "uts", "ipc", "net", "pid", "user")
 
@@ -45,10 +48,12 @@ class _Pipes:
         for fd in self.child:
             os.close(fd)
 
-    def close(self) -> None:
-        for fd in (self.stdin, self.stdout, self.stderr):
-            if fd != -1:
-                os.close(fd)
+    def give_to(self, owner: tuple[int, int]) -> None:
+        """Make the container's root the owner, so that it can hand them to its users."""
+        if owner != (0, 0):
+            for fd in self.child:
+                if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                    os.fchown(fd, *owner)
 
 
 @dataclass(slots=True)
@@ -89,13 +94,19 @@ class Birth:
         pipes = None if plan.streams.tty else _make_pipes(open_stdin=plan.streams.open_stdin)
         if plan.target is not None:
             _check_target(plan.target)
+        if pipes is not None:
+            pipes.give_to(_mapped_root(plan))
+        trees = self._make_trees()
         # The version 2 directory must be there for the clone; the others can wait until the
         # child is busy with its mounts.
         early = plan.cgroup.create and self.cgroup.version == 2
         if early:
             self._make_cgroup()
-        self._pid = self._clone(ours, theirs, pipes)
+        self._pid = self._clone(ours, theirs, pipes, trees)
         theirs.close()
+        for tree in trees:
+            if tree is not None:
+                os.close(tree)
         if pipes is not None:
             pipes.close_child_ends()
         pidfd = os.pidfd_open(self._pid)
@@ -104,6 +115,8 @@ class Birth:
             ours.send(Message.MAPPED)
         if plan.cgroup.create and not early:
             self._make_cgroup()
+            if plan.namespaces.user == PRIVATE:
+                self.cgroup.add(self._pid)  # its own rights end at its namespace
         if plan.process.oom_score_adj:
             _set_oom_score(self._pid, plan.process.oom_score_adj)
         self._send_outside_messages()
@@ -117,7 +130,40 @@ class Birth:
         self.cgroup.create()
         self.cgroup.apply(self.plan.cgroup.limits)
 
-    def _clone(self, ours: Channel, theirs: Channel, pipes: _Pipes | None) -> int:
+    def _make_trees(self) -> tuple[int | None, ...]:
+        """Make the mounts that a user namespace's root may not: its file system with the
+        engine's attributes, and binds from where it cannot go. A mount namespace of its own
+        keeps them to this moment; the detached copies go to the child."""
+        plan = self.plan
+        if plan.root is None or plan.namespaces.user != PRIVATE:
+            return ()
+        own = namespaces.open_namespace("self", "mnt")
+        trees: list[int | None] = []
+        try:
+            namespaces.unshare(namespaces.CLONE_NEWNS)
+            detach_from_engine()
+            root = Root(self.staging)
+            root.build(plan.root.steps)
+            trees.append(open_tree("", directory_fd=root.fd, recursive=True))
+            os.close(root.fd)
+            trees += [
+                clone_source(step) if step.kind == "bind" else None for step in plan.root.mounts
+            ]
+        except OSError as error:
+            text = f"{error.filename or ''}: {error.strerror}"
+            raise StepFailed("root", text, error.errno or 0, "SystemFailure") from error
+        finally:
+            namespaces.setns(own, namespaces.CLONE_NEWNS)
+            os.close(own)
+        return tuple(trees)
+
+    def _clone(
+        self,
+        ours: Channel,
+        theirs: Channel,
+        pipes: _Pipes | None,
+        trees: tuple[int | None, ...],
+    ) -> int:
         spaces, flags = self.plan.namespaces, 0
         if self.plan.target is not None:
             # The PID namespace entered is the one that children are born into.
@@ -141,7 +187,7 @@ class Birth:
         if pid == 0:
             ours.close()
             stdio = pipes.child if pipes else None
-            Child(self.plan, theirs, self.cgroup, stdio, self.staging).run()
+            Child(self.plan, theirs, self.cgroup, stdio, self.staging, trees).run()
         return pid
 
     def _send_outside_messages(self) -> None:
@@ -212,6 +258,23 @@ def _check_target(target: ExecTarget) -> None:
         ours = False
     if not ours:
         raise StepFailed("", f"container {target.container_id[:12]} is not running", 0, "Conflict")
+
+
+def _mapped_root(plan: Plan) -> tuple[int, int]:
+    """Return the IDs outside of the container's root."""
+    spaces = plan.namespaces
+    if plan.target is not None:
+        with open(f"/proc/{plan.target.pid}/uid_map") as file:
+            uid = int(file.readline().split()[1])
+        with open(f"/proc/{plan.target.pid}/gid_map") as file:
+            return uid, int(file.readline().split()[1])
+    if spaces.user != PRIVATE:
+        return 0, 0
+    uids = [outside for inside, outside, _ in spaces.uid_map if inside == 0]
+    gids = [outside for inside, outside, _ in spaces.gid_map if inside == 0]
+    if not uids or not gids:
+        raise StepFailed("user namespace", "the ID maps have no root", 0, "InvalidArgument")
+    return uids[0], gids[0]
 
 
 def _write_maps(plan: Plan, pid: int) -> None:

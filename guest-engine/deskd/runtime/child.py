@@ -30,14 +30,18 @@ _EXEC_ORDER = ("ipc", "uts", "net", "cgroup", "mnt", "user")
 @dataclass(slots=True)
 class Child:
     """What the child has at its birth. ``stdio`` are its ends of the pipes (none for a
-    terminal); ``staging`` is a directory for the root to be mounted on."""
+    terminal); ``staging`` is a directory for the root to be mounted on. ``trees`` are detached
+    mounts that only the monitor could make (user namespaces): the root's first, then one for each
+    of the plan's mounts, ``None`` where it is not a bind."""
 
     plan: Plan
     channel: Channel
     cgroup: Cgroup
     stdio: tuple[int, int, int] | None
     staging: str
+    trees: tuple[int | None, ...] = ()
     step: str = "start"
+    _staging_fd: int = -1
 
     def run(self) -> NoReturn:
         """Do everything; end in ``execve`` or in ``_exit``."""
@@ -66,11 +70,9 @@ class Child:
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.setsid()
         os.umask(0)
-        if plan.namespaces.user == PRIVATE:
-            self.channel.expect(Message.MAPPED)
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
         filter_bytes = _read_filter(plan.process.seccomp)
+        if plan.root is not None and plan.namespaces.user == PRIVATE:
+            self._at("user namespace", self._become_mapped_root)
         self._at("session keyring", _new_keyring)
         if plan.root is not None:
             self._build_container(plan.root)
@@ -87,6 +89,15 @@ class Child:
     def _at(self, step: str, action: Callable[[], None]) -> None:
         self.step = step
         action()
+
+    def _become_mapped_root(self) -> None:
+        # Opened while the engine's directories can still be walked.
+        self._staging_fd = os.open(self.staging, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.channel.expect(Message.MAPPED)
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
 
     # --- a new container ---
 
@@ -113,9 +124,10 @@ class Child:
         self._enter_cgroup()
         self.step = "mount of /sys/fs/cgroup"
         system_mounts.mount_cgroups(root, self.cgroup, spec, private=spaces.cgroup == PRIVATE)
-        for step in spec.mounts:
+        trees = self.trees[1:] or (None,) * len(spec.mounts)
+        for step, tree in zip(spec.mounts, trees, strict=True):
             self.step = step.describe()
-            root.perform(step)
+            root.perform(step, tree)
         if spec.init:
             self._at("init", lambda: _bind_init(root, spec.init))
         self._configure_network()
@@ -136,6 +148,10 @@ class Child:
             _make_parent_private(self.staging)
 
     def _mount_root(self, root: Root, spec: RootSpec) -> None:
+        if self.trees and self.trees[0] is not None:
+            self.step = "root"
+            root.adopt(self.trees[0], self._staging_fd)
+            return
         for step in spec.steps:
             self.step = step.describe()
             root.build_one(step)
@@ -170,7 +186,7 @@ class Child:
 
     def _enter_cgroup(self) -> None:
         self.step = "cgroup"
-        if self.cgroup.version == 1:
+        if self.cgroup.version == 1 and self.plan.namespaces.user == HOST:
             self.cgroup.join()
         if self.plan.namespaces.cgroup == PRIVATE:
             self.step = "namespaces (cgroup)"

@@ -39,7 +39,7 @@ class Root:
             self.perform(step)
             return
         if step.kind == "bind":
-            tree = _clone(step)
+            tree = clone_source(step)
             target = os.open(self.staging, _DIRECTORY | os.O_CLOEXEC)
             sys.move_mount(tree, target)
             os.close(tree)
@@ -98,10 +98,15 @@ class Root:
         os.close(sys.openat2(self.fd, f"{parent}/{name}", flags, resolve, 0o644))
         return self.open(path)
 
-    def perform(self, step: MountStep) -> None:
-        """Perform one step below "/"."""
+    def adopt(self, tree: int, target: int) -> None:
+        """Take a ready-made detached mount as the root and put it on the directory ``target``."""
+        sys.move_mount(tree, target)
+        self.fd = tree
+
+    def perform(self, step: MountStep, tree: int | None = None) -> None:
+        """Perform one step below "/"; ``tree`` is a bind's mount where it is already made."""
         if step.kind == "bind":
-            tree = _clone(step)
+            tree = clone_source(step) if tree is None else tree
             try:
                 self.attach(tree, step.target, create=step.create)
             finally:
@@ -212,8 +217,8 @@ def _mount(step: MountStep, target: str) -> None:
     sys.mount(source, target, kind, _flags(step), step.data)
 
 
-def _clone(step: MountStep) -> int:
-    """Make the detached mount of a bind, with its flags."""
+def clone_source(step: MountStep) -> int:
+    """Make the detached mount of a bind, with its flags; return its descriptor."""
     tree = sys.open_tree(step.source, recursive=step.recursive)
     attributes = sys.MOUNT_ATTR_RDONLY if step.read_only else 0
     for word in step.flags:

@@ -95,7 +95,6 @@ def mount_sys(root: Root, spec: RootSpec, *, own_network: bool) -> None:
             source="/sys",
             flags=_SAFE,
             read_only=not spec.writable_system,
-            recursive=False,
         )
     )
 

@@ -163,6 +163,11 @@ class CgroupV1:
         for directory in self.directories():
             files.write(f"{directory}/tasks", "0")
 
+    def add(self, pid: int) -> None:
+        """Move another process in."""
+        for directory in self.directories():
+            files.write(f"{directory}/cgroup.procs", str(pid))
+
     def open(self) -> int | None:
         """Version 2 opens its directory for ``clone``; here there is nothing to open."""
         return None

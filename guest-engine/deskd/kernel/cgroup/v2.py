@@ -119,6 +119,10 @@ class CgroupV2:
         """Move this process in."""
         files.write(f"{self.path}/cgroup.procs", "0")
 
+    def add(self, pid: int) -> None:
+        """Move another process in."""
+        files.write(f"{self.path}/cgroup.procs", str(pid))
+
     def open(self) -> int | None:
         """Open the directory: ``clone`` then puts the child there at no cost."""
         return os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
