@@ -220,17 +220,17 @@ class Images:
 
     async def pull(self, reference: str, progress: Progress | None = None) -> None:
         """Raise ``Unsupported``: this engine has no registry client yet."""
-        references.parse(reference)
+        name = references.parse(reference).familiar
         raise errors.Unsupported(
-            f"cannot pull {reference}: this engine has no registry client yet; bring the image in "
+            f"cannot pull {name}: this engine has no registry client yet; bring the image in "
             "with `docker load`, or make one from a root file system with `docker import`"
         )
 
     async def push(self, reference: str, progress: Progress | None = None) -> None:
         """Raise ``Unsupported``: this engine has no registry client yet."""
-        references.parse(reference)
+        name = references.parse(reference).familiar
         raise errors.Unsupported(
-            f"cannot push {reference}: this engine has no registry client yet; write the image to "
+            f"cannot push {name}: this engine has no registry client yet; write the image to "
             "a file with `docker save`"
         )
 
