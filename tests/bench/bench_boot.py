@@ -4,7 +4,8 @@
     python tests/bench/bench_boot.py [--image build/guest] [--boots 20] [--fresh] [--limit-s 6]
 
 Each boot runs from QEMU's start to the engine's first answer through SSH, under software
-emulation with two processors. Exits 1 where a boot does not answer or the median is above the limit.
+emulation with two processors. Exits 1 where a boot does not answer or the median is above the
+limit.
 """
 
 from __future__ import annotations

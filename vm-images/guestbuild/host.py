@@ -12,13 +12,15 @@ LIST = Path(__file__).resolve().parent.parent / "host-packages.txt"
 _SYSTEM_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
 
 
-def required() -> dict[str, str]:
-    """Return program: package."""
+def required(*, for_box: bool) -> dict[str, str]:
+    """Return program (or file): package."""
+    left_out = set()
+    if os.geteuid() == 0:
+        left_out.add("user")
+    if not for_box:
+        left_out.add("box")
     lines = [line.split("#")[0].split() for line in LIST.read_text("utf-8").splitlines()]
-    is_root = os.geteuid() == 0
-    return {
-        words[0]: words[1] for words in lines if words and not (is_root and "user" in words[2:])
-    }
+    return {words[0]: words[1] for words in lines if words and not left_out & set(words[2:])}
 
 
 def extend_path() -> None:
@@ -26,14 +28,20 @@ def extend_path() -> None:
     os.environ["PATH"] = f"{os.environ.get('PATH', '/usr/bin:/bin')}:{_SYSTEM_PATH}"
 
 
-def missing_packages() -> list[str]:
-    """Return the packages of the list whose program is not on the PATH."""
-    return sorted({package for program, package in required().items() if not shutil.which(program)})
+def missing_packages(*, for_box: bool) -> list[str]:
+    """Return the packages of the list whose program or file is not here."""
+    return sorted(
+        {
+            package
+            for what, package in required(for_box=for_box).items()
+            if not (Path(what).exists() if what.startswith("/") else shutil.which(what))
+        }
+    )
 
 
-def check() -> None:
+def check(*, for_box: bool = False) -> None:
     """Raise ``BuildError`` that names the packages to install."""
-    missing = missing_packages()
+    missing = missing_packages(for_box=for_box)
     if missing:
         raise BuildError(
             f"the build needs {', '.join(missing)}: apt-get install {' '.join(missing)}"

@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypedDict
 
 from guestbuild import box, engine, host, initramfs, packages, recipe, root
 from guestbuild.errors import BuildError
@@ -22,6 +23,16 @@ from guestbuild.packages import Base
 from guestbuild.progress import run, step
 
 FORMAT = 1
+
+
+class FileEntry(TypedDict):
+    """One file of the image, as the manifest names it; ``size`` in bytes."""
+
+    file: str
+    sha256: str
+    size: int
+
+
 _RECIPE_SOURCES = ("vm-images", "packaging/guest", "guest-engine/deskd", "pyproject.toml")
 
 
@@ -31,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.missing:
             host.extend_path()
-            print("\n".join(host.missing_packages()))
+            print("\n".join(host.missing_packages(for_box=bool(arguments.box))))
             return 0
         _build(arguments)
     except BuildError as error:
@@ -98,6 +109,7 @@ def _build(arguments: argparse.Namespace) -> None:
         if arguments.tar:
             _pack(output, arguments.tar.absolute())
         if arguments.box:
+            host.check(for_box=True)
             default = engine.PROJECT / "build" / f"desk-{arguments.box}.box"
             box.make(arguments.box, output, (arguments.box_output or default).absolute())
 
@@ -123,7 +135,9 @@ def _make_image(
         kernel = find(base.tree)
         with step(f"Unpacking the kernel {kernel.release}"):
             modules = Modules(kernel, arch.triplet, scratch / "modules")
-            (made / "vmlinux").write_bytes(direct_boot(kernel.image.read_bytes(), arch.debian))
+            packed = kernel.image.read_bytes()
+            (made / "vmlinux").write_bytes(direct_boot(packed, arch.debian))
+            (made / "vmlinuz").write_bytes(packed)  # for boot loaders, no part of the image
         with step("Assembling the root"):
             tree = scratch / "root"
             contents = root.assemble(arch, base, wheels, modules, tree)
@@ -132,13 +146,16 @@ def _make_image(
         with step("Packing the initramfs"):
             initramfs.make(base, modules, made / "initramfs.cpio")
         versions = {name: base.versions[name] for name in contents["packages"]}
+        entries = {
+            "kernel": _entry(made / "vmlinux"),
+            "initramfs": _entry(made / "initramfs.cpio"),
+            "root": _entry(made / "root.squashfs"),
+        }
         manifest = {
             "format": FORMAT,
             "version": engine.project()["version"],
             "arch": arch.debian,
-            "kernel": _entry(made / "vmlinux"),
-            "initramfs": _entry(made / "initramfs.cpio"),
-            "root": _entry(made / "root.squashfs"),
+            **entries,
             "cmdline": recipe.CMDLINE.format(console=arch.console),
             "kernel_release": kernel.release,
             "modules": contents["modules"],
@@ -151,10 +168,10 @@ def _make_image(
         if output.exists():
             output.replace(scratch / "replaced")
         made.replace(output)
-    sizes = [output / manifest[name]["file"] for name in ("kernel", "initramfs", "root")]
-    total = sum(path.stat().st_size for path in sizes)
-    print(f"{output}: {total / 1e6:.1f} MB: " + ", ".join(
-        f"{path.name} {path.stat().st_size / 1e6:.1f}" for path in sizes), file=sys.stderr)  # fmt: skip
+    files = [output / entry["file"] for entry in entries.values()]
+    total = sum(path.stat().st_size for path in files)
+    parts = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.1f}" for path in files)
+    print(f"{output}: {total / 1e6:.1f} MB: {parts}", file=sys.stderr)
 
 
 def _compress(tree: Path, output: Path) -> None:
@@ -170,7 +187,7 @@ def _python_packages(wheels: Path) -> dict[str, str]:
     return dict(name.rsplit("-", 1) for name in names)
 
 
-def _entry(path: Path) -> dict[str, object]:
+def _entry(path: Path) -> FileEntry:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"file": path.name, "sha256": digest, "size": path.stat().st_size}
@@ -196,7 +213,10 @@ def _pack(image: Path, target: Path) -> None:
     with step(f"Packing {target.name}"):
         partial = target.with_name(f".{target.name}.partial")
         with tarfile.open(partial, "w:xz", preset=6) as archive:
-            for path in sorted(image.iterdir()):
+            manifest = json.loads((image / "manifest.json").read_text("utf-8"))
+            names = [manifest[name]["file"] for name in ("kernel", "initramfs", "root")]
+            # The manifest comes first: whoever reads the stream knows what to expect.
+            for path in (image / name for name in ("manifest.json", *names)):
                 info = archive.gettarinfo(str(path), path.name)
                 info.uid = info.gid = 0
                 info.uname = info.gname = ""

@@ -108,4 +108,4 @@ def _read_packages(debs: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 def _merged(path: str) -> str:
     """Return the path as it is with the merged /usr."""
-    return f"usr/{path}" if path.split("/")[0] in {"bin", "sbin", "lib", "lib64"} else path
+    return f"usr/{path}" if path.partition("/")[0] in {"bin", "sbin", "lib", "lib64"} else path

@@ -50,7 +50,6 @@ ARCHITECTURES = {
 }
 
 
-
 def host_architecture() -> str:
     """Return this computer's architecture in Debian's words."""
     machine = platform.machine().lower()
@@ -168,7 +167,8 @@ INITRAMFS_BOX = ("ata_piix", "ahci", "virtio_scsi", "sd_mod", "mptspi", "hv_stor
 MODULES = (
     # disks and file systems
     "virtio_blk", "virtio_scsi", "sd_mod", "sr_mod", "ata_piix", "ahci", "erofs", "ext4", "overlay",
-    "squashfs", "isofs", "vfat", "nls_iso8859_1", "nls_cp437", "nls_utf8", "loop", "fuse", "virtiofs", "9p", "9pnet_virtio", "nfs", "nfsv4", "cifs", "binfmt_misc",
+    "squashfs", "isofs", "vfat", "nls_iso8859_1", "nls_cp437", "nls_utf8", "loop", "fuse",
+    "virtiofs", "9p", "9pnet_virtio", "nfs", "nfsv4", "cifs", "binfmt_misc",
     # ciphers and checksums that file systems ask for by algorithm, not by dependency
     "crc32c_generic", "crc32c_intel", "crc32c_arm64", "crc32_pclmul", "cmac", "ccm", "gcm", "ctr",
     "ecb", "aes_generic", "md5", "md4", "sha256_generic", "sha512_generic", "hmac", "cts",
@@ -204,7 +204,8 @@ REQUIRED_FEATURES = (
 """Modules, or built into the kernel; the build fails where one is neither."""
 
 CMDLINE = (
-    "console={console} quiet panic=-1 rdinit=/init lpj=10000000 cryptomgr.notests random.trust_cpu=on "
+    "console={console} quiet panic=-1 rdinit=/init lpj=10000000 cryptomgr.notests "
+    "random.trust_cpu=on "
     "initcall_blacklist=cmos_init,jent_mod_init,load_system_certificate_list"
 )
 """``lpj`` saves a calibration; the blacklisted initialisers cost time under emulation and give
