@@ -25,7 +25,7 @@ OPTION_MTU = "com.docker.network.driver.mtu"
 # --- what the API shows -------------------------------------------------------------------------
 
 
-class IpamConfig(ApiStruct, omit_defaults=True):
+class IpamConfig(ApiStruct, frozen=True, omit_defaults=True):
     """``IPAMConfig``: one subnet of a network. ``ip_range`` limits automatic addresses only."""
 
     subnet: str = ""
@@ -34,7 +34,7 @@ class IpamConfig(ApiStruct, omit_defaults=True):
     auxiliary_addresses: dict[str, str] | None = None
 
 
-class Ipam(ApiStruct):
+class Ipam(ApiStruct, frozen=True):
     """``IPAM``: how a network's addresses are given."""
 
     driver: str = "default"
@@ -42,13 +42,13 @@ class Ipam(ApiStruct):
     config: list[IpamConfig] | None = None
 
 
-class ConfigReference(ApiStruct):
+class ConfigReference(ApiStruct, frozen=True):
     """``ConfigReference``: always empty here, networks of swarm scope do not exist."""
 
     network: str = ""
 
 
-class NetworkContainer(ApiStruct):
+class NetworkContainer(ApiStruct, frozen=True):
     """``NetworkContainer``: one endpoint, in a network's inspect output."""
 
     name: str = ""
@@ -58,7 +58,7 @@ class NetworkContainer(ApiStruct):
     ipv6_address: str = field(default="", name="IPv6Address")
 
 
-class Network(ApiStruct):
+class Network(ApiStruct, frozen=True):
     """``Network``: what list and inspect return. ``containers`` is filled by inspect only."""
 
     name: str
@@ -79,7 +79,7 @@ class Network(ApiStruct):
     labels: dict[str, str] = field(default_factory=dict)
 
 
-class NetworkCreateRequest(ApiStruct):
+class NetworkCreateRequest(ApiStruct, frozen=True):
     """Body of ``POST /networks/create``."""
 
     name: str = ""
@@ -98,21 +98,21 @@ class NetworkCreateRequest(ApiStruct):
     labels: dict[str, str] | None = None
 
 
-class NetworkCreateResponse(ApiStruct):
+class NetworkCreateResponse(ApiStruct, frozen=True):
     """Answer to ``POST /networks/create``."""
 
     id: str
     warning: str = ""
 
 
-class NetworkConnectRequest(ApiStruct):
+class NetworkConnectRequest(ApiStruct, frozen=True):
     """Body of ``POST /networks/{id}/connect``."""
 
     container: str = ""
     endpoint_config: EndpointSettings | None = None
 
 
-class NetworkDisconnectRequest(ApiStruct):
+class NetworkDisconnectRequest(ApiStruct, frozen=True):
     """Body of ``POST /networks/{id}/disconnect``."""
 
     container: str = ""
@@ -122,7 +122,7 @@ class NetworkDisconnectRequest(ApiStruct):
 # --- what is kept -------------------------------------------------------------------------------
 
 
-class NetworkRecord(ApiStruct):
+class NetworkRecord(ApiStruct, frozen=True):
     """A network in the database: everything but its endpoints, which containers' records hold."""
 
     id: str

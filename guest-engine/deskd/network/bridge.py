@@ -14,8 +14,9 @@ import secrets
 import socket
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from deskd.domain.network import NetlinkScript
 from deskd.errors import Conflict, SystemFailure, Unavailable
@@ -38,8 +39,7 @@ IPV6_SETTINGS = "/proc/sys/net/ipv6"
 """Exists where the kernel has IPv6 and it is not switched off."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineNames:
+class EngineNames(msgspec.Struct, frozen=True):
     """Names that belong to the engine with one data root."""
 
     engine: str
@@ -64,8 +64,7 @@ class EngineNames:
         return f"desk {self.engine} {network_id}"
 
 
-@dataclass(frozen=True, slots=True)
-class BridgeSpec:
+class BridgeSpec(msgspec.Struct, frozen=True):
     """A bridge as it should be."""
 
     name: str
@@ -74,8 +73,7 @@ class BridgeSpec:
     mtu: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(msgspec.Struct, frozen=True):
     """What networks the machine has, read at one moment."""
 
     links: tuple[netlink.Link, ...]
@@ -263,8 +261,7 @@ def loopback_script() -> NetlinkScript:
     return NetlinkScript(inside=(netlink.set_up(netlink.LOOPBACK_INDEX),))
 
 
-@dataclass(frozen=True, slots=True)
-class _Templates:
+class _Templates(msgspec.Struct, frozen=True):
     veth: netlink.Template
     port: netlink.Template
     address: netlink.Template

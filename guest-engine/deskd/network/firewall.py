@@ -23,8 +23,9 @@ Rules, with their reasons:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Address
+
+import msgspec
 
 from deskd.kernel.nftables import Nftables
 
@@ -33,8 +34,7 @@ PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 """nft takes names from /etc/protocols, which a small system need not have."""
 
 
-@dataclass(frozen=True, slots=True)
-class BridgeRules:
+class BridgeRules(msgspec.Struct, frozen=True):
     """How the firewall treats one bridge."""
 
     name: str
@@ -44,8 +44,7 @@ class BridgeRules:
     subnets: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(msgspec.Struct, frozen=True):
     """One published port: ``host_address`` 0.0.0.0 means every address of the machine."""
 
     protocol: str

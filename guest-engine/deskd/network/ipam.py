@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from deskd.domain.network import IpamConfig
 from deskd.errors import Forbidden, InvalidArgument, ResourceExhausted
@@ -15,8 +16,7 @@ Subnet = ipaddress.IPv4Network
 MINIMUM_ADDRESSES = 4  # network address, broadcast, gateway and one container
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True):
     """Where networks without a subnet of their own get one: ``base`` cut in ``/size`` pieces."""
 
     base: Subnet
@@ -58,8 +58,7 @@ def hardware_address(address: Address) -> str:
     return "02:42:" + ":".join(f"{byte:02x}" for byte in address.packed)
 
 
-@dataclass(frozen=True, slots=True)
-class SubnetPlan:
+class SubnetPlan(msgspec.Struct, frozen=True):
     """One checked IPAM configuration."""
 
     subnet: Subnet

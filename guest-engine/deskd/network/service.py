@@ -17,7 +17,6 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 from typing import Any, TypeVar
@@ -64,8 +63,7 @@ T = TypeVar("T")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
+class _Member(msgspec.Struct, frozen=True):
     """One granted endpoint with what has to be given back."""
 
     endpoint: Endpoint
