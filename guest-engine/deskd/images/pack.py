@@ -18,6 +18,7 @@ from deskd.images.unpack import OPAQUE_WHITEOUT, OPAQUE_XATTR, WHITEOUT_PREFIX
 END = bytes(2 * tarfile.BLOCKSIZE)
 """What ends a tar."""
 
+_MOUNT_POINTS = ("etc/hostname", "etc/hosts", "etc/resolv.conf")
 _KEPT_XATTRS = ("security.capability", "user.")
 _LEFT_OUT_XATTRS = ("user.overlay.",)
 _TYPES = {
@@ -34,7 +35,8 @@ class Packer:
     """Packs any number of trees into one stream; the caller adds ``END``.
 
     ``whiteouts``: the trees are an overlay's upper directory, whose whiteouts and opaque
-    directories become those of an image layer.
+    directories become those of an image layer, and the empty files that the engine made to mount
+    a container's own name files on are left out.
     """
 
     def __init__(self, *, whiteouts: bool = False) -> None:
@@ -94,6 +96,8 @@ class Packer:
             if not stat.S_ISREG(found.st_mode):
                 return
             member = _member(archive_name, found)
+            if self._whiteouts and archive_name in _MOUNT_POINTS and not found.st_size:
+                return
             if found.st_nlink > 1 and self._is_link(found, member):
                 yield _header(member, {})
                 return
