@@ -261,7 +261,7 @@ def test_sigkill_in_an_import_leaves_a_consistent_store(tmp_path: Path, delay_s:
     )
     assert done.returncode == -signal.SIGKILL
     with stores(tmp_path / "data") as opened:
-        opened.layers.sweep()
+        opened.layers.sweep().join()
         service = Service(opened)
         service.check_nothing_half_made()
         for image in opened.catalog.all():

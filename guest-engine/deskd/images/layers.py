@@ -57,9 +57,7 @@ class LayerStore:
         self._layers = records.layers(database)
         self._images = records.images(database)
         self._roots = records.roots(database)
-        self._staged: set[str] = set()
         self._placed: list[LayerRecord] | None = None  # guarded by the database's transaction
-        self._lock = threading.Lock()
         for directory in (root.layers, root.temporary):
             Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -115,8 +113,6 @@ class LayerStore:
                 f"the layer store {self._root.temporary} cannot take a layer ({error.strerror}): "
                 "free space on its disk"
             ) from error
-        with self._lock:
-            self._staged.add(directory)
         try:
             place = Path(directory)
             place.joinpath("diff").mkdir(0o755)
@@ -244,24 +240,27 @@ class LayerStore:
             directory.rename(target / "tree")
         shutil.rmtree(target)
 
-    def sweep(self) -> None:
-        """Remove what a killed engine left; call at start, before anything else is staged.
+    def sweep(self) -> threading.Thread:
+        """Put out of the way what a killed engine left; call at start, before anything else.
 
-        Leftovers below ``tmp`` whose removal fails stay for the next start.
+        Returns the thread that then removes it, which nobody needs to wait for: what it does not
+        get done is left for the next start.
         """
         known = {str(record.number) for record in self._layers.all()}
-        for place in Path(self._root.layers).iterdir():
-            if place.name not in known:
-                self.remove_tree(place)
-        for place in Path(self._root.temporary).iterdir():
-            if str(place) not in self._staged:
-                shutil.rmtree(place, ignore_errors=True)
+        leftovers = [p for p in Path(self._root.layers).iterdir() if p.name not in known]
+        leftovers += Path(self._root.temporary).iterdir()
+        trash = Path(tempfile.mkdtemp(prefix="removed-", dir=self._root.temporary))
+        for number, place in enumerate(leftovers):
+            place.rename(trash / str(number))
+        removing = threading.Thread(
+            target=shutil.rmtree, args=(trash,), kwargs={"ignore_errors": True}, daemon=True
+        )
+        removing.start()
+        return removing
 
     def _place(self, number: int) -> Path:
         return Path(self._root.layers, str(number))
 
     def _remove_tree(self, directory: str) -> None:
-        with self._lock:
-            self._staged.discard(directory)
         with suppress(FileNotFoundError):
             shutil.rmtree(directory)
