@@ -320,7 +320,9 @@ class EngineProcess:
     def load_image(self) -> None:
         """Bring the test image in."""
         self.api.raw(
-            "POST", f"{API}/images/create?fromSrc=-&repo={IMAGE}&changes=CMD+%5B%22sh%22%5D", busybox_tar()
+            "POST",
+            f"{API}/images/create?fromSrc=-&repo={IMAGE}&changes=CMD+%5B%22sh%22%5D",
+            busybox_tar(),
         )
 
     def kill(self) -> None:

@@ -245,7 +245,9 @@ def test_busy_port_is_a_named_error(api: Api) -> None:
 
 
 def test_logs_tail_since_timestamps_and_follow(api: Api) -> None:
-    container = api.run("sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.1; done; sleep 0.3; echo 4")
+    container = api.run(
+        "sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.1; done; sleep 0.3; echo 4"
+    )
     followed = api.logs(container, follow=True)
     assert followed == b"1\n2\n3\n4\n"
     assert api.logs(container, tail=2) == b"3\n4\n"
@@ -322,9 +324,7 @@ def test_detach_keys_leave_the_container_running(engine: EngineProcess, api: Api
 def test_terminal_size(engine: EngineProcess, api: Api) -> None:
     container = api.run("sh", "-c", "read x; stty size", Tty=True, OpenStdin=True)
     api.post(f"/containers/{container}/resize", h=40, w=120)
-    stream = Hijacked(
-        engine.socket, f"/containers/{container}/attach?stream=1&stdin=1&stdout=1"
-    )
+    stream = Hijacked(engine.socket, f"/containers/{container}/attach?stream=1&stdin=1&stdout=1")
     stream.send(b"\r")
     stream.read_until(b"40 120")
     stream.read_all()
@@ -357,9 +357,7 @@ def test_exec_output_code_and_inspect(engine: EngineProcess, api: Api) -> None:
     assert api.error("GET", "/exec/nothing/json").status == 404
 
 
-def test_exec_of_unknown_program_and_of_stopped_container(
-    engine: EngineProcess, api: Api
-) -> None:
+def test_exec_of_unknown_program_and_of_stopped_container(engine: EngineProcess, api: Api) -> None:
     container = api.run("sleep", "60")
     document = {"Cmd": ["nosuch"], "AttachStdout": True}
     exec_id = api.post(f"/containers/{container}/exec", document)["Id"]

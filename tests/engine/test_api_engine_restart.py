@@ -17,7 +17,8 @@ def test_sigkill_of_the_engine_loses_no_container_and_no_line(own_engine: Engine
     api = own_engine.api
     counting = "i=0; while [ $i -lt 400 ]; do echo n$i; i=$((i+1)); sleep 0.005; done; exit 9"
     ends_while_away = api.run("sh", "-c", counting)
-    lives_on = api.run("sh", "-c", "echo start; cat; echo end", OpenStdin=True, name="lives")
+    script = "echo start; cat; echo end"
+    lives_on = api.run("sh", "-c", script, OpenStdin=True, StdinOnce=True, name="lives")
     auto_removed = api.run("sleep", "0.4", HostConfig={"AutoRemove": True})
     killed_away = api.run("sleep", "60")
     pids = {name: api.inspect(name)["State"]["Pid"] for name in (lives_on, killed_away)}

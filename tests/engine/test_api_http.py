@@ -161,7 +161,7 @@ def test_malformed_http_is_refused_and_the_engine_goes_on(engine: EngineProcess)
             with contextlib.suppress(BrokenPipeError):
                 client.sendall(text)
             answer = client.recv(65536)
-            assert re.match(rb"HTTP/1.1 4\d\d ", answer), (text[:60], answer)
+            assert re.match(rb"HTTP/1.1 (4\d\d|505) ", answer), (text[:60], answer)
     assert engine.api.raw("GET", "/_ping")[0] == 200
 
 
@@ -262,7 +262,7 @@ def test_many_clients_at_once(api: Api) -> None:
     assert failures == []
 
 
-def test_concurrent_operations_on_one_container(api: Api) -> None:
+def test_concurrent_operations_on_one_container(engine: EngineProcess, api: Api) -> None:
     container = api.create("sleep", "60")
     statuses: list[int] = []
 
@@ -279,7 +279,7 @@ def test_concurrent_operations_on_one_container(api: Api) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert set(statuses) <= {200, 204, 304, 409}, statuses
+    assert set(statuses) <= {200, 204, 304, 409}, engine.log()
     api.delete(f"/containers/{container}", force=True)
 
 

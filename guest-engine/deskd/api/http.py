@@ -133,13 +133,11 @@ def decode(body: bytes, kind: type[T]) -> T:
     Raises ``InvalidArgument`` that says what is wrong and where.
     """
     try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as first:
-        # Python clients send null for every unset field; only they pay for the second pass.
         try:
-            return msgspec.convert(_without_nulls(msgspec.json.decode(body)), type=kind)
+            return msgspec.json.decode(body, type=kind)
         except msgspec.ValidationError:
-            raise InvalidArgument(f"invalid JSON: {first}") from first
+            # Python clients send null for every unset field; only they pay for a second pass.
+            return msgspec.convert(_without_nulls(msgspec.json.decode(body)), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
 

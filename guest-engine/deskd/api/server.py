@@ -111,6 +111,15 @@ class _Connection:
                 return
             if not isinstance(head, h11.Request):
                 return
+            if sum(len(name) + len(value) for name, value in head.headers) > MAX_HEADER_BYTES:
+                await self._refuse(h11.RemoteProtocolError("the headers are too long", 431))
+                return
+            if not head.http_version.startswith(b"1."):
+                version = head.http_version.decode("ascii")
+                await self._refuse(
+                    h11.RemoteProtocolError(f"HTTP/{version} is not spoken here", 505)
+                )
+                return
             if not await self._serve_request(head):
                 await self._linger()
                 return

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal as signals
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from deskd.domain.container import HostConfig, RestartPolicy
@@ -356,7 +357,7 @@ class Lifecycle:
                 )
             if status is not Status.RUNNING:
                 raise Conflict(f"Container {reference} is not running")
-            await asyncio.to_thread(self._resources.pause, container.id)
+            await _in_cgroup(container, self._resources.pause)
             container.record.move(Status.PAUSED)
             self._registry.save(container)
             self._registry.tell(container, "pause")
@@ -367,7 +368,7 @@ class Lifecycle:
         async with container.lock:
             if container.record.state.status is not Status.PAUSED:
                 raise Conflict(f"Container {reference} is not paused")
-            await asyncio.to_thread(self._resources.resume, container.id)
+            await _in_cgroup(container, self._resources.resume)
             container.record.move(Status.RUNNING)
             self._registry.save(container)
             self._registry.tell(container, "unpause")
@@ -379,12 +380,12 @@ class Lifecycle:
         async with container.lock:
             freeze = wanted and container.record.state.status is Status.RUNNING
             if freeze:
-                await asyncio.to_thread(self._resources.pause, container.id)
+                await _in_cgroup(container, self._resources.pause)
             try:
                 yield
             finally:
                 if freeze:
-                    await asyncio.to_thread(self._resources.resume, container.id)
+                    await _in_cgroup(container, self._resources.resume)
 
     async def resize(self, reference: str, rows: int, columns: int) -> None:
         """Tell the terminal's size. Raises ``Conflict`` where nothing runs."""
@@ -462,6 +463,7 @@ class Lifecycle:
         async with container.lock:
             old = container.record.host_config
             new = merging.updated_host_config(old, changes)
+            merging.check_ranges(new)
             merging.check_resources(new, cpus)
             merging.check_restart_policy(new.restart_policy)
             if new.auto_remove and new.restart_policy.name not in ("", "no"):
@@ -470,7 +472,7 @@ class Lifecycle:
                     "container"
                 )
             if container.record.state.running:
-                await asyncio.to_thread(self._resources.update, container.id, new)
+                await _in_cgroup(container, lambda key: self._resources.update(key, new))
             container.record.host_config = new
             self._registry.save(container)
             self._registry.tell(container, "update")
@@ -578,6 +580,19 @@ class Lifecycle:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _in_cgroup(container: Container, work: Callable[[str], None]) -> None:
+    """Do something to a running container's cgroup, in a thread. Raises ``Conflict`` where the
+    container has ended in this moment."""
+    try:
+        await asyncio.to_thread(work, container.id)
+    except FileNotFoundError as error:
+        raise Conflict(f"Container {container.id} is not running") from error
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # what an open file of a removed cgroup answers
+            raise
+        raise Conflict(f"Container {container.id} is not running") from error
 
 
 def _cancel_restart(container: Container) -> None:

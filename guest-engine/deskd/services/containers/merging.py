@@ -18,6 +18,7 @@ from deskd.domain.container import (
     LogConfig,
     PortBinding,
     RestartPolicy,
+    docker_name,
 )
 from deskd.errors import InvalidArgument, NotFound, Unsupported
 from deskd.runtime import confinement
@@ -186,6 +187,7 @@ def check_host_config(host_config: HostConfig, cpus: int) -> None:
     """Raise a named error for contradictions and impossible values."""
     if host_config.runtime not in RUNTIMES:
         raise InvalidArgument(f"unknown or invalid runtime name: {host_config.runtime}")
+    check_ranges(host_config)
     check_resources(host_config, cpus)
     check_restart_policy(host_config.restart_policy)
     if host_config.auto_remove and host_config.restart_policy.name not in ("", "no"):
@@ -215,6 +217,14 @@ def check_host_config(host_config: HostConfig, cpus: int) -> None:
     for name in host_config.tmpfs or {}:
         check_mount_target(name)
     _check_modes(host_config)
+
+
+def check_ranges(host_config: HostConfig) -> None:
+    """Raise ``InvalidArgument`` for a number that no kernel interface can take."""
+    for name in host_config.__struct_fields__:
+        value = getattr(host_config, name)
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise InvalidArgument(f"invalid JSON: {docker_name(name)} {value} does not fit 64 bits")
 
 
 def _check_modes(host_config: HostConfig) -> None:
