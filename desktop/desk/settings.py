@@ -6,6 +6,7 @@ than an error. The file is optional; without it everything has its default.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -107,7 +108,8 @@ def save(file: Path, settings: Settings) -> None:
         temporary.write_text(text, "utf-8")
         temporary.replace(file)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it may not have come into being
+            temporary.unlink()
         raise SettingsError(
             f"cannot write {file}: {error.strerror}",
             hint="Set DESK_HOME to a directory that you may write to.",

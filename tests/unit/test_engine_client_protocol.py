@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from desk.engine.client import EngineClient
 from desk.engine.connection import encode_query, segment
 from desk.engine.streams import Frame, decode_objects, demultiplex
@@ -359,7 +360,7 @@ def test_import_streams_its_upload_and_reports_errors(server: Server, client: En
     server.handler = lambda request: reply(
         b'{"status":"Unpacking"}\n{"errorDetail":{"message":"no space"},"error":"no space"}\n'
     )
-    with pytest.raises(EngineError, match="^no space$"):
+    with pytest.raises(EngineError, match=r"^no space$"):
         list(client.images.import_(iter([b"x"])))
 
 
@@ -373,6 +374,9 @@ def test_an_early_refusal_ends_an_endless_upload(server: Server, client: EngineC
             connection.sendall(b"HTTP/1.1 200 OK\r\nApi-Version: 1.47\r\n\r\n")
             connection.recv(4096)
             connection.sendall(json_reply({"message": "disk full"}, status="507 Full"))
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):  # what is under way; closing now would reset it
+                pass
 
     def endless() -> Iterator[bytes]:
         while True:
@@ -382,10 +386,10 @@ def test_an_early_refusal_ends_an_endless_upload(server: Server, client: EngineC
     thread.start()
     with (
         EngineClient(TcpTransport("127.0.0.1", listener.getsockname()[1]), timeout_s=5) as other,
-        pytest.raises(EngineError, match="disk full|lost|closed") as caught,
+        pytest.raises(EngineError, match="disk full") as caught,
     ):
         list(other.images.load(endless()))
-    assert caught.value.status in (0, 507)
+    assert caught.value.status == 507
     thread.join(5)
     listener.close()
 

@@ -55,8 +55,21 @@ class Session:
 
     @property
     def machine(self) -> str:
-        """The name of the machine in use."""
-        return self._machine or os.environ.get("DESK_MACHINE") or self.desk.settings.active_machine
+        """The name of the machine in use: the one named, else the one that ``desk env`` pointed
+        this shell at, else the settings'."""
+        return (
+            self._machine
+            or os.environ.get("DESK_MACHINE")
+            or self._machine_of_shell()
+            or self.desk.settings.active_machine
+        )
+
+    def _machine_of_shell(self) -> str:
+        name = os.environ.get("DOCKER_MACHINE_NAME", "")
+        host = os.environ.get("DOCKER_HOST", "")
+        if not name or not host or not self.desk.has_machine(name):
+            return ""
+        return name if self.desk.machine_url(name) == host else ""
 
     @cached_property
     def client(self) -> EngineClient:

@@ -1,0 +1,188 @@
+"""``desk env`` in the real shells: what they read back is what was meant, whatever it contains."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from desk.cli import shells
+from desk.cli.commands.env import setting, unsetting
+from desk.cli.shells import Assignment
+
+NASTY = [
+    "plain",
+    "with space",
+    "two  spaces",
+    'double"quote',
+    "single'quote",
+    "dollar$HOME and ${HOME}",
+    "back`echo x`tick",
+    "back\\slash\\",
+    "percent%d",
+    "bang!bang",
+    "star*?[a]",
+    "semi;colon & pipe | (x) #y",
+    "~tilde",
+    "umlaut-ü",
+    "",
+]
+SHOW = f"{shlex.quote(sys.executable)} -c 'import os; print(ascii(os.environ.get(\"K\")))'"
+
+
+def run(shell: str, code: str, environ: dict[str, str] | None = None) -> str:
+    program = shutil.which(shell)
+    assert program is not None, f"the tests need {shell}"
+    arguments = [program, "-f", "-c"] if shell == "tcsh" else [program, "-c"]
+    done = subprocess.run(
+        [*arguments, code],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env={**os.environ, "PYTHONUTF8": "1", **(environ or {})},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+EVALUATED = {
+    "bash": 'eval "$(cat {file})"; {show}',
+    "zsh": 'eval "$(cat {file})"; {show}',
+    "dash": 'eval "$(cat {file})"; {show}',
+    "fish": "eval (cat {file}); {show}",
+    "tcsh": "eval `cat {file}`; {show}",
+}
+
+
+@pytest.mark.parametrize("shell", EVALUATED)
+@pytest.mark.parametrize("value", NASTY)
+def test_every_shell_reads_back_the_value(tmp_path: Path, shell: str, value: str) -> None:
+    file = tmp_path / "code"
+    file.write_text(shells.script(shells.family(shell), [Assignment("K", value)], ["desk", "env"]))
+    shown = run(shell, EVALUATED[shell].format(file=shlex.quote(str(file)), show=SHOW))
+    assert shown == ascii(value)
+
+
+@pytest.mark.parametrize("shell", EVALUATED)
+def test_every_shell_unsets(tmp_path: Path, shell: str) -> None:
+    file = tmp_path / "code"
+    file.write_text(shells.script(shells.family(shell), [Assignment("K", None)], ["desk", "env"]))
+    code = EVALUATED[shell].format(file=shlex.quote(str(file)), show=SHOW)
+    assert run(shell, code, {"K": "old"}) == "None"
+    environ = dict(os.environ)
+    environ.pop("K", None)
+    assert run(shell, code) == "None"
+
+
+def test_unquoted_eval_works_too(tmp_path: Path) -> None:
+    file = tmp_path / "code"
+    assignments = setting("default", "unix:///a/b.sock", {}, no_proxy=False)
+    file.write_text(shells.script("sh", assignments, ["desk", "env"]))
+    code = f"eval $(cat {file}); echo ${{DOCKER_TLS_VERIFY-gone}} $DOCKER_HOST"
+    environ = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/x"}
+    assert run("bash", code, environ) == "gone unix:///a/b.sock"
+
+
+def test_each_shell_has_its_own_form() -> None:
+    def code(shell: str, environ: dict[str, str] | None = None) -> list[str]:
+        assignments = [Assignment("A", 'x"$y'), Assignment("B", None)]
+        return shells.script(shell, assignments, ["desk-env", "dev"], environ or {}).splitlines()
+
+    assert code("sh") == [
+        "unset B;",
+        r'export A="x\"\$y"',
+        "# Run this command to configure your shell: ",
+        '# eval "$(desk-env dev)"',
+    ]
+    assert code("fish")[:2] == ["set -e B;", r'set -gx A "x\"\$y";']
+    assert code("fish")[3] == "# eval (desk-env dev)"
+    assert code("powershell") == [
+        '$Env:A = "x`"`$y"',
+        "# Run this command to configure your shell: ",
+        "# & desk-env dev | Invoke-Expression",
+    ]
+    assert code("powershell", {"B": "1"})[0] == "Remove-Item Env:\\B"
+    assert code("cmd") == [
+        "SET B=",
+        'SET A=x"$y',
+        "REM Run this command to configure your shell: ",
+        "REM \t@FOR /f \"tokens=*\" %i IN ('desk-env dev') DO @%i",
+    ]
+    assert shells.script("cmd", [Assignment("A", "a & b")], ["d"]).splitlines()[0] == (
+        'SET "A=a & b"'
+    )
+    assert code("tcsh")[0] == "unsetenv B;"
+    assert code("emacs") == [
+        '(setenv "B" nil)',
+        r'(setenv "A" "x\"$y")',
+        ";; Run this command to configure your shell: ",
+        ';; (with-temp-buffer (shell-command "desk-env dev" (current-buffer)) (eval-buffer))',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("/usr/bin/bash", "sh"),
+        ("-zsh", "sh"),
+        ("pwsh", "powershell"),
+        ("PowerShell.exe", "powershell"),
+        (r"C:\Windows\System32\cmd.exe", "cmd"),
+        ("csh", "tcsh"),
+    ],
+)
+def test_shells_are_known_by_name(name: str, family: str) -> None:
+    assert shells.family(name) == family
+
+
+def test_an_unknown_shell_is_named() -> None:
+    with pytest.raises(shells.UsageError, match="unknown shell 'elvish'"):
+        shells.family("elvish")
+
+
+@pytest.mark.parametrize(
+    ("shell", "family"),
+    [("bash", "sh"), ("fish", "fish"), ("tcsh", "tcsh"), ("zsh", "sh"), ("dash", "sh")],
+)
+def test_the_calling_shell_counts_not_the_login_shell(
+    tmp_path: Path, shell: str, family: str
+) -> None:
+    program = tmp_path / "detect.py"
+    program.write_text("from desk.cli import shells\nprint(shells.detect())\n")
+    # A second command keeps the shell from replacing itself by the first.
+    code = f"{shlex.quote(sys.executable)} {shlex.quote(str(program))}; true"
+    assert run(shell, code, {"SHELL": "/bin/something-else"}) == family
+
+
+def test_stale_settings_of_another_engine_are_unset() -> None:
+    values = {a.name: a.value for a in setting("dev", "unix:///s", {}, no_proxy=False)}
+    assert values == {
+        "DOCKER_TLS_VERIFY": None,
+        "DOCKER_HOST": "unix:///s",
+        "DOCKER_CERT_PATH": None,
+        "DOCKER_CONTEXT": None,
+        "DOCKER_MACHINE_NAME": "dev",
+    }
+
+
+def test_no_proxy_is_extended_once_and_restored() -> None:
+    environ = {"NO_PROXY": "example.org,localhost"}
+    values = {a.name: a.value for a in setting("dev", "unix:///s", environ, no_proxy=True)}
+    assert values["NO_PROXY"] == "example.org,localhost,127.0.0.1"
+    assert values["DESK_OLD_NO_PROXY"] == "example.org,localhost"
+    environ = {name: value for name, value in values.items() if value is not None}
+    again = {a.name: a.value for a in setting("dev", "unix:///s", environ, no_proxy=True)}
+    assert "DESK_OLD_NO_PROXY" not in again
+    undone = {a.name: a.value for a in unsetting(environ, no_proxy=True)}
+    assert undone["NO_PROXY"] == "example.org,localhost"
+    assert undone["DESK_OLD_NO_PROXY"] is None
+    assert undone["DOCKER_HOST"] is None
+    lower = {a.name: a.value for a in setting("d", "u", {"no_proxy": "x"}, no_proxy=True)}
+    assert lower["no_proxy"] == "x,localhost,127.0.0.1"
