@@ -103,6 +103,9 @@ class SshServer:
             "PrintMotd no",
             "PrintLastLog no",
             "Subsystem sftp internal-sftp",
+            # bash reads ~/.bashrc when sshd starts it, but not at a deeper level. What a person has
+            # in there takes long, and must not be killed in the middle.
+            "SetEnv SHLVL=2",
             *self._options,
         )
         # The first occurrence of an option counts, so extra options replace these.

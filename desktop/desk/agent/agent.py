@@ -150,7 +150,6 @@ class Agent:
             "last_error": error.text if error is not None else "",
             "last_error_hint": error.hint if error is not None else "",
             "last_error_kind": type(error).__name__ if error is not None else "",
-            "last_error_kind": type(error).__name__ if error is not None else "",
             "engine": self._watch.engine,
             "pool": asdict(self._door.state()),
             "connections": self._acceptor.connections,

@@ -60,16 +60,19 @@ class Link:
 
     # --- for users of the connection ---------------------------------------------------------
 
-    def session(self, timeout_s: float) -> Session:
+    def session(self, timeout_s: float, *, urgent: bool = True) -> Session:
         """Return the living connection, waiting for it up to ``timeout_s`` seconds.
+
+        An urgent caller cuts the pause before the next attempt short.
 
         Raises ``LinkDown`` with the last failure's reason, and at once where waiting cannot help
         (the wrong host key, a refused key).
         """
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            self._hurry = True  # someone waits: no long pause before the next attempt
-            self._changed.notify_all()
+            if urgent:
+                self._hurry = True
+                self._changed.notify_all()
             while True:
                 if self._session is not None and self._session.alive:
                     return self._session

@@ -76,12 +76,16 @@ class EngineWatch:
 
     def _follow(self) -> None:
         delay_s = _FIRST_DELAY_S
+        told = ""
         while not self._closing.is_set():
             started = time.monotonic()
             try:
-                self._follow_once(self._link.session(_LINK_S))
+                self._follow_once(self._link.session(_LINK_S, urgent=False))
+                told = ""
             except DeskError as error:
-                _log.info("the engine's events cannot be followed: %s", error.text)
+                if error.text != told:
+                    told = error.text
+                    _log.info("the engine's events cannot be followed: %s", told)
             if time.monotonic() - started > _LONGEST_DELAY_S:
                 delay_s = _FIRST_DELAY_S
             self._closing.wait(delay_s)
