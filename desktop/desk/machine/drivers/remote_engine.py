@@ -49,7 +49,7 @@ umask 022
 mkdir -p "$prefix"
 if [ ! -e "$target/complete" ]; then
   rm -rf "$target"
-  trap 'rm -rf "$target"' EXIT
+  trap 'rm -rf "$target"; rmdir "$prefix" 2>/dev/null' EXIT
   python3 -m venv --system-site-packages "$target" >&2 ||
     { echo "python3 -m venv failed; on Debian install python3-venv" >&2; exit 4; }
   site=$("$target/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
