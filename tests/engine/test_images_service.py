@@ -150,6 +150,16 @@ def test_a_name_moves_to_the_new_image(service: Service) -> None:
     asyncio.run(work())
 
 
+def test_imports_at_the_same_time_share_one_layer(service: Service) -> None:
+    async def work() -> None:
+        ids = await asyncio.gather(*(service.import_(repo=f"app:{n}") for n in range(6)))
+        assert len(set(ids)) == len(await service.images.list_images())
+
+    asyncio.run(work())
+    assert len(service.stores.layers.all()) == 1
+    service.check_nothing_half_made()
+
+
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [

@@ -191,6 +191,7 @@ ESCAPES = {
     "negative owner": [entry("x", owner=(-1, 0))],
     "file as a directory": [entry("f"), entry("f/x", b"bad")],
     "dangling link on the way": [symlink("l", "/nowhere"), entry("l/x", b"bad")],
+    "endless depth": [entry("a/" * 300 + "x")],
     "looping link": [symlink("l", "l"), entry("l/x", b"bad")],
 }
 
@@ -281,6 +282,14 @@ def test_a_damaged_archive_is_one_sentence(place: Place, name: str) -> None:
     with pytest.raises(errors.InvalidArgument, match="damaged") as caught:
         place.unpack(damaged_archives()[name])
     assert "\n" not in str(caught.value)
+
+
+def test_an_endless_header_is_not_read_into_memory(place: Place) -> None:
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 8 << 30
+    endless = header.tobuf(tarfile.GNU_FORMAT) + b"n" * (2 << 20)
+    with pytest.raises(errors.InvalidArgument, match="header is too long"):
+        place.unpack(endless)
 
 
 def test_a_recipe_whose_files_changed_gives_other_bytes(place: Place) -> None:

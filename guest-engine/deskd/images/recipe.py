@@ -61,16 +61,16 @@ class RecipeWriter:
 
     def file(self, entry: int, path: str, regions: Sequence[tuple[int, int]]) -> None:
         """Record that the content of ``regions`` (offset, size) of a file comes next."""
-        if len(regions) > _MAXIMUM_REGIONS:
-            raise errors.InvalidArgument(f"the sparse file {path!r} has too many regions")
         self._flush_raw()
         name = os.fsencode(path)
-        self._write(
-            struct.pack(">cIH", FILE, entry, len(name))
-            + name
-            + struct.pack(">H", len(regions))
-            + b"".join(struct.pack(">QQ", offset, size) for offset, size in regions)
-        )
+        for start in range(0, len(regions), _MAXIMUM_REGIONS):
+            part = regions[start : start + _MAXIMUM_REGIONS]
+            self._write(
+                struct.pack(">cIH", FILE, entry, len(name))
+                + name
+                + struct.pack(">H", len(part))
+                + b"".join(struct.pack(">QQ", offset, size) for offset, size in part)
+            )
 
     def close(self) -> None:
         """Write what is left; the file is complete afterwards."""

@@ -14,6 +14,9 @@ from typing import Any, Protocol, cast
 from deskd import errors
 
 CHUNK_BYTES = 256 * 1024
+HEADER_LIMIT_BYTES = 1024 * 1024
+"""The longest header of one entry with all its extensions (Go's archive/tar has the same)."""
+
 _MAGIC_LENGTH = 6
 
 
@@ -107,6 +110,7 @@ class ForwardReader:
         self._hash = hashlib.sha256()
         self._position = 0
         self._recorder = recorder
+        self._header_bytes = 0
         self.last_block = b""
 
     @property
@@ -120,15 +124,24 @@ class ForwardReader:
         if whence != 0 or position < self._position:
             raise OSError(f"cannot seek to {position} from {self._position} in a stream")
         while self._position < position:
-            if not self.read(min(CHUNK_BYTES, position - self._position)):
+            if not self._pass(min(CHUNK_BYTES, position - self._position)):
                 break
         return self._position
 
+    def begin_entry(self) -> None:
+        """Say that what is read next is another entry's header."""
+        self._header_bytes = 0
+
     def read(self, size: int = -1) -> bytes:
-        if size < 0:
-            raise OSError("an archive is read in pieces of known size")
+        """Read a part of an entry's header, which may not be endless: it is kept in memory."""
+        self._header_bytes += size
+        if size < 0 or self._header_bytes > HEADER_LIMIT_BYTES:
+            raise OSError("an entry's header is too long")
+        self.last_block = self._pass(size)
+        return self.last_block
+
+    def _pass(self, size: int) -> bytes:
         data = self.read_content(size)
-        self.last_block = data
         if self._recorder and data:
             self._recorder(data)
         return data
@@ -142,5 +155,5 @@ class ForwardReader:
 
     def drain(self) -> None:
         """Read to the end: what follows a tar's last entry belongs to the hash, too."""
-        while self.read(CHUNK_BYTES):
+        while self._pass(CHUNK_BYTES):
             pass

@@ -51,6 +51,7 @@ _ENTRY_FAULTS = (
     errno.ENOTDIR,
 )
 _BLOCK_BYTES = 512
+_MAXIMUM_DEPTH = 256
 
 
 @dataclass(slots=True)
@@ -155,6 +156,7 @@ def members(reader: ForwardReader) -> Iterator[tarfile.TarInfo]:
         errors="surrogateescape",
     ) as archive:
         while (member := archive.next()) is not None:
+            reader.begin_entry()
             archive.members.clear()  # type: ignore[attr-defined]  # else all stay in memory
             yield member
     last = reader.last_block
@@ -170,6 +172,10 @@ def clean_name(name: str) -> str:
     if cleaned == ".." or cleaned.startswith("../"):
         raise errors.InvalidArgument(
             f"the archive entry {name!r} leads outside the root file system: the archive is refused"
+        )
+    if cleaned.count("/") > _MAXIMUM_DEPTH:
+        raise errors.InvalidArgument(
+            f"the archive entry {name[:80]!r}… is more than {_MAXIMUM_DEPTH} directories deep"
         )
     if "\0" in cleaned:
         raise errors.InvalidArgument(f"the archive entry {name!r} has a NUL in its name")
