@@ -14,7 +14,7 @@ from guestbuild.progress import run
 from guestbuild.root import GUEST
 
 APPLETS = (
-    "cat", "cp", "insmod", "mkdir", "mount", "poweroff", "sh", "sleep", "switch_root", "usleep",
+    "cat", "cp", "hexdump", "insmod", "mkdir", "mount", "poweroff", "sh", "sleep", "switch_root", "usleep",
 )  # fmt: skip
 DIRECTORIES = ("bin", "dev", "modules", "new", "proc", "sys")
 

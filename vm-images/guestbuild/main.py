@@ -176,7 +176,7 @@ def _make_image(
 
 def _compress(tree: Path, output: Path) -> None:
     argv: list[str | Path] = ["mksquashfs", tree, output, "-noappend", "-quiet", "-no-progress"]
-    argv += ["-comp", "zstd", "-Xcompression-level", "19", "-b", "128K"]
+    argv += ["-comp", "zstd", "-Xcompression-level", "15", "-b", "128K"]
     argv += ["-all-root", "-no-xattrs", "-all-time", str(recipe.EPOCH_S)]
     argv += ["-mkfs-time", str(recipe.EPOCH_S)]
     run(argv, what="making the root's file system")
