@@ -11,7 +11,6 @@ from typing import Any
 
 import pexpect
 import pytest
-
 from tests.engine_process import EngineProcess, busybox_tar, docker_cli, run_docker
 
 pytestmark = pytest.mark.root
@@ -279,8 +278,8 @@ def test_volumes_and_networks(engine: EngineProcess) -> None:
 def test_run_options_reach_the_container(engine: EngineProcess, tmp_path: Path) -> None:
     (tmp_path / "env").write_text("FROM_FILE=1\n")
     script = (
-        "hostname; id -u; pwd; echo $A $FROM_FILE; grep extra /etc/hosts; grep 9.9 /etc/resolv.conf;"
-        "df /scratch | tail -1; ulimit -n; cat /proc/sys/net/ipv4/ip_unprivileged_port_start"
+        "hostname; id -u; pwd; echo $A $FROM_FILE; grep extra /etc/hosts; "
+        "grep 9.9 /etc/resolv.conf; df /scratch | tail -1; ulimit -n; cat /proc/sys/net/ipv4/ip_unprivileged_port_start"
     )
     text = ok(
         engine,

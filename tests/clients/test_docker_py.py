@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import docker
 import pytest
 from docker.errors import APIError, ContainerError, ImageNotFound, NotFound
-
 from tests.engine_process import EngineProcess
 
 pytestmark = [

@@ -59,7 +59,7 @@ class Inspection:
             "AppArmorProfile": "",
             "ExecIDs": list(container.exec_ids) or None,
             "HostConfig": render_host_config(record.host_config),
-            "GraphDriver": self._graph_driver(record.id),
+            "GraphDriver": self._graph_driver(record),
             "Mounts": [render_mount(point) for point in record.mounts],
             "Config": render_config(record),
             "NetworkSettings": self._network_settings(container),
@@ -79,7 +79,10 @@ class Inspection:
             return ""
         return self._layout.container_file(record.id, name)
 
-    def _graph_driver(self, container_id: str) -> dict[str, Any]:
+    def _graph_driver(self, record: ContainerRecord) -> dict[str, Any]:
+        if record.state.status in (Status.REMOVING, Status.DEAD):
+            return {"Name": DRIVER, "Data": None}
+        container_id = record.id
         data = {
             "LowerDir": ":".join(self._roots.lower_directories(container_id)),
             "UpperDir": self._roots.upper(container_id),

@@ -7,7 +7,7 @@ import errno
 import logging
 import signal as signals
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from deskd.domain.container import HostConfig, RestartPolicy
@@ -57,6 +57,7 @@ class Lifecycle:
         self._layout = layout
         self._cgroup_parent = cgroup_parent or spec.DEFAULT_CGROUP_PARENT
         self._watchers: set[asyncio.Task[None]] = set()
+        self._cleaning: set[asyncio.Future[None]] = set()
 
     # --- start ----------------------------------------------------------------------------------
 
@@ -193,10 +194,11 @@ class Lifecycle:
         state.oom_killed, state.error = ended.oom_killed, ended.error
         state.finished_at_ns = ended.finished_at_ns
         will_restart = self._wants_restart(container)
+        auto_remove = record.host_config.auto_remove and not container.restarting_by_hand
         record.move(Status.RESTARTING if will_restart else Status.EXITED)
         await self._leave_networks(container)
-        self._registry.save(container)
-        await self._runtime.forget(record.id)
+        if will_restart or not auto_remove:
+            self._registry.save(container)  # else the monitor's record stands until the removal
         if ended.oom_killed:
             self._registry.tell(container, "oom")
         self._registry.tell(
@@ -205,8 +207,10 @@ class Lifecycle:
         container.tell_exit()
         if will_restart:
             self._schedule_restart(container, ran_s)
-        elif record.host_config.auto_remove and not container.restarting_by_hand:
-            await self._remove(container, volumes=True)
+        elif auto_remove:
+            await self._remove(container, volumes=True, wait_for_files=False)
+            return
+        await self._runtime.forget(record.id)
 
     async def _leave_networks(self, container: Container) -> None:
         try:
@@ -420,7 +424,11 @@ class Lifecycle:
             if self._registry.find(container.id) is container:
                 await self._remove(container, volumes=volumes)
 
-    async def _remove(self, container: Container, *, volumes: bool) -> None:
+    async def _remove(
+        self, container: Container, *, volumes: bool, wait_for_files: bool = True
+    ) -> None:
+        """Remove with the lock held. Without ``wait_for_files`` they go in the background; an
+        engine that ends before they are gone sweeps them at its next start."""
         record = container.record
         _cancel_restart(container)
         if record.state.running:
@@ -430,17 +438,26 @@ class Lifecycle:
         record.move(Status.REMOVING)
         try:
             await self._endpoints.leave_all(record)
-            await asyncio.to_thread(self._delete_files, record.id)
+            if wait_for_files:
+                self._registry.save(container)  # an engine that dies now finishes it later
+                await asyncio.to_thread(self._delete_files, record.id)
         except BaseException:
             record.move(Status.DEAD)
             self._registry.save(container)
             raise
         self._registry.forget(container)
-        await self._runtime.forget(record.id)
         self._registry.tell(container, "destroy")
         if volumes:
             await self._remove_anonymous_volumes(container)
         container.tell_removal()
+        if not wait_for_files:
+            self._in_background(asyncio.to_thread(self._delete_files, record.id))
+        await self._runtime.forget(record.id)
+
+    def _in_background(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(_logged(work))
+        self._cleaning.add(task)
+        task.add_done_callback(self._cleaning.discard)
 
     def _delete_files(self, container_id: str) -> None:
         self._roots.remove(container_id)
@@ -579,7 +596,15 @@ class Lifecycle:
         tasks += [c.restart_task for c in self._registry if c.restart_task is not None]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._cleaning, return_exceptions=True)
+
+
+async def _logged(work: Awaitable[None]) -> None:
+    """Do work that nobody waits for; a failure is logged, the next start makes up for it."""
+    try:
+        await work
+    except (OSError, DeskdError):
+        log.exception("the files of a removed container cannot be deleted now")
 
 
 async def _in_cgroup(container: Container, work: Callable[[str], None]) -> None:
