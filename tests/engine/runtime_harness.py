@@ -1,7 +1,4 @@
-"""A runtime of its own for each test: launcher process, directories, cgroup parent, guard.
-
-The launcher runs in a fresh interpreter, as small as the engine's own.
-"""
+"""A runtime of its own for each test: launcher process, directories, cgroup parent, guard."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -28,6 +24,7 @@ from deskd.kernel.cgroup import cgroup_at
 from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
 from deskd.kernel.process import start_ticks
 from deskd.runtime.client import LauncherRuntime, MonitoredProcess, MonitoredStream
+from deskd.runtime.launcher import fork_launcher
 from deskd.runtime.plan import NamespaceSpec, Plan
 from deskd.runtime.resources import CgroupResources
 from deskd.runtime.spec import (
@@ -39,15 +36,6 @@ from deskd.runtime.spec import (
 )
 
 T = TypeVar("T")
-
-_LAUNCHER = """
-import socket, sys
-from deskd.runtime.launcher import serve_launcher
-from deskd.kernel.cgroup.hierarchy import Hierarchy
-version, root = int(sys.argv[3]), sys.argv[4]
-hierarchy = Hierarchy(2, root, {}) if version == 2 else None
-serve_launcher(socket.socket(fileno=int(sys.argv[1])), sys.argv[2], hierarchy)
-"""
 
 
 def make_busybox_root(path: Path) -> Path:
@@ -79,41 +67,21 @@ class Harness:
         self.hierarchy = hierarchy or detect()
         self.cgroup_parent = f"desk-test-{os.getpid()}-{secrets.token_hex(3)}"
         self.resources = CgroupResources(lambda key: self.cgroup_parent, self.hierarchy)
-        self._launcher: subprocess.Popen[bytes] | None = None
+        self.launcher_pid = 0
         self._socket: socket.socket | None = None
 
     # --- launcher ---
 
     def start_launcher(self) -> None:
         """Start a launcher; the former one must have been stopped."""
-        ours, theirs = socket.socketpair()
-        version = 2 if self.hierarchy.version == 2 else 1
-        self._launcher = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                _LAUNCHER,
-                str(theirs.fileno()),
-                self.exec_root,
-                str(version),
-                self.hierarchy.root,
-            ],
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": "guest-engine"},
-        )
-        theirs.close()
-        self._socket = ours
-
-    @property
-    def launcher_pid(self) -> int:
-        assert self._launcher is not None
-        return self._launcher.pid
+        self.launcher_pid, self._socket = fork_launcher(self.exec_root, self.hierarchy)
 
     def _reap_launcher(self) -> None:
         """The launcher leaves when the engine's end of its socket closes."""
-        if self._launcher is not None:
-            self._launcher.wait(timeout=10)
-        self._launcher = self._socket = None
+        if self.launcher_pid:
+            _, status = os.waitpid(self.launcher_pid, 0)
+            assert status == 0, f"the launcher ended with status {status}"
+        self.launcher_pid, self._socket = 0, None
 
     def play(self, scenario: Callable[[LauncherRuntime], Awaitable[T]]) -> T:
         """Run a scenario with an engine's worth of runtime; the engine dies at its end."""

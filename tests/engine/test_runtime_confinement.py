@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -311,3 +313,34 @@ def test_init_reaps_and_forwards(harness: Harness) -> None:
 def test_no_descriptor_leaks_into_a_container(harness: Harness) -> None:
     text = output(harness, "for f in /proc/self/fd/*; do readlink $f; done")
     assert {line for line in text.splitlines() if "pipe:" not in line} <= {"/dev/null"}
+
+
+def test_the_engines_interpreter_cannot_be_overwritten(harness: Harness) -> None:
+    """The way of CVE-2019-5736: have the held process execute itself, then write to its file."""
+
+    async def scenario(runtime: LauncherRuntime) -> None:
+        interpreter = Path(f"/proc/{harness.launcher_pid}/exe").readlink()
+        size = interpreter.stat().st_size
+        # What the interpreter needs to run at all, as an attacker would bring it along.
+        steps = [MountStep("bind", name, source=name) for name in ("/lib", "/lib64", "/usr")]
+        steps = [step for step in steps if Path(step.source).exists()]
+        home = str(Path(sys.base_prefix))
+        if not home.startswith("/usr"):
+            steps.append(MountStep("bind", home, source=home))
+        container = await runtime.create(harness.plan("sleep", "600", mounts=steps))
+        await container.release()
+        attack = (
+            "import os\n"
+            # Opening it to write says "text file busy" while it runs; a change of its mode asks
+            # the mount alone.
+            "try:\n os.chmod('/proc/self/exe', 0o755); print('written')\n"
+            "except OSError as e: print(e.errno)\n"
+        )
+        exec_plan = harness.exec_plan(container, "/proc/self/exe", "-c", attack)
+        out, err, _ = await harness.run(runtime, exec_plan)
+        assert out.strip() == str(errno.EROFS), err
+        assert interpreter.stat().st_size == size
+        await container.signal(signal.SIGKILL)
+        await container.wait()
+
+    harness.play(scenario)

@@ -1,6 +1,6 @@
 """The launcher: a small, resident, single-threaded process that every container is born from.
 
-The engine forks it before it imports anything heavy. It takes orders over a socket pair, forks
+The engine starts it before anything else. It takes orders over a socket pair, forks
 for each one and forgets the child: a monitor for a plan, a short-lived process for a job. The
 engine's end closing is its order to leave; its monitors stay.
 
@@ -17,11 +17,12 @@ import os
 import signal
 import socket
 import struct
+import sys
 import traceback
 from typing import Any, NoReturn
 
 from deskd.errors import DeskdError, InvalidArgument
-from deskd.kernel import process
+from deskd.kernel import mount, process
 from deskd.kernel.cgroup import cgroup_at
 from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
 from deskd.layout import ExecRoot
@@ -35,34 +36,55 @@ JOB = b"j"
 MAX_FDS = 16
 
 
-def fork_launcher(exec_root: str, hierarchy: Hierarchy | None = None) -> tuple[int, socket.socket]:
-    """Fork the launcher; return its PID and the engine's end of the socket pair.
+_PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from deskd.runtime.launcher import main
+main(sys.argv[2:])
+"""
 
-    To be called before the process has threads or much memory. ``hierarchy`` is detected unless
-    given. Raises ``Unsupported`` where the machine has no cgroups.
+
+def fork_launcher(exec_root: str, hierarchy: Hierarchy | None = None) -> tuple[int, socket.socket]:
+    """Start the launcher; return its PID and the engine's end of the socket pair.
+
+    To be called before the process has threads. ``hierarchy`` is detected unless given. Raises
+    ``Unsupported`` where the machine has no cgroups.
+
+    The launcher executes the interpreter anew, from a read-only detached mount of its file. A
+    container can have a held process execute ``/proc/self/exe``, which is that file, and then
+    write to it by the same name (CVE-2019-5736); on this mount the kernel refuses. It also starts
+    without the caller's modules, ``site`` and ``.pth`` files, which keeps it small.
     """
     found = hierarchy or detect()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    library = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    arguments = [library, str(theirs.fileno()), exec_root, json.dumps(_to_json(found))]
     pid = os.fork()
     if pid == 0:
-        status = 1
         try:
-            ours.close()
-            serve_launcher(theirs, exec_root, found)
-            status = 0
+            theirs.set_inheritable(True)
+            interpreter = mount.open_tree(os.readlink("/proc/self/exe"))
+            mount.mount_setattr(interpreter, set_flags=mount.MOUNT_ATTR_RDONLY)
+            command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, *arguments]
+            os.execve(interpreter, command, {"LC_ALL": "C.UTF-8"})
         except BaseException:  # noqa: BLE001 - a forked child must not return to its caller
             traceback.print_exc()
         finally:
-            os._exit(status)
+            os._exit(1)
     theirs.close()
     return pid, ours
 
 
-def serve_launcher(
-    orders: socket.socket, exec_root: str, hierarchy: Hierarchy | None = None
-) -> None:
-    """Be the launcher: take orders from ``orders`` until its other end is closed."""
-    _Launcher(orders, ExecRoot(exec_root), hierarchy or detect()).serve()
+def _to_json(hierarchy: Hierarchy) -> dict[str, Any]:
+    return {name: getattr(hierarchy, name) for name in Hierarchy.__slots__}
+
+
+def main(arguments: list[str]) -> None:
+    """Be the launcher: take orders until the engine's end of the socket is closed."""
+    fd, exec_root, hierarchy = arguments
+    orders = socket.socket(fileno=int(fd))
+    orders.set_inheritable(False)
+    _Launcher(orders, ExecRoot(exec_root), Hierarchy(**json.loads(hierarchy))).serve()
 
 
 class _Launcher:

@@ -125,7 +125,7 @@ def build_container_plan(inputs: ContainerInputs) -> Plan:
             columns=columns,
         ),
         cgroup=CgroupSpec(
-            parent=host.cgroup_parent or inputs.cgroup_parent,
+            parent=_cgroup_parent(host, inputs.cgroup_parent),
             name=inputs.container_id,
             limits=resource_rules.limits(host),
         ),
@@ -166,7 +166,7 @@ def build_exec_plan(inputs: ExecInputs) -> Plan:
             columns=inputs.columns,
         ),
         cgroup=CgroupSpec(
-            parent=host.cgroup_parent or inputs.cgroup_parent,
+            parent=_cgroup_parent(host, inputs.cgroup_parent),
             name=inputs.container_id,
             create=False,
         ),
@@ -238,6 +238,13 @@ def log_spec(
     if max_files > 1 and max_size <= 0:
         raise InvalidArgument("max-file needs max-size as well: a log that never rotates is one")
     return LogSpec(path, max(max_size, 0), max_files, extra)
+
+
+def _cgroup_parent(host: HostConfig, default: str) -> str:
+    parent = host.cgroup_parent or default
+    if ".." in parent.split("/"):
+        raise InvalidArgument(f"invalid cgroup parent {parent!r}: it must not contain '..'")
+    return parent
 
 
 def _words(value: list[str] | str | None) -> tuple[str, ...]:

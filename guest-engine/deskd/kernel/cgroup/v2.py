@@ -27,23 +27,25 @@ class CgroupV2:
 
     def create(self) -> None:
         """Make the directory, and switch the controllers on above it."""
-        try:
-            files.make_directory(self.path)
-        except FileNotFoundError:
+        above = f"{self._root}/{self._parent}"
+        if not os.path.exists(above) or self._missing_controllers(above):
             path = self._root
             for part in self._parent.split("/"):
                 self._enable_controllers(path)
                 path = f"{path}/{part}"
                 files.make_directory(path)
             self._enable_controllers(path)
-            files.make_directory(self.path)
+        files.make_directory(self.path)
 
     @staticmethod
-    def _enable_controllers(path: str) -> None:
+    def _missing_controllers(path: str) -> list[str]:
         available = files.read(f"{path}/cgroup.controllers").split()
         enabled = files.read(f"{path}/cgroup.subtree_control").split()
         wanted = [name for name in _WANTED_CONTROLLERS if name in available]
-        missing = [name for name in wanted if name not in enabled]
+        return [name for name in wanted if name not in enabled]
+
+    def _enable_controllers(self, path: str) -> None:
+        missing = self._missing_controllers(path)
         if not missing:
             return
         try:
