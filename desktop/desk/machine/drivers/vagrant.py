@@ -35,7 +35,8 @@ OPTIONS = frozenset({"provider", "vagrantfile", "accelerator"})
 _PARTS = ("Vagrantfile", "vm-images/boxes/provision.sh")
 _USUAL_BOX = "build/desk-libvirt.box"
 _PROBE_S = 0.5
-_NOISE = re.compile(r"^(?:==> \S+: |    \S+: )|\x1b\[[0-9;]*m")
+_NOISE = re.compile(r"^(?:==> \S+: |    \S+: )|\x1b\[[0-9;]*[A-Za-z]")
+_BAR = "Progress: "
 
 
 class VagrantDriver:
@@ -230,13 +231,14 @@ class VagrantDriver:
         with self._log() as log:
             log.write(line if line.endswith("\n") else f"{line}\n")
         said = _NOISE.sub("", line).strip()
-        if said:
+        if said and not said.startswith(_BAR):
             progress(said)
 
     def _last_words(self) -> str:
         """Return Vagrant's last sentence, without its decoration."""
-        lines = [_NOISE.sub("", line) for line in process.last_lines(self._paths.vagrant_log, 3)]
-        return " ".join(lines) or "Vagrant said nothing"
+        lines = [_NOISE.sub("", line) for line in process.last_lines(self._paths.vagrant_log, 8)]
+        said = [line.strip() for line in lines if line.strip() and not line.startswith(_BAR)]
+        return " ".join(said[-3:]) or "Vagrant said nothing"
 
 
 def _source_directory(spec: MachineSpec) -> Path:
