@@ -11,10 +11,13 @@ import os
 import stat
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from deskd import errors
 from deskd.images.recipe import replay
@@ -282,6 +285,42 @@ def test_a_damaged_archive_is_one_sentence(place: Place, name: str) -> None:
     with pytest.raises(errors.InvalidArgument, match="damaged") as caught:
         place.unpack(damaged_archives()[name])
     assert "\n" not in str(caught.value)
+
+
+@given(st.lists(st.tuples(st.integers(0, 511), st.integers(0, 255)), min_size=1, max_size=6),
+       st.integers(0, 30))  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_any_damage_ends_in_a_sentence_or_in_the_same_bytes(
+    changes: list[tuple[int, int]], block: int
+) -> None:
+    data = bytearray(
+        tar(
+            directory("d"),
+            entry("d/file", b"content" * 200, xattrs={"user.x": b"1"}),
+            symlink("l", "d"),
+            entry("l/through", b"x"),
+            hard_link("h", "d/file"),
+            entry("n" * 150, b"long name"),
+            entry("null", kind=tarfile.CHRTYPE, device=(1, 3)),
+            entry("d/.wh.gone"),
+        )
+    )
+    start = min(block * 512, len(data) - 512)
+    for offset, value in changes:
+        data[start + offset] = value
+    if changes[0][1] % 2:  # a checksum that fits lets the damage through to what comes after it
+        block_bytes = bytes(data[start : start + 512])
+        checksum = sum(block_bytes[:148]) + 8 * 32 + sum(block_bytes[156:])
+        data[start + 148 : start + 156] = b"%06o\0 " % checksum
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(Path(folder))
+        said = ""
+        try:
+            assert place.repacked(place.unpack(bytes(data))) == bytes(data)
+        except errors.InvalidArgument as error:
+            said = str(error)
+        assert "\n" not in said
+        place.check_outside()
 
 
 def test_an_endless_header_is_not_read_into_memory(place: Place) -> None:

@@ -14,6 +14,9 @@ from deskd import errors
 FEED_BYTES = 4 * 1024 * 1024
 """How far a client may be ahead of the thread that reads its upload."""
 
+DROPPED_BYTES = 64 * 1024 * 1024
+"""How much of an upload is still read when its result is known."""
+
 QUEUE_CHUNKS = 16
 
 
@@ -37,13 +40,19 @@ class ByteFeed:
     async def pump(self, source: AsyncIterator[bytes], reader: asyncio.Future[Any]) -> None:
         """Carry ``source`` over until it ends or the thread behind ``reader`` is done.
 
-        When the thread ends early (an error, a name taken), the rest of the source is read and
-        dropped, so that the client gets to see the answer.
+        When the thread ends early (the archive is damaged), a moderate rest of the source is
+        read and dropped: many clients look at the answer only after they have sent all.
         """
         reader.add_done_callback(lambda _: self._room.set())
+        dropped_bytes = 0
         try:
             async for chunk in source:
-                if not chunk or reader.done():
+                if reader.done():
+                    dropped_bytes += len(chunk)
+                    if dropped_bytes > DROPPED_BYTES:
+                        break
+                    continue
+                if not chunk:
                     continue
                 with self._condition:
                     self._chunks.append(chunk)
