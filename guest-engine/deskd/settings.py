@@ -84,7 +84,7 @@ _OPTIONS: tuple[_Option, ...] = (
             "list", "-H", "HOST"),
     _Option("data-root", "data-root", "data_root", "directory of everything that persists"),
     _Option("exec-root", "exec-root", "exec_root", "directory of what a reboot takes away"),
-    _Option("pidfile", "pidfile", "pidfile", "file that receives the engine's process ID", short="-p"),
+    _Option("pidfile", "pidfile", "pidfile", "file for the engine's process ID", short="-p"),
     _Option("group", "group", "group", "group that may use the unix socket", short="-G"),
     _Option("bridge", "bridge", "bridge", "name of the default network's bridge", short="-b"),
     _Option("bip", "bip", "bip", "address and prefix of the default bridge, as 172.17.0.1/16"),
@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config-file", dest="config_file", metavar="PATH",
-                        help="daemon.json to read (default: /etc/desk/daemon.json, if there)")  # fmt: skip
+                        help="daemon.json to read (default: /etc/desk/daemon.json)")  # fmt: skip
     for option in _OPTIONS:
         names = [option.short] if option.short else []
         names.append(f"--{option.flag}")
@@ -192,7 +192,7 @@ def _read_config_file(path: str | None) -> dict[str, Any]:
 
     chosen = path or DEFAULT_CONFIG_FILE
     try:
-        with open(chosen, "rb") as file:  # noqa: PTH123 (pathlib would cost start-up time)
+        with open(chosen, "rb") as file:
             content = file.read()
     except FileNotFoundError:
         if path is None:

@@ -124,7 +124,11 @@ class ContainerCreation:
             path=words[0],
             args=words[1:],
             networks=_wanted_networks(config, host_config, request.networking),
-            log_path=self._layout.container_log(container_id),
+            log_path=(
+                ""
+                if host_config.log_config.type == "none"
+                else self._layout.container_log(container_id)
+            ),
         )
 
     def _check_plan(self, record: ContainerRecord) -> None:
@@ -191,6 +195,9 @@ class ContainerCreation:
                     "Your kernel does not support memory swappiness capabilities or the cgroup "
                     "is not mounted. Memory swappiness discarded."
                 )
+        health = record.config.healthcheck
+        if health is not None and health.test and health.test[0] != "NONE":
+            warnings.append("This engine does not run health checks yet; the check is kept only.")
         published = host.port_bindings or host.publish_all_ports
         if published and host.network_mode == "host":
             warnings.append("Published ports are discarded when using host network mode")

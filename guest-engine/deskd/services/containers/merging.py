@@ -117,7 +117,8 @@ def complete_host_config(
             else RestartPolicy(name="no")
         ),
         "log_config": LogConfig(
-            type=log.type or "json-file", config=log.config or dict(log_options)
+            type=log.type or "json-file",
+            config=log.config or ({} if log.type == "none" else dict(log_options)),
         ),
         "memory_swap": _memory_swap(host_config),
     }
@@ -198,10 +199,19 @@ def check_host_config(host_config: HostConfig, cpus: int) -> None:
         raise InvalidArgument(
             f"Invalid value {host_config.oom_score_adj}, range for oom score adj is [-1000, 1000]"
         )
-    if host_config.log_config.type not in ("", "json-file"):
+    if host_config.log_config.type not in ("", "json-file", "none"):
         raise InvalidArgument(
             f"logger: no log driver named '{host_config.log_config.type}' is registered; "
-            "this engine has json-file"
+            "this engine has json-file and none"
+        )
+    if host_config.links:
+        raise Unsupported(
+            "--link is not supported yet; put both containers into one network made with "
+            "`docker network create`"
+        )
+    if host_config.storage_opt:
+        raise Unsupported(
+            "--storage-opt is not supported: the size of a container's root cannot be limited yet"
         )
     if host_config.device_requests:
         raise Unsupported(
