@@ -42,7 +42,7 @@ def local_archive(path: Path, text: str, *, follow_link: bool) -> ArchiveSource:
     return ArchiveSource(path, is_directory, content_only, follow_link, size_bytes)
 
 
-def pack(source: ArchiveSource, name: str, *, keep_owner: bool) -> Iterator[bytes]:
+def pack(source: ArchiveSource, name: str) -> Iterator[bytes]:
     """Yield a tar archive of the source under ``name``; an empty name packs the content."""
     pipe: queue.Queue[bytes | BaseException | None] = queue.Queue(maxsize=8)
     stopped = threading.Event()
@@ -59,7 +59,7 @@ def pack(source: ArchiveSource, name: str, *, keep_owner: bool) -> Iterator[byte
                 dereference=False,
             ) as archive:
                 path = Path(os.path.realpath(source.path)) if source.follow_link else source.path
-                archive.add(path, name or ".", filter=None if keep_owner else _as_root)
+                archive.add(path, name or ".", filter=_by_number)
         except _Stopped:
             return
         except BaseException as error:  # noqa: BLE001 - raised again by the reader
@@ -79,9 +79,8 @@ def pack(source: ArchiveSource, name: str, *, keep_owner: bool) -> Iterator[byte
         thread.join(5)
 
 
-def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Files copied into a container belong to its root, as Docker has it."""
-    member.uid = member.gid = 0
+def _by_number(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Owners go by their numbers, as Docker's do: names here mean others in the container."""
     member.uname = member.gname = ""
     return member
 

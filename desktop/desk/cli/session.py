@@ -23,8 +23,9 @@ T = TypeVar("T")
 class Session:
     """One invocation of ``desk``; click's ``ctx.obj``.
 
-    The engine is that of ``--host``, else of ``--machine``, ``$DESK_MACHINE``, the settings'
-    ``engine_host``, or the active machine. ``failure_code`` replaces an engine error's exit code.
+    The engine is that of ``--host``, else of ``--machine``, ``$DESK_MACHINE``, the machine that
+    ``desk env`` pointed the shell at, the settings' ``engine_host``, or the active machine.
+    ``failure_code`` replaces an engine error's exit code.
     """
 
     def __init__(self) -> None:
@@ -49,7 +50,7 @@ class Session:
         """The address given instead of a machine; empty when a machine's engine is used."""
         if self._host:
             return self._host
-        if self._machine or os.environ.get("DESK_MACHINE"):
+        if self._machine or os.environ.get("DESK_MACHINE") or self._machine_of_shell():
             return ""
         return self.desk.settings.engine_host
 

@@ -46,7 +46,7 @@ def parse_place(text: str) -> Place:
     cls=DeskCommand,
     example="desk cp web:/etc/nginx/nginx.conf .\ndesk cp site/. web:/usr/share/nginx/html",
 )
-@click.option("-a", "--archive", is_flag=True, help="Keep user and group numbers.")
+@click.option("-a", "--archive", is_flag=True, help="Give the files to the container's user.")
 @click.option("-L", "--follow-link", is_flag=True, help="Follow a symbolic link in the source.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not tell what was copied.")
 @click.argument("source", metavar="[CONTAINER:]SOURCE|-")
@@ -131,7 +131,7 @@ def _copy_in(
         return None
     origin = local_archive(Path(source).expanduser(), source, follow_link=follow_link)
     directory, name = _placement(origin, goal, exists=stat is not None, is_directory=is_directory)
-    pieces = pack(origin, name, keep_owner=keep_owner)
+    pieces = pack(origin, name)
     calls.put_archive(
         goal.container, directory, pieces, overwrite_directories=False, keep_owner=keep_owner
     )
