@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import subprocess
@@ -11,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.engine.runtime_harness import Harness, read_all, read_until, split_frames
-from tests.engine.runtime_harness import busybox_root as busybox_root  # noqa: PLC0414
-from tests.engine.runtime_harness import harness as harness  # noqa: PLC0414
 
 from deskd.domain.container import HostConfig, LogConfig
 from deskd.errors import Conflict, DeskdError, InvalidArgument, StartFailed, SystemFailure
 from deskd.kernel.process import private_bytes
 from deskd.runtime.client import LauncherRuntime
+from tests.engine.runtime_harness import Harness, read_all, read_until, split_frames
+from tests.engine.runtime_harness import busybox_root as busybox_root  # noqa: PLC0414
+from tests.engine.runtime_harness import harness as harness  # noqa: PLC0414
 
 pytestmark = pytest.mark.root
 
@@ -429,5 +430,41 @@ def test_the_netlink_job_changes_a_containers_network(harness: Harness) -> None:
         assert "UP" not in out.split(">")[0]
         await process.signal(signal.SIGKILL)
         await process.wait()
+
+    harness.play(scenario)
+
+
+def test_many_processes_at_once(harness: Harness) -> None:
+    async def scenario(runtime: LauncherRuntime) -> None:
+        plans = [harness.plan("sh", "-c", f"echo {n}; exit {n}", log=True) for n in range(12)]
+        results = await asyncio.gather(*(harness.run(runtime, plan) for plan in plans))
+        assert [(out, ended.code) for out, _, ended in results] == [
+            (f"{n}\n", n) for n in range(12)
+        ]
+
+    harness.play(scenario)
+
+
+def test_a_cancelled_start_leaves_nothing_and_harms_no_other(harness: Harness) -> None:
+    async def scenario(runtime: LauncherRuntime) -> None:
+        big = ["X=" + "y" * 60_000 for _ in range(8)]
+        for delay_s in (0.0, 0.001, 0.004, 0.01):
+            plan = harness.plan(
+                "true", env=[f"{item[0]}{n}{item[1:]}" for n, item in enumerate(big)]
+            )
+            starting = asyncio.create_task(runtime.create(plan))
+            await asyncio.sleep(delay_s)
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                process = await starting
+                await process.discard()
+        out, _, _ = await harness.run(runtime, harness.plan("echo", "fine"))
+        assert out == "fine\n"
+        processes = Path(runtime.exec_root.processes)
+        for _ in range(250):
+            if not list(processes.iterdir()):
+                break
+            await asyncio.sleep(0.02)
+        assert list(processes.iterdir()) == []
 
     harness.play(scenario)

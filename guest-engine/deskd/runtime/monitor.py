@@ -23,7 +23,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import socket
 import time
 from typing import Any
@@ -93,19 +92,20 @@ class Monitor:
     def run(self, first: socket.socket) -> None:
         """Do the whole job; ``first`` is the control connection that came with the order."""
         control = _Control(first)
+        birth = Birth(self._plan, self._cgroup, self._directory)
         try:
             self._prepare_directory()
             if self._plan.log is not None:
                 self._log = JsonLog(self._plan.log)
-            birth = Birth(self._plan, self._cgroup, self._directory)
             self._born: Born = birth.run()
+            self._listen()
+            self._write_state()
         except Exception as error:  # noqa: BLE001 - whatever it was, the engine is told
+            birth.undo()
             self._give_up()
             control.send(event="failed", **failure_of(error).to_json())
             return
         self._birth = birth
-        self._listen()
-        self._write_state()
         self._add_control(control)
         control.send(event="prepared", pid=self._born.pid)
         if self._hold():
@@ -133,7 +133,10 @@ class Monitor:
         """Leave nothing behind of a process that never ran."""
         if self._log is not None:
             self._log.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self._directory):
+                os.unlink(f"{self._directory}/{name}")
+            os.rmdir(self._directory)
 
     def _listen(self) -> None:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

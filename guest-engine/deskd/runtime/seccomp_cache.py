@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Sequence
 
 from deskd.kernel import seccomp
@@ -17,6 +18,7 @@ class SeccompCache:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
+        self._lock = threading.Lock()
         self._known: dict[tuple[str, tuple[str, ...]], str] = {}
 
     def known(self, profile: str, capabilities: Sequence[str]) -> str:
@@ -28,8 +30,10 @@ class SeccompCache:
 
         Takes some 50 ms for a new combination. Raises ``InvalidArgument`` for a bad profile.
         """
-        if known := self.known(profile, capabilities):
-            return known
+        with self._lock:
+            return self.known(profile, capabilities) or self._find(profile, capabilities)
+
+    def _find(self, profile: str, capabilities: Sequence[str]) -> str:
         key = (profile, tuple(sorted(capabilities)))
         text = default_profile_text() if profile == "default" else profile
         identity = "\0".join((_FORMAT, os.uname().release, text, *key[1]))
