@@ -138,6 +138,7 @@ class Daemon:
             lambda name: [container.id for container in registry.using_volume(name)],
         )
         runtime = LauncherRuntime(self._launcher, self._exec.path)
+        stack.push_async_callback(runtime.close)
 
         def parent_of(container_id: str) -> str:
             own = registry.get(container_id).record.host_config.cgroup_parent
