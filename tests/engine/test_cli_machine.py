@@ -1,0 +1,163 @@
+"""``desk up`` to ``desk machine rm`` with the local driver: the whole host side without a VM."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from tests.cli_process import DESK, Result
+from tests.engine_process import EngineProcess, busybox_tar
+
+pytestmark = pytest.mark.root
+
+
+@dataclass
+class Host:
+    """A laptop of its own: an empty DESK_HOME, in the network namespace of a test's engine."""
+
+    engine: EngineProcess
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("DOCKER", "DESK"))
+        }
+        return {**kept, "DESK_HOME": str(self.home), "DOCKER_CONFIG": str(self.home)}
+
+    def command(self, *words: str) -> list[str]:
+        return self.engine.inside_network(*words)
+
+    def __call__(self, *arguments: str, stdin: bytes = b"") -> Result:
+        return self.run(DESK, *arguments, stdin=stdin)
+
+    def run(self, *words: str, stdin: bytes = b"") -> Result:
+        done = subprocess.run(
+            self.command(*words),
+            input=stdin,
+            capture_output=True,
+            env=self.environment,
+            timeout=60,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture
+def host(own_engine: EngineProcess) -> Iterator[Host]:
+    # The engine's own bridge would be in the way of the machine's: only its namespace is used.
+    own_engine.remove_everything()
+    own_engine.stop()
+    host = Host(own_engine, own_engine.root / "h")
+    yield host
+    for name in host("machine", "ls", "-q").out.split():
+        done = host("machine", "rm", "-f", name)
+        assert done.code == 0, done
+    shutil.rmtree(host.home)
+    own_engine.start()  # so that its guard can count what is left
+
+
+def test_from_nothing_to_a_container_and_back(host: Host) -> None:
+    done = host("ps")
+    assert (done.code, done.err) == (
+        1,
+        "desk: there is no machine yet\n`desk up` makes and starts one.\n",
+    )
+    done = host("up", "--driver", "local")
+    assert done.code == 0, done
+    assert "Machine default is running" in done.err
+    assert 'eval "$(desk-env)"' in done.out
+    again = host("up")
+    assert (again.code, again.err) == (0, "Machine default is running.\n")
+    other = host("up", "--memory", "1g")
+    assert other.code == 1
+    assert other.err.startswith("desk: machine default exists already, with memory_mib")
+
+    assert host("import", "-", "box", stdin=busybox_tar()).code == 0
+    done = host("run", "-d", "--name", "web", "box", "sleep", "600")
+    assert (done.code, done.err) == (0, "")
+    assert host("machine", "status").out == "Running\n"
+    heading, line = host("machine", "ls").out.splitlines()
+    assert heading.split() == ["NAME", "ACTIVE", "DRIVER", "STATE", "URL", "ENGINE", "ERRORS"]
+    assert line.split()[:4] == ["default", "*", "local", "Running"]
+
+    docker = shutil.which("docker")
+    assert docker is not None
+    eval_and_list = f'eval "$({DESK}-env)" && {docker} ps --format "{{{{.Names}}}}" && {DESK} ps -q'
+    done = host.run("bash", "-c", eval_and_list)
+    assert done.code == 0, done
+    assert done.out.splitlines()[0] == "web"
+
+    assert host("stop", "-t", "0", "web").code == 0
+    done = host("down")
+    assert done.err.endswith("Machine default is stopped.\n")
+    done = host("ps")
+    assert (done.code, done.err) == (
+        1,
+        "desk: machine default is stopped\n`desk machine start default` starts it.\n",
+    )
+    # A command that makes something starts the machine; what was there is there again.
+    done = host("run", "--rm", "box", "echo", "hello")
+    assert (done.code, done.out) == (0, "hello\n")
+    assert host("ps", "-a", "--format", "{{.Names}}").out == "web\n"
+    assert host("rm", "web").code == 0
+    assert host("machine", "restart").err.count("is running again") == 1
+    doctor = host("doctor").out
+    assert "machine default: running" in doctor
+    assert host("machine", "url").out == f"unix://{host.home}/machines/default/engine.sock\n"
+    assert host("machine", "inspect", "-f", "{{.driver}}").out == "local\n"
+    ssh = host("machine", "ssh")
+    assert ssh.code == 1
+    assert "it is this computer itself" in ssh.err
+
+
+def test_removing_asks_and_removes_all(host: Host) -> None:
+    assert host("machine", "create", "--driver", "local", "spare").code == 0
+    assert host("machine", "use", "spare").code == 0
+    assert host("machine", "active").out == "spare\n"
+    refused = host("machine", "rm", "spare")
+    assert refused.code == 125
+    assert "Add --force" in refused.err
+    words = host.command(DESK, "machine", "rm", "spare")
+    for answer, left in (("n", "spare\n"), ("y", "")):
+        child = pexpect.spawn(
+            words[0], words[1:], env=host.environment, encoding="utf-8", timeout=20
+        )
+        child.expect(r"Remove spare with all images, containers and volumes\? \[y/N\] ")
+        child.sendline(answer)
+        child.expect(pexpect.EOF)
+        child.close()
+        assert host("machine", "ls", "-q").out == left
+    assert not (host.home / "machines" / "spare").exists()
+
+
+def test_a_folder_of_this_computer_is_there_with_the_local_driver(
+    host: Host, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("here\n")
+    assert host("up", "--driver", "local").code == 0
+    assert host("import", "-", "box", stdin=busybox_tar()).code == 0
+    done = host("run", "--rm", "-v", f"{tmp_path}:/mnt", "box", "cat", "/mnt/file")
+    assert (done.code, done.out) == (0, "here\n")
+
+
+def test_two_commands_at_once_start_one_machine(host: Host) -> None:
+    assert host("machine", "create", "--driver", "local").code == 0
+    words = host.command(DESK, "up")
+    both = [
+        subprocess.Popen(words, env=host.environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in both:
+        _, text = process.communicate(timeout=60)
+        assert process.returncode == 0, text
+        assert "Machine default is running" in text
