@@ -59,11 +59,12 @@ class App(QObject):
             self._client.close()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the app until its window is closed; return the exit code."""
+def main(arguments: Sequence[str] | None = None, *, machine: str = "") -> int:
+    """Run the app for ``machine`` (the active one) until its window is closed; return the exit
+    code. ``arguments`` are Qt's."""
     desk = Desk()
     try:
-        machine = desk.settings.active_machine
+        machine = machine or desk.settings.active_machine
     except DeskError as error:
         sys.stderr.write(f"desk: {error.text}\n{error.hint}\n".rstrip() + "\n")
         return error.exit_code

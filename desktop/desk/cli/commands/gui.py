@@ -22,6 +22,6 @@ def gui(session: Session) -> None:
         )
     from desk.gui.app import main
 
-    code = main(["--machine", session.machine])
+    code = main([], machine=session.machine)
     if code:
         raise click.exceptions.Exit(code)
