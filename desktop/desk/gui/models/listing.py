@@ -131,9 +131,9 @@ def state_icon(state: str) -> QIcon:
     pixmap.fill(QColor(0, 0, 0, 0))
     painter = QPainter(pixmap)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    painter.setPen(QColor(0, 0, 0, 0))
+    painter.setPen(QColor("white"))  # sets the dot off from a selected row
     painter.setBrush(QColor(color.get(state, STOPPED_COLOR)))
-    painter.drawEllipse(2, 2, DOT_PX - 4, DOT_PX - 4)
+    painter.drawEllipse(1, 1, DOT_PX - 3, DOT_PX - 3)
     painter.end()
     return QIcon(pixmap)
 
