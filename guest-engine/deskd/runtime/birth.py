@@ -235,7 +235,8 @@ def failure_of(error: Exception) -> StepFailed:
         return StepFailed("", str(error), 0, type(error).__name__)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return StepFailed("monitor", f"{where}{error.strerror}", error.errno or 0, "SystemFailure")
+        text = f"{where}{error.strerror or error}"
+        return StepFailed("monitor", text, error.errno or 0, "SystemFailure")
     return StepFailed("monitor", repr(error), 0, "SystemFailure")
 
 

@@ -242,9 +242,9 @@ class LauncherRuntime:
         spec = plan.process
         if not spec.seccomp or spec.seccomp.startswith("/"):
             return plan
-        path = self._seccomp.known(spec.seccomp, spec.capabilities) or await asyncio.to_thread(
-            self._seccomp.path, spec.seccomp, spec.capabilities
-        )
+        path = self._seccomp.known(
+            spec.seccomp, spec.filter_capabilities
+        ) or await asyncio.to_thread(self._seccomp.path, spec.seccomp, spec.filter_capabilities)
         return replace(plan, process=replace(spec, seccomp=path))
 
     async def close(self) -> None:

@@ -49,7 +49,7 @@ class ProcessSpec:
     """The program and its identity. ``user`` is Docker's ``user[:group]``, looked up in the
     container's own files. ``required_capabilities`` fail the start where the machine lacks them.
     ``seccomp`` is ``""`` (unconfined), ``"default"``, a JSON profile, or after compilation the
-    path of the filter file."""
+    path of the filter file; a profile is read for ``filter_capabilities``, the container's."""
 
     argv: tuple[str, ...]
     env: tuple[str, ...] = ()
@@ -60,6 +60,7 @@ class ProcessSpec:
     required_capabilities: tuple[str, ...] = ()
     no_new_privileges: bool = False
     seccomp: str = ""
+    filter_capabilities: tuple[str, ...] = ()
     rlimits: tuple[Rlimit, ...] = ()
     oom_score_adj: int = 0
     umask: int = 0o022

@@ -271,10 +271,11 @@ def _process(
 ) -> ProcessSpec:
     if not cwd.startswith("/"):
         raise InvalidArgument(f"the working directory {cwd!r} is invalid, it needs to be absolute")
-    options = confinement.security_options(host.security_opt or (), privileged=privileged)
-    capabilities, required = confinement.capability_set(
-        host.cap_add or (), host.cap_drop or (), privileged=privileged
-    )
+    # A privileged exec gets capabilities; the filter stays the container's, as with Docker.
+    options = confinement.security_options(host.security_opt or (), privileged=host.privileged)
+    add, drop = host.cap_add or (), host.cap_drop or ()
+    own, _ = confinement.capability_set(add, drop, privileged=host.privileged)
+    capabilities, required = confinement.capability_set(add, drop, privileged=privileged)
     return ProcessSpec(
         argv=argv,
         env=env,
@@ -285,6 +286,7 @@ def _process(
         required_capabilities=required,
         no_new_privileges=options.no_new_privileges,
         seccomp=options.seccomp,
+        filter_capabilities=own,
         rlimits=resource_rules.rlimits(host),
         oom_score_adj=resource_rules.oom_score_adj(host),
     )
