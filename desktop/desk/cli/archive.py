@@ -135,13 +135,19 @@ def unpack(
     place = _Placing(rename, content_only=content_only)
     written = 0
     source: Any = stream
-    with tarfile.open(fileobj=source, mode="r|") as archive:
-        for member in archive:
-            names = place(member.name)
-            if member.islnk():
-                member.linkname = "/".join(place(member.linkname))
-            if names:
-                written += _extract(archive, member, base, names)
+    try:
+        with tarfile.open(fileobj=source, mode="r|") as archive:
+            for member in archive:
+                names = place(member.name)
+                if member.islnk():
+                    member.linkname = "/".join(place(member.linkname))
+                if names:
+                    written += _extract(archive, member, base, names)
+    except tarfile.TarError as error:
+        raise DeskError(
+            f"the archive from the container is damaged: {error}",
+            hint="The connection may have been cut; try again.",
+        ) from error
     return written
 
 

@@ -11,6 +11,7 @@ import click
 from desk.cli.catalog import Entry
 from desk.errors import DeskError
 
+_ALIASES = {"list": "ls", "ps": "ls", "remove": "rm"}
 _TRUE = ("true", "1", "t")
 _FALSE = ("false", "0", "f")
 
@@ -112,7 +113,10 @@ class LazyGroup(click.Group):
         return sorted(self.entries())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = self.entries().get(cmd_name)
+        entries = self.entries()
+        # Docker's groups know these names too; at the top they mean nothing.
+        alias = _ALIASES.get(cmd_name, "") if ctx.parent is not None else ""
+        entry = entries.get(cmd_name) or entries.get(alias)
         if entry is None:
             return None
         module, _, attribute = entry.target.partition(":")

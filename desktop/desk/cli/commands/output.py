@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import click
 
 from desk.cli import complete, interactive, render, terminal
@@ -87,7 +89,10 @@ def attach(
     terminal.check_input(tty=attachment.tty, attach_stdin=attachment.stdin)
     if detach_keys is not None:
         interactive.parse_detach_keys(detach_keys)
+    # Registered before the streams: a container that removes itself has no exit code afterwards.
+    ending = client.containers.begin_wait(identifier)
     with (
+        contextlib.closing(ending),
         client.containers.attach(
             identifier,
             stdin=attachment.stdin,
@@ -100,4 +105,5 @@ def attach(
     ):
         if stay(client, identifier, stream, attachment):
             return
-    leave(client.containers.wait(identifier).code)
+        code = ending.result().code
+    leave(code)
