@@ -10,7 +10,7 @@ from typing import ClassVar
 
 
 class DeskError(Exception):
-    """Root of every error a person can meet. ``hint`` names the remedy, empty when there is none."""
+    """Root of every error a person can meet; ``hint`` names the remedy, empty if there is none."""
 
     exit_code: ClassVar[int] = 1
 

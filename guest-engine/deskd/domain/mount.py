@@ -15,7 +15,7 @@ class MountStep:
 
     ``target`` is an absolute path inside the container ("/" is the root itself) and is resolved
     without ever leaving the container's root. ``source`` is a path on the engine's side (bind) or
-    a label. ``data`` is the file system's option string (``lowerdir=…,upperdir=…``). For an overlay,
+    a label. ``data`` is the option string (``lowerdir=…,upperdir=…``). For an overlay,
     ``source`` is the directory that relative names in ``data`` start from: the executor changes
     to it before it mounts, because a mount's options must fit one page (4096 bytes, mount(2)) and
     128 layers do so only by short relative names.
