@@ -109,9 +109,11 @@ def _make_disk(image: Path, manifest: dict[str, object], disk: Path, scratch: Pa
 
 def _make_boot(image: Path, manifest: dict[str, object], target: Path) -> None:
     """Make the FAT partition: SYSLINUX starts the packed kernel, the direct boot's is too large."""
-    kernel, initramfs = image / "vmlinuz", image / _file(manifest, "initramfs")
-    if not kernel.is_file():
-        raise BuildError(f"{kernel} is missing: remove {image} and build it again")
+    kernel, initramfs = image / "vmlinuz", image / "initramfs-box.cpio"
+    if not kernel.is_file() or not initramfs.is_file():
+        raise BuildError(
+            f"{kernel} or {initramfs.name} is missing: remove {image} and build it again"
+        )
     content = kernel.stat().st_size + initramfs.stat().st_size
     size = -(-(content + _FAT_SPARE_BYTES) // _ALIGN_BYTES) * _ALIGN_BYTES
     with target.open("wb") as file:

@@ -94,6 +94,41 @@ def compile_all(arch: recipe.Architecture, tree: Path, root: Path) -> None:
             source.unlink()
 
 
+_LIST_READ = """
+import os, sys
+root, tree = sys.argv[1:]
+library = root + "/usr/lib"
+sys.path[:] = [library + "/python{v}", library + "/python{v}/lib-dynload",
+               library + "/python3/dist-packages"]
+import deskd.compose
+modules = sys.modules.values()
+read = {{getattr(m, "__cached__", None) or getattr(m, "__file__", None) for m in modules}}
+read |= {{line.split(None, 5)[5].strip() for line in open("/proc/self/maps") if "/" in line}}
+for path in sorted(filter(None, read)):
+    for prefix in (root, tree):
+        if path.startswith(prefix + "/usr/"):
+            place = path.removeprefix(prefix)
+            if place.endswith(".py"):
+                place += "c"
+            if os.path.exists(root + place):
+                print(os.path.realpath(root + place).removeprefix(root))
+"""
+
+
+def list_prefetch(arch: recipe.Architecture, tree: Path, root: Path) -> None:
+    """Write the list of files that the engine reads while it starts.
+
+    The guest reads them ahead on its other processor. Raises ``BuildError`` where the engine's
+    modules cannot be imported with what the image holds.
+    """
+    program = _LIST_READ.format(v=recipe.PYTHON)
+    argv = [*_guest_python(arch, tree), "-I", "-S", "-B", "-c", program, str(root), str(tree)]
+    output = run(argv, what="importing the engine from the image")
+    names = sorted(set(output.decode().split()))
+    listing = "".join(f"{name}\n" for name in names)
+    (root / "usr/share/desk/prefetch").write_text(listing, "utf-8")
+
+
 def _other_packages(library: Path) -> list[Path]:
     place = library / "python3/dist-packages"
     return sorted(

@@ -14,12 +14,13 @@ from guestbuild.progress import run
 from guestbuild.root import GUEST
 
 APPLETS = (
-    "cat", "cp", "hexdump", "insmod", "mkdir", "mount", "poweroff", "sh", "sleep", "switch_root", "usleep",
+    "cat", "chroot", "cp", "hexdump", "insmod", "mkdir", "mount", "poweroff", "sh", "sleep",
+    "switch_root", "usleep",
 )  # fmt: skip
 DIRECTORIES = ("bin", "dev", "modules", "new", "proc", "sys")
 
 
-def make(base: Base, modules: Modules, output: Path) -> None:
+def make(base: Base, modules: Modules, output: Path, *, for_box: bool) -> None:
     """Write the cpio archive ``output``; it stays uncompressed, which boots fastest."""
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".initramfs-") as scratch:
         root = Path(scratch)
@@ -33,7 +34,7 @@ def make(base: Base, modules: Modules, output: Path) -> None:
         for listing, names in (
             ("first", recipe.INITRAMFS_FIRST),
             ("later", recipe.INITRAMFS_LATER),
-            ("box", recipe.INITRAMFS_BOX),
+            ("box", recipe.INITRAMFS_BOX if for_box else ()),
         ):
             order = [name for name in modules.loading_order(names) if name not in placed]
             placed |= set(order)
