@@ -220,11 +220,12 @@ class Hijacked:
 
 def frames(data: bytes) -> list[tuple[int, bytes]]:
     """Split a multiplexed stream into (stream number, bytes)."""
-    found = []
-    while data:
-        size = int.from_bytes(data[4:8], "big")
-        found.append((data[0], data[8 : 8 + size]))
-        data = data[8 + size :]
+    found, position = [], 0
+    while position < len(data):
+        start = position + 8
+        end = start + int.from_bytes(data[position + 4 : start], "big")
+        found.append((data[position], data[start:end]))
+        position = end
     return found
 
 

@@ -233,13 +233,14 @@ def test_hundred_megabytes_through_attach(engine: EngineProcess, api: Api) -> No
         "if=/dev/zero",
         "bs=1M",
         "count=100",
-        HostConfig={"LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}}},
+        HostConfig={"LogConfig": {"Type": "none"}},
     )
     stream = Hijacked(engine.socket, f"/containers/{container}/attach?stream=1&stdout=1")
     api.post(f"/containers/{container}/start")
     data = stream.read_all()
     stream.close()
     assert sum(len(part) for number, part in frames(data) if number == 1) == size
+    assert api.error("GET", f"/containers/{container}/logs", stdout=True).status == 501
 
 
 def test_many_clients_at_once(api: Api) -> None:
@@ -403,3 +404,15 @@ def test_http_client_library_errors_do_not_leak_connections(engine: EngineProces
     while engine.api.get("/info")["NFd"] > 60:
         assert time.monotonic() < deadline, "descriptors of closed connections stay open"
         time.sleep(0.05)
+
+
+def test_a_client_that_leaves_a_silent_process_is_let_go(engine: EngineProcess, api: Api) -> None:
+    container = api.run("sleep", "600")
+    before = api.get("/info")["NFd"]
+    for _ in range(5):
+        stream = Hijacked(engine.socket, f"/containers/{container}/attach?stream=1&stdout=1")
+        stream.close()
+    deadline = time.monotonic() + 15
+    while api.get("/info")["NFd"] > before:
+        assert time.monotonic() < deadline, "the engine keeps the connections of clients that left"
+        time.sleep(0.2)

@@ -25,6 +25,9 @@ class Duplex(Protocol):
     async def write(self, data: bytes) -> None:
         """Send; waits while the client is slow. Raises ``ConnectionError`` when it has gone."""
 
+    def gone(self) -> bool:
+        """Say whether the client has closed both halves; on TCP that shows only by writing."""
+
 
 class Query:
     """The parameters of a URL, read as Docker reads them."""

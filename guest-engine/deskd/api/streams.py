@@ -12,6 +12,7 @@ from deskd.services.ports import AttachStream
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
+GONE_CHECK_S = 5.0
 DEFAULT_DETACH_KEYS = "ctrl-p,ctrl-q"
 
 _CONTROL_KEYS = {chr(code): bytes((code - 96,)) for code in range(ord("a"), ord("z") + 1)} | {
@@ -88,7 +89,11 @@ async def relay(
         if typed.done() and not typed.cancelled() and typed.exception() is None and typed.result():
             on_detach()
             return
-        await output
+        while not output.done() and not client.gone():
+            # A silent process would keep a client that left for ever.
+            await asyncio.wait({output}, timeout=GONE_CHECK_S)
+        if output.done():
+            output.result()
     finally:
         for task in (output, typed):
             task.cancel()
