@@ -15,7 +15,7 @@ import pytest
 import desk
 from desk.cli.catalog import Entry
 from desk.cli.framework import DeskCommand, LazyGroup
-from desk.cli.main import cli, run_command
+from desk.cli.program import cli, run_command
 from desk.compose import Desk
 from desk.errors import EngineUnreachable
 from desk.paths import Home
@@ -166,7 +166,7 @@ def test_an_engine_by_address_beats_machines() -> None:
 def modules_after(*arguments: str) -> set[str]:
     """Run a command in a new interpreter and return the modules that it has loaded."""
     program = (
-        "import sys\nfrom desk.cli.main import cli, run_command\n"
+        "import sys\nfrom desk.cli.program import cli, run_command\n"
         f"run_command(cli, {list(arguments)!r}, 'desk')\n"
         "sys.stderr.write('\\n'.join(sorted(sys.modules)))"
     )

@@ -6,7 +6,6 @@ quotes the value.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import sys
@@ -21,6 +20,13 @@ JsonObject = dict[str, Any]
 
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _WINDOWS_PATH = re.compile(r"[a-zA-Z]:[\\/]")
+
+
+def _fields(text: str) -> list[str]:
+    """Split at commas; quotes keep a comma in a field, as in CSV."""
+    import csv
+
+    return next(csv.reader([text]), [])
 
 
 # --- ports --------------------------------------------------------------------------------------
@@ -150,7 +156,7 @@ def parse_mount(text: str) -> JsonObject:
     bind: JsonObject = {}
     volume: JsonObject = {}
     tmpfs: JsonObject = {}
-    for item in next(csv.reader([text]), []):
+    for item in _fields(text):
         key, separator, value = item.partition("=")
         key = key.strip().lower()
         given = value if separator else None
@@ -383,7 +389,7 @@ def parse_network(text: str) -> tuple[str, JsonObject]:
         return text, {}
     endpoint: JsonObject = {}
     name = ""
-    for item in next(csv.reader([text]), []):
+    for item in _fields(text):
         key, _, value = item.partition("=")
         if key == "name":
             name = value
