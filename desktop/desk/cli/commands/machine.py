@@ -358,9 +358,11 @@ def ssh(session: Session, name: str | None, command: tuple[str, ...]) -> None:
             hint=f"`desk machine start {machine_name}` starts it.",
         )
     if arguments is None:
-        from desk.cli import ssh_terminal
+        from desk.ssh.session import Session as SshSession
+        from desk.ssh.shell import interact
 
-        code = ssh_terminal.run(manager.endpoint(machine_name), " ".join(command))
+        with SshSession.connect(manager.endpoint(machine_name)) as connection:
+            code = interact(connection, " ".join(command))
         raise click.exceptions.Exit(code)
     sys.stdout.flush()
     if sys.platform == "win32":
