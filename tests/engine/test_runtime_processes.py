@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import time
@@ -466,5 +467,34 @@ def test_a_cancelled_start_leaves_nothing_and_harms_no_other(harness: Harness) -
                 break
             await asyncio.sleep(0.02)
         assert list(processes.iterdir()) == []
+
+    harness.play(scenario)
+
+
+def spare_monitors(launcher: int) -> list[int]:
+    """List the launcher's children that wait for an order."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            text = path.read_text()
+            parent = int(text[text.rindex(")") + 2 :].split()[1])
+            if parent == launcher and "(desk-spare)" in text:
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_a_spare_monitor_waits_and_may_be_killed(harness: Harness) -> None:
+    async def scenario(runtime: LauncherRuntime) -> None:
+        for _ in range(2):
+            spares: list[int] = []
+            for _ in range(200):
+                spares = spare_monitors(harness.launcher_pid)
+                if spares:
+                    break
+                await asyncio.sleep(0.02)
+            assert len(spares) == 1
+            os.kill(spares[0], signal.SIGKILL)
+            out, _, _ = await harness.run(runtime, harness.plan("echo", "fine"))
+            assert out == "fine\n"
 
     harness.play(scenario)

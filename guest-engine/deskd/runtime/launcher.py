@@ -6,6 +6,9 @@ engine's end closing is its order to leave; its monitors stay.
 
 An order is a header (kind, length), the payload, and the descriptors that travel with the
 header. The first descriptor is the connection on which the child itself answers.
+
+While it is idle the launcher keeps one monitor forked in advance: the pages that a fresh fork must
+first copy (some five hundred) are copied before anybody waits for them.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -21,19 +25,31 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
+from deskd.domain.mount import MountStep
 from deskd.errors import DeskdError, InvalidArgument
 from deskd.kernel import mount, process
 from deskd.kernel.cgroup import cgroup_at
 from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
 from deskd.layout import ExecRoot
+from deskd.runtime.handshake import Channel
 from deskd.runtime.jobs import JOBS
 from deskd.runtime.monitor import Monitor
-from deskd.runtime.plan import decode
+from deskd.runtime.plan import (
+    CgroupSpec,
+    Plan,
+    ProcessSpec,
+    RootSpec,
+    StreamSpec,
+    decode,
+    encode,
+)
 
 HEADER = struct.Struct(">cI")
 CREATE = b"c"
 JOB = b"j"
 MAX_FDS = 16
+_IDLE_MS = 20
+"""How long no order must have come before the next spare monitor is forked."""
 
 
 _PROGRAM = """
@@ -92,6 +108,7 @@ class _Launcher:
         self._orders = orders
         self._exec_root = exec_root
         self._hierarchy = hierarchy
+        self._spare: socket.socket | None = None
 
     def serve(self) -> None:
         """Take orders until the engine's end is closed."""
@@ -109,17 +126,57 @@ class _Launcher:
         gc.collect()
         gc.disable()
         gc.freeze()
+        waiting = select.poll()
+        waiting.register(self._orders, select.POLLIN)
         while True:
+            if self._spare is None and not waiting.poll(_IDLE_MS):
+                self._make_spare()
             header, fds = self._receive_header()
             if not header:
                 return
             kind, length = HEADER.unpack(header)
             payload = self._receive(length)
-            if os.fork() == 0:
+            taken = kind == CREATE and self._hand_over(header + payload, fds)
+            if not taken and os.fork() == 0:
                 self._child(kind, payload, fds)
             for fd in fds:
                 os.close(fd)
             del payload
+
+    def _make_spare(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        if os.fork() == 0:
+            ours.close()
+            self._orders.close()
+            self._orders = theirs
+            self._wait_as_spare()
+        theirs.close()
+        self._spare = ours
+
+    def _wait_as_spare(self) -> NoReturn:
+        try:
+            process.set_name("desk-spare")
+            _leave_terminal()
+            _touch_pages(self._hierarchy, self._exec_root)
+            header, fds = self._receive_header()
+            if header:
+                kind, length = HEADER.unpack(header)
+                self._child(kind, self._receive(length), fds)
+        finally:
+            os._exit(0)
+
+    def _hand_over(self, order: bytes, fds: list[int]) -> bool:
+        """Give an order to the spare monitor; say whether there was one to take it."""
+        if self._spare is None:
+            return False
+        spare, self._spare = self._spare, None
+        with spare:
+            try:
+                sent = socket.send_fds(spare, [order], fds)
+                spare.sendall(memoryview(order)[sent:])
+            except OSError:  # somebody has killed it
+                return False
+        return True
 
     def _receive_header(self) -> tuple[bytes, list[int]]:
         header, fds, _, _ = socket.recv_fds(self._orders, HEADER.size, MAX_FDS)
@@ -145,6 +202,8 @@ class _Launcher:
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._orders.close()
+            if self._spare is not None:
+                self._spare.close()
             answer, *rest = fds
             connection = socket.socket(fileno=answer)
             _leave_terminal()
@@ -173,6 +232,21 @@ class _Launcher:
                 traceback.print_exc(file=file)
         except (OSError, ValueError, KeyError):
             os._exit(2)
+
+
+def _touch_pages(hierarchy: Hierarchy, exec_root: ExecRoot) -> None:
+    """Go through a monitor's first steps without their effects, for the pages they use."""
+    sample = Plan(
+        key="",
+        process=ProcessSpec(("",)),
+        streams=StreamSpec(),
+        cgroup=CgroupSpec("", ""),
+        root=RootSpec((MountStep("bind", "/"),)),
+    )
+    plan = decode(json.loads(encode(sample)))
+    Monitor(plan, cgroup_at(hierarchy, "", ""), exec_root).close()
+    for end in Channel.pair():
+        end.close()
 
 
 def _leave_terminal() -> None:

@@ -87,6 +87,10 @@ class Monitor:
         self._ended: Exit | None = None
         self._died = False
 
+    def close(self) -> None:
+        """Give up a monitor that was never run."""
+        self._epoll.close()
+
     # --- life ---
 
     def run(self, first: socket.socket) -> None:
