@@ -11,6 +11,7 @@ limit.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import socket
@@ -20,6 +21,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -112,32 +114,47 @@ class Bench:
             return ""
         return done.stdout
 
-    def boot(self) -> dict[str, float]:
-        """Boot once; return the seconds of each stage. Raises ``TimeoutError`` with the console."""
+    @contextlib.contextmanager
+    def running(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Boot; give the SSH port and the stages once SSH and the engine listen.
+
+        The stages have two more: ``began`` and ``seen``, by this computer's clock, when QEMU began
+        and when the first stage was read. Raises ``TimeoutError`` with the console's end.
+        """
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             port = int(listener.getsockname()[1])
         self.console.write_bytes(b"")
         began = time.monotonic()
-        qemu = subprocess.Popen(self.command(port), stdin=subprocess.DEVNULL)
+        self.qemu = subprocess.Popen(self.command(port), stdin=subprocess.DEVNULL)
         try:
-            stages, initramfs_seen_s = self._watch(qemu, began)
+            stages, seen = self._watch(self.qemu, began)
+            yield port, {**stages, "began": began, "seen": began + seen}
+        finally:
+            if self.qemu.poll() is None:
+                self.qemu.kill()
+                self.qemu.wait()
+
+    def power_off(self, port: int) -> None:
+        """Ask for an orderly end and wait for it; raises ``TimeoutError``."""
+        self.ssh(port, "/usr/sbin/poweroff", limit_s=20)
+        try:
+            self.qemu.wait(40)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(self._last_words("the guest does not power off")) from error
+
+    def boot(self) -> dict[str, float]:
+        """Boot once; return the seconds of each stage. Raises ``TimeoutError`` with the console."""
+        with self.running() as (port, stages):
+            began = stages["began"]
             while time.monotonic() - began < BOOT_LIMIT_S:
                 if " 200" in self.ssh(port, "deskd dial-stdio", limit_s=20, stdin=REQUEST):
                     break
             else:
                 raise TimeoutError(self._last_words("no answer through SSH"))
             answered_s = time.monotonic() - began
-            self.ssh(port, "poweroff", limit_s=10)
-            try:
-                qemu.wait(30)
-            except subprocess.TimeoutExpired as error:
-                raise TimeoutError(self._last_words("the guest does not power off")) from error
-        finally:
-            if qemu.poll() is None:
-                qemu.kill()
-                qemu.wait()
-        firmware_s = max(0.0, initramfs_seen_s - stages["initramfs"])
+            self.power_off(port)
+        firmware_s = max(0.0, stages["seen"] - began - stages["initramfs"])
         return {
             "firmware": firmware_s,
             "kernel": stages["initramfs"],

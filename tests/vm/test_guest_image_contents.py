@@ -23,26 +23,17 @@ LIMIT_BYTES = 90_000_000
 
 
 @pytest.fixture(scope="module")
-def image() -> Path:
-    directory = REPOSITORY / "build" / "guest"
-    subprocess.run(
-        [sys.executable, REPOSITORY / "vm-images" / "build", "--output", directory], check=True
-    )
-    return directory
-
-
-@pytest.fixture(scope="module")
-def manifest(image: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((image / "manifest.json").read_text("utf-8"))
+def manifest(guest_image: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((guest_image / "manifest.json").read_text("utf-8"))
     return document
 
 
 @pytest.fixture(scope="module")
-def usr(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def usr(guest_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The image's /usr, unpacked."""
     target = tmp_path_factory.mktemp("guest") / "usr"
     subprocess.run(
-        ["unsquashfs", "-q", "-n", "-d", target, image / "root.squashfs"],
+        ["unsquashfs", "-q", "-n", "-d", target, guest_image / "root.squashfs"],
         check=True,
         stdout=subprocess.DEVNULL,
     )
@@ -50,12 +41,12 @@ def usr(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_manifest_names_the_files_with_their_checksums(
-    image: Path, manifest: dict[str, Any]
+    guest_image: Path, manifest: dict[str, Any]
 ) -> None:
     assert manifest["format"] == 1
     assert manifest["arch"] == recipe.host_architecture()
     for part in ("kernel", "initramfs", "root"):
-        content = (image / manifest[part]["file"]).read_bytes()
+        content = (guest_image / manifest[part]["file"]).read_bytes()
         assert manifest[part]["size"] == len(content)
         assert manifest[part]["sha256"] == hashlib.sha256(content).hexdigest()
     assert "rdinit=/init" in manifest["cmdline"]
@@ -63,8 +54,8 @@ def test_the_manifest_names_the_files_with_their_checksums(
     assert manifest["python_packages"]["pyroute2"]
 
 
-def test_the_image_is_small(image: Path, manifest: dict[str, Any]) -> None:
-    files = [image / manifest[part]["file"] for part in ("kernel", "initramfs", "root")]
+def test_the_image_is_small(guest_image: Path, manifest: dict[str, Any]) -> None:
+    files = [guest_image / manifest[part]["file"] for part in ("kernel", "initramfs", "root")]
     total = sum(file.stat().st_size for file in files)
     assert total < LIMIT_BYTES, {file.name: file.stat().st_size for file in files}
 
@@ -89,9 +80,12 @@ def test_no_program_gives_its_caller_rights(usr: Path) -> None:
     assert special == []
 
 
-def test_everything_belongs_to_root(image: Path) -> None:
+def test_everything_belongs_to_root(guest_image: Path) -> None:
     listing = subprocess.run(
-        ["unsquashfs", "-lln", image / "root.squashfs"], check=True, capture_output=True, text=True
+        ["unsquashfs", "-lln", guest_image / "root.squashfs"],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.splitlines()
     entries = [line.split() for line in listing if line.startswith(("-", "d", "l"))]
     assert len(entries) > 1000
@@ -160,12 +154,12 @@ def test_no_key_or_password_ships(usr: Path) -> None:
         assert line.split(":")[1] in {"*", "!"}
 
 
-def test_a_second_build_has_nothing_to_do(image: Path) -> None:
-    before = (image / "manifest.json").stat()
+def test_a_second_build_has_nothing_to_do(guest_image: Path) -> None:
+    before = (guest_image / "manifest.json").stat()
     done = subprocess.run(
-        [sys.executable, REPOSITORY / "vm-images" / "build", "--output", image],
+        [sys.executable, REPOSITORY / "vm-images" / "build", "--output", guest_image],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "is up to date" in done.stderr
-    after = (image / "manifest.json").stat()
+    after = (guest_image / "manifest.json").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
