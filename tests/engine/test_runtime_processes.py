@@ -494,6 +494,8 @@ def test_a_spare_monitor_waits_and_may_be_killed(harness: Harness) -> None:
                 await asyncio.sleep(0.02)
             assert len(spares) == 1
             os.kill(spares[0], signal.SIGKILL)
+            while not gone(spares[0]):  # noqa: ASYNC110 - there is nothing to be told by
+                await asyncio.sleep(0.01)
             out, _, _ = await harness.run(runtime, harness.plan("echo", "fine"))
             assert out == "fine\n"
 

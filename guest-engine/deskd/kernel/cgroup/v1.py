@@ -55,12 +55,16 @@ class CgroupV1:
             if files.make_directory(path) and "cpuset" in controllers:
                 self._inherit_cpuset(path)
 
-    @staticmethod
-    def _inherit_cpuset(path: str) -> None:
-        """A new cpuset is empty, and nothing can run in it."""
+    def _inherit_cpuset(self, path: str) -> None:
+        """A new cpuset is empty, and nothing can run in it. The one above may be as new, made by
+        another start a moment ago."""
+        above = os.path.dirname(path)
         for name in ("cpuset.cpus", "cpuset.mems"):
-            if not files.read(f"{path}/{name}"):
-                files.write(f"{path}/{name}", files.read(f"{os.path.dirname(path)}/{name}"))
+            if files.read(f"{path}/{name}"):
+                continue
+            if not files.read(f"{above}/{name}"):
+                self._inherit_cpuset(above)
+            files.write(f"{path}/{name}", files.read(f"{above}/{name}"))
 
     def apply(self, limits: Limits, *, devices: bool = True) -> None:
         """Write what is set in ``limits``; ``devices`` says whether to write the device list."""
