@@ -279,7 +279,8 @@ def test_run_options_reach_the_container(engine: EngineProcess, tmp_path: Path) 
     (tmp_path / "env").write_text("FROM_FILE=1\n")
     script = (
         "hostname; id -u; pwd; echo $A $FROM_FILE; grep extra /etc/hosts; "
-        "grep 9.9 /etc/resolv.conf; df /scratch | tail -1; ulimit -n; cat /proc/sys/net/ipv4/ip_unprivileged_port_start"
+        "grep 9.9 /etc/resolv.conf; df /scratch | tail -1; ulimit -n; "
+        "cat /proc/sys/net/ipv4/ip_unprivileged_port_start"
     )
     text = ok(
         engine,
