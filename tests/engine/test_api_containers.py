@@ -277,7 +277,7 @@ def test_rotated_log_is_read_and_followed_whole(api: Api) -> None:
     assert api.logs(container, follow=True) == expected
     assert api.logs(container) == expected
     assert api.logs(container, tail=1500) == expected[expected.index(b"line-1500\n") :]
-    assert len(list(Path(api.inspect(container)["LogPath"]).parent.glob("*-json.log.*"))) > 2
+    assert len(list(Path(api.inspect(container)["LogPath"]).parent.glob("*-json.log.*"))) >= 1
 
 
 def test_attach_before_start_misses_nothing(engine: EngineProcess, api: Api) -> None:

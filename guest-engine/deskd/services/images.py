@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from deskd import errors
 from deskd.domain import image as rules
@@ -16,12 +16,14 @@ from deskd.domain import reference as references
 from deskd.domain.container import ContainerConfig
 from deskd.domain.filters import Filters
 from deskd.domain.image import ImageRecord
-from deskd.images import archive, describe, filters, importing, removal
 from deskd.images.bridge import ByteFeed, ByteQueue
 from deskd.images.catalog import Catalog
-from deskd.images.removal import ImageUse
 from deskd.images.streams import ByteReader
 from deskd.services.ports import ByteSource, Progress
+
+if TYPE_CHECKING:
+    from deskd.images import archive, removal
+    from deskd.images.removal import ImageUse
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -100,6 +102,8 @@ class Images:
         shared_size: bool = False,
     ) -> list[dict[str, Any]]:
         """Return ``ImageSummary`` objects, newest first; ``all_`` includes intermediate ones."""
+        from deskd.images import describe, filters
+
         await self._bundled_loaded()
         chosen = filters.select(self._catalog, Filters(filters_), include_intermediate=all_)
         return describe.summaries(
@@ -108,10 +112,14 @@ class Images:
 
     async def inspect(self, name: str) -> dict[str, Any]:
         """Return ``ImageInspect``."""
+        from deskd.images import describe
+
         return describe.inspect(self._catalog, await self.resolve(name))
 
     async def history(self, name: str) -> list[dict[str, Any]]:
         """Return ``HistoryResponseItem`` objects, newest first."""
+        from deskd.images import describe
+
         return describe.history(self._catalog, await self.resolve(name))
 
     async def disk_usage(self) -> dict[str, Any]:
@@ -138,6 +146,8 @@ class Images:
 
         Returns the image's ID; the last progress object is ``{"status": ID}`` as Docker's.
         """
+        from deskd.images import importing
+
         wanted = importing.ImportRequest(
             reference=references.from_repository(repo, tag) if repo else None,
             changes=tuple(changes),
@@ -160,6 +170,8 @@ class Images:
 
         Each loaded name is told by ``{"stream": "Loaded image: NAME\\n"}``.
         """
+        from deskd.images import archive
+
         tell = self._on_loop(progress)
         loaded = await self._feed(
             source,
@@ -172,6 +184,8 @@ class Images:
         return self._save(names)
 
     async def _save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
+        from deskd.images import archive
+
         for name in names:
             await self.resolve(name)
         plan = archive.plan_save(self._catalog, names)
@@ -205,6 +219,8 @@ class Images:
 
         The caller pauses the container while this runs, where the client asked for it.
         """
+        from deskd.images import importing
+
         wanted = importing.CommitRequest(
             container_id=source.container_id,
             image_id=source.image_id,
@@ -258,6 +274,8 @@ class Images:
         Returns ``{"Untagged": …}`` and ``{"Deleted": …}`` objects in the order of the work;
         raises ``Conflict`` with Docker's words where a container or an image stands on it.
         """
+        from deskd.images import removal
+
         await self.resolve(name)
         async with self._changing:
             done = await asyncio.to_thread(
@@ -276,6 +294,8 @@ class Images:
 
         Returns ``ImagesDeleted`` and ``SpaceReclaimed`` (bytes).
         """
+        from deskd.images import removal
+
         async with self._changing:
             done, reclaimed_bytes = await asyncio.to_thread(
                 removal.prune, self._catalog, self._users.image_uses(), Filters(filters_)
@@ -298,6 +318,8 @@ class Images:
 
         An image that the user removed stays removed. A damaged archive is logged and left out.
         """
+        from deskd.images import archive
+
         if self._bundled is None:
             return
         for path in await asyncio.to_thread(self._bundled_archives, self._bundled):

@@ -12,8 +12,6 @@ from typing import Any
 
 from deskd.domain.state import ContainerRecord, MountPoint
 from deskd.errors import InvalidArgument, NotFound
-from deskd.images.streams import decompressed
-from deskd.images.unpack import IntoExisting, unpack
 from deskd.layout import DataRoot
 from deskd.services.containers.mounting import mount_steps
 from deskd.services.containers.registry import Container, ContainerRegistry
@@ -226,6 +224,9 @@ def _write_all(descriptor: int, block: bytes) -> None:
 
 def _fill(reading: int, layout: DataRoot, target: str) -> None:
     """Unpack a tar of ``NAME/…`` so that what is below NAME lands in ``target``."""
+    from deskd.images.streams import decompressed
+    from deskd.images.unpack import IntoExisting, unpack
+
     staging = tempfile.mkdtemp(prefix="volume-", dir=layout.temporary)
     try:
         unpack(decompressed(_PipeReader(reading)), staging, into_existing=IntoExisting())

@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from deskd.domain.state import ContainerRecord, Status
 from deskd.errors import Conflict, InvalidArgument, NotFound
-from deskd.images.removal import ImageUse
 from deskd.services.events import Events
 from deskd.services.ports import AttachStream, Process
 from deskd.store.database import DuplicateKey, Records
+
+if TYPE_CHECKING:
+    from deskd.images.removal import ImageUse
 
 
 @dataclass(slots=True)
@@ -210,6 +213,8 @@ class ContainerRegistry:
 
     def image_uses(self) -> list[ImageUse]:
         """Return which image each container stands on."""
+        from deskd.images.removal import ImageUse
+
         return [
             ImageUse(container.id, container.record.image_id, container.active)
             for container in self._by_id.values()
