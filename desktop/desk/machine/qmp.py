@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from desk.errors import DriverError
@@ -29,13 +30,15 @@ async def _execute(
             try:
                 return await client.execute(command, arguments or None)
             finally:
-                await client.disconnect()
+                # After "quit" QEMU is gone before the goodbye, which is no failure of it.
+                with contextlib.suppress(EOFError, OSError, QMPError):
+                    await client.disconnect()
     except TimeoutError as error:
         raise DriverError(
             f"QEMU does not answer {command} within {timeout_s:g} s",
             hint="`desk machine kill` ends a QEMU that hangs.",
         ) from error
-    except (QMPError, OSError) as error:
+    except (QMPError, OSError, EOFError) as error:
         raise DriverError(
             f"QEMU did not take {command}: {error}",
             hint="`desk machine kill` ends a QEMU that hangs.",
