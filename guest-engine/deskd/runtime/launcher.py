@@ -79,9 +79,10 @@ def fork_launcher(exec_root: str, hierarchy: Hierarchy | None = None) -> tuple[i
     if pid == 0:
         try:
             theirs.set_inheritable(True)
-            interpreter = mount.open_tree(os.readlink("/proc/self/exe"))
+            own = os.readlink("/proc/self/exe")
+            interpreter = mount.open_tree(own)
             mount.mount_setattr(interpreter, set_flags=mount.MOUNT_ATTR_RDONLY)
-            command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, *arguments]
+            command = [sys.executable or own, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, *arguments]
             os.execve(interpreter, command, {"LC_ALL": "C.UTF-8"})
         except BaseException:  # noqa: BLE001 - a forked child must not return to its caller
             traceback.print_exc()
