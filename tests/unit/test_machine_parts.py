@@ -134,9 +134,9 @@ def test_seed_holds_what_the_guest_reads(tmp_path: Path) -> None:
         (
             "[    1.2] Kernel panic - not syncing: Attempted to kill init!",
             "panicked: Attempted",
-            True,
+            False,
         ),
-        ("VFS: Unable to mount root fs on unknown-block(0,0)", "do not belong together", True),
+        ("VFS: Unable to mount root fs on unknown-block(0,0)", "do not belong together", False),
         ("mkfs: No space left on device", "data disk is full", False),
         ("[ 9.1] Out of memory: Killed process 77 (deskd) total-vm", "killed deskd", False),
         ("[ 2.0] I/O error, dev vdb, sector 0 op 0x0:(READ)", "disk vdb", False),
@@ -153,6 +153,16 @@ def test_console_log_in_words(tmp_path: Path, log: str, words: str, fatal: bool)
     assert str(file) in console.explain(file)
     found = console.finding(file)
     assert (found is not None and found.fatal) == fatal
+
+
+def test_panic_that_comes_back_is_given_up(tmp_path: Path) -> None:
+    file = tmp_path / "console.log"
+    panic = "[ 1.0] Kernel panic - not syncing: Fatal exception in interrupt\n"
+    for count, fatal in ((1, False), (2, False), (3, True)):
+        file.write_text(panic * count)
+        found = console.finding(file)
+        assert found is not None
+        assert found.fatal == fatal
 
 
 def test_stages_of_a_boot(tmp_path: Path) -> None:

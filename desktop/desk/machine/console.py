@@ -12,6 +12,10 @@ from pathlib import Path
 from desk.machine.process import last_lines
 
 _TAIL_LINES = 400
+_PANIC = "Kernel panic - not syncing"
+_PANICS_TO_GIVE_UP = 3
+"""The guest restarts by itself after a panic. Under emulation one can be a fault of the emulator
+that does not come back; several in a row are the guest's own."""
 _STAGE = re.compile(r"^DESK-STAGE (\S+) ([0-9.]+)")
 _FATAL = re.compile(r"^DESK-(?:FATAL|ERROR):? (.+)")
 
@@ -24,48 +28,40 @@ class Finding:
     fatal: bool
 
 
-_PATTERNS: tuple[tuple[re.Pattern[str], str, bool], ...] = (
+_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"VFS: Unable to mount root fs|No working init found", re.IGNORECASE),
         "the guest's kernel found no root file system: the guest image and its kernel do not "
         "belong together",
-        True,
     ),
     (
         re.compile(r"Kernel panic - not syncing: (?P<why>.+)"),
         "the guest's kernel panicked: {why}",
-        True,
     ),
     (
         re.compile(r"(?P<why>invalid opcode|general protection fault|double fault).*SMP"),
         "the guest's kernel met a processor fault ({why}): the accelerator or the CPU model "
         "does not suit this computer; `desk doctor --probe` tries it again",
-        False,
     ),
     (
         re.compile(r"No space left on device|ENOSPC"),
         "the machine's data disk is full: remove images or containers, or make the disk larger",
-        False,
     ),
     (
         re.compile(r"Out of memory: Killed process \d+ \((?P<why>[^)]+)\)"),
         "the guest ran out of memory and killed {why}: give the machine more memory",
-        False,
     ),
     (
         re.compile(r"(?:I/O error, dev|Buffer I/O error on dev) (?P<why>vd\w)"),
         "the guest cannot read or write its disk {why}: the host's disk may be full or damaged",
-        False,
     ),
     (
         re.compile(r"EXT4-fs error.*|EXT4-fs \(\w+\): (?:VFS: Can't find|bad|corrupt).*"),
         "the file system on the machine's data disk is damaged",
-        False,
     ),
     (
         re.compile(r"erofs.*(?:corrupt|cannot|failed)|SQUASHFS error", re.IGNORECASE),
         "the guest's root image is damaged: install the guest image again",
-        False,
     ),
 )
 
@@ -77,12 +73,13 @@ def finding(console_log: Path) -> Finding | None:
         said = _FATAL.match(line)
         if said:
             return Finding(f"the guest says: {said[1]}", fatal=True)
-    for pattern, text, fatal in _PATTERNS:
+    hopeless = sum(_PANIC in line for line in lines) >= _PANICS_TO_GIVE_UP
+    for pattern, text in _PATTERNS:
         for line in lines:
             found = pattern.search(line)
             if found:
                 why = found.groupdict().get("why", "")
-                return Finding(text.format(why=why.strip(" -]")), fatal=fatal)
+                return Finding(text.format(why=why.strip(" -]")), fatal=hopeless)
     return None
 
 

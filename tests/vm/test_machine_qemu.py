@@ -1,0 +1,204 @@
+"""A real machine under QEMU: power, memory, keys, faults, and what ``desk doctor`` says of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.guest_image import guest_image
+
+from desk.errors import HostKeyMismatch, SshError
+from desk.machine import console, diagnostics, process
+from desk.machine.accelerator import Accelerators, qemu_version
+from desk.machine.diagnostics import Verdict
+from desk.machine.drivers.qemu import find_qemu
+from desk.machine.engine_probe import engine_obstacle
+from desk.machine.images import ImageStore, host_architecture
+from desk.machine.manager import Manager
+from desk.machine.model import MachineSpec, State
+from desk.machine.qemu_command import HostFacts
+from desk.paths import Home, MachinePaths
+from desk.ssh.keys import generate_key_pair, write_key_pair, write_known_hosts
+from desk.ssh.session import Session
+
+__all__ = ["guest_image"]
+
+pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(300)]
+
+NAME = "real"
+
+
+@pytest.fixture(scope="module")
+def manager(guest_image: Path) -> Iterator[Manager]:
+    """One machine for all tests of this module; each leaves it usable, running or not."""
+    directory = Path(tempfile.mkdtemp(prefix="desk-"))
+    manager = Manager(Home(directory))
+    spec = MachineSpec(
+        NAME, memory_mib=768, disk_gib=4, image=str(guest_image), options={"accelerator": "tcg"}
+    )
+    manager.create(spec)
+    yield manager
+    manager.remove(NAME, force=True)
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def paths(manager: Manager) -> MachinePaths:
+    manager.start(NAME)
+    return manager.home.machine(NAME)
+
+
+def qemu(paths: MachinePaths) -> process.Process:
+    running = process.recall(paths.qemu_pid)
+    assert running is not None
+    return running
+
+
+def run(manager: Manager, command: str) -> str:
+    with Session.connect(manager.endpoint(NAME)) as session:
+        done = session.run(command)
+    assert done.exit_code == 0, done.stderr
+    return done.stdout.decode().strip()
+
+
+def test_guest_is_the_one_that_was_asked_for(manager: Manager, paths: MachinePaths) -> None:
+    assert run(manager, "hostname") == NAME
+    assert run(manager, "nproc") == "2"
+    assert 600 < int(run(manager, "grep MemTotal /proc/meminfo").split()[1]) / 1024 < 768
+    assert [name for name, _s in console.stages(paths.console_log)][:3] == [
+        "initramfs",
+        "userspace",
+        "sshd",
+    ]
+    argv = manager.ssh_arguments(NAME, ("cat", "/etc/hostname"))
+    assert argv is not None
+    done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout.strip()) == (0, NAME), done.stderr
+
+
+def test_nothing_listens_beyond_loopback(paths: MachinePaths) -> None:
+    owners = {f"pid={qemu(paths).pid},"}
+    listing = subprocess.run(["ss", "-Hltnup"], capture_output=True, text=True, check=True).stdout
+    lines = [line for line in listing.splitlines() if any(owner in line for owner in owners)]
+    assert len(lines) == 1
+    assert "127.0.0.1:" in lines[0].split()[4]
+
+
+def test_memory_on_the_host_is_told(manager: Manager, paths: MachinePaths) -> None:
+    status = manager.status(NAME)
+    assert status.state is State.RUNNING
+    assert status.host_memory_bytes is not None
+    assert status.host_memory_bytes == pytest.approx(qemu(paths).resident_bytes(), rel=0.2)
+
+
+def test_data_outlives_an_orderly_stop_and_a_new_boot(
+    manager: Manager, paths: MachinePaths
+) -> None:
+    run(manager, "echo kept >/var/lib/desk/local/note")  # not synced: the stop must do it
+    report = manager.restart(NAME)
+    assert "power off" in dict(report.stages)
+    assert "engine" in dict(report.boot)
+    assert run(manager, "cat /var/lib/desk/local/note") == "kept"
+
+
+def test_suspended_qemu_is_paused_and_resumes(manager: Manager, paths: MachinePaths) -> None:
+    os.kill(qemu(paths).pid, signal.SIGSTOP)
+    while manager.status(NAME, timeout_s=1).state is not State.PAUSED:
+        time.sleep(0.05)
+    manager.start(NAME)
+    assert manager.status(NAME).state is State.RUNNING
+
+
+def test_killed_qemu_is_seen_at_once_and_starts_again(
+    manager: Manager, paths: MachinePaths
+) -> None:
+    port = manager.endpoint(NAME).port
+    qemu(paths).kill()
+    assert manager.status(NAME, timeout_s=1).state is State.STOPPED
+    manager.start(NAME)
+    assert manager.endpoint(NAME).port == port
+    assert engine_obstacle(paths.engine_socket, timeout_s=10) == ""
+
+
+def test_killed_agent_is_replaced_by_a_start(manager: Manager, paths: MachinePaths) -> None:
+    os.kill(int(paths.agent_pid.read_text()), signal.SIGKILL)
+    while engine_obstacle(paths.engine_socket, timeout_s=1) == "":
+        time.sleep(0.05)
+    status = manager.status(NAME, timeout_s=2)
+    assert status.state is State.RUNNING
+    assert "its agent is not running" in status.error
+    before = qemu(paths)
+    manager.start(NAME)
+    assert qemu(paths) == before
+    assert manager.status(NAME).error == ""
+
+
+def test_changed_host_key_is_refused(manager: Manager, paths: MachinePaths) -> None:
+    manager.stop(NAME)
+    known = paths.known_hosts.read_text()
+    other = generate_key_pair("other")
+    write_known_hosts(paths.known_hosts, "127.0.0.1", manager.endpoint(NAME).port, other.public)
+    try:
+        with pytest.raises(HostKeyMismatch, match="shows the host key"):
+            manager.start(NAME)
+        assert manager.status(NAME).state is State.STOPPED
+    finally:
+        paths.known_hosts.write_text(known)
+
+
+def test_key_that_the_guest_does_not_know_is_refused(manager: Manager, paths: MachinePaths) -> None:
+    manager.stop(NAME)
+    private, public = paths.private_key.read_bytes(), paths.public_key.read_bytes()
+    write_key_pair(generate_key_pair("wrong"), paths.private_key, paths.public_key)
+    try:
+        with pytest.raises(SshError, match="does not accept Desk's key"):
+            manager.start(NAME)
+        assert manager.status(NAME).state is State.STOPPED
+    finally:
+        paths.private_key.write_bytes(private)
+        paths.public_key.write_bytes(public)
+
+
+def test_damaged_data_disk_is_explained_and_kept(manager: Manager, paths: MachinePaths) -> None:
+    manager.stop(NAME)
+    with paths.data_disk.open("r+b") as disk:
+        whole = disk.read(8192)
+        disk.seek(0)
+        disk.write(b"\xa5" * 8192)
+    try:
+        with pytest.raises(Exception, match=r"machine real is not ready: .*the guest says: .*disk"):
+            manager.start(NAME)
+        assert manager.status(NAME).state is State.STOPPED
+    finally:
+        with paths.data_disk.open("r+b") as disk:
+            disk.write(whole)
+
+
+def test_accelerators_are_tried_with_the_real_guest(manager: Manager) -> None:
+    arch = host_architecture()
+    binary = find_qemu(arch)
+    host = HostFacts("linux", arch, binary, qemu_version(binary))
+    image = ImageStore(manager.home).newest()
+    verdicts = Accelerators(manager.home).probe_all(host, image, lambda _sentence: None)
+    assert [verdict.accelerator for verdict in verdicts] == ["kvm", "tcg"]
+    assert verdicts[-1].works, verdicts[-1].reason
+    assert all(verdict.reason for verdict in verdicts)
+
+
+def test_doctor_finds_this_computer_and_the_machine_well(
+    manager: Manager, paths: MachinePaths
+) -> None:
+    checks = {check.subject: check for check in diagnostics.examine(manager)}
+    for subject in ("python", "home", "qemu", "guest image", "machine real"):
+        assert checks[subject].verdict is Verdict.OK, checks[subject]
+    assert checks["machine real: engine"].verdict is not Verdict.FAILURE
+    manager.stop(NAME)
+    checks = {check.subject: check for check in diagnostics.examine(manager)}
+    assert checks["machine real"].text == "stopped"
