@@ -257,3 +257,25 @@ def test_commands_flags_and_machines_are_completed() -> None:
     assert complete("desk machine stop a", 3) == ["alpha"]
     assert complete("desk -m ", 2) == ["alpha", "beta"]
     assert complete("desk rm x", 2) == []  # no engine answers; no complaint, no machine started
+
+
+def test_a_fault_in_desk_itself_is_one_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @click.command()
+    def faulty() -> None:
+        raise RuntimeError("out of luck")
+
+    assert run_command(faulty, [], "desk") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("desk: internal error: RuntimeError: out of luck\n")
+    assert "DESK_DEBUG=1" in error
+    monkeypatch.setenv("DESK_DEBUG", "1")
+    with pytest.raises(RuntimeError):
+        run_command(faulty, [], "desk")
+
+
+def test_other_names_of_commands_that_docker_knows() -> None:
+    assert invoke("container", "list", "--help") == 0
+    assert invoke("image", "remove", "--help") == 0
+    assert invoke("remove", "--help") == 1

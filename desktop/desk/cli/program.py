@@ -94,6 +94,16 @@ def run_command(command: click.Command, arguments: Sequence[str], program: str) 
         name = f"{failure.filename}: " if failure.filename else ""
         render.error(DeskError(f"{name}{failure.strerror or failure}"))
         return 1
+    except Exception as failure:
+        if os.environ.get("DESK_DEBUG"):
+            raise
+        render.error(
+            DeskError(
+                f"internal error: {type(failure).__name__}: {failure}",
+                hint="This is a fault in Desk. Run it again with DESK_DEBUG=1 for a report.",
+            )
+        )
+        return 1
     return 0
 
 

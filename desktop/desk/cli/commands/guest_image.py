@@ -36,7 +36,9 @@ def _show(session: Session, sentence: str, done: int, total: int) -> None:
 def install(session: Session, source: str) -> None:
     """Install a guest image."""
     from desk.machine.images import ImageStore
+    from desk.machine.store import MachineStore
 
+    MachineStore(session.desk.home).make_home()  # private from its first file on
     installed = ImageStore(session.desk.home).install(
         source, lambda sentence, done, total: _show(session, sentence, done, total)
     )
