@@ -355,20 +355,28 @@ class EngineProcess:
 
     def close(self) -> list[str]:
         """End everything; return what was left behind, in words."""
-        left: list[str] = []
-        if self.process is not None:
+        try:
+            if self.process is None:
+                return []
             self.remove_everything()
             self.stop()
-            left = self.leftovers()
+            return self.leftovers()
+        finally:
+            self._clear_away()
+
+    def _clear_away(self) -> None:
+        """Remove what an engine that failed left, so that it disturbs no other test."""
         for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait(10)
+            self.process = None
         for mount in reversed(self._mounts()):
             subprocess.run(["umount", "-l", mount], check=False)
         self._remove_cgroups()
         subprocess.run(["ip", "netns", "delete", self.namespace], check=True)
         shutil.rmtree(self.root, ignore_errors=True)
-        return left
 
     def leftovers(self) -> list[str]:
         """Name the processes, mounts, cgroups and interfaces of the engine that are there."""
