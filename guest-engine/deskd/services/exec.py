@@ -13,7 +13,7 @@ from deskd.domain.process import Exit
 from deskd.domain.state import Status
 from deskd.errors import Conflict, InvalidArgument, NotFound
 from deskd.runtime import spec
-from deskd.services.containers.lifecycle import failed_start_code
+from deskd.services.containers.outcomes import failed_start_code
 from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.ports import AttachStream, Process, Runtime
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from deskd.domain.container import HostConfig, RestartPolicy
+from deskd.domain.container import HostConfig
 from deskd.domain.process import Exit, FoundMonitor
 from deskd.domain.state import Status
 from deskd.errors import Conflict, DeskdError, InvalidArgument, NotModified
@@ -19,6 +19,7 @@ from deskd.runtime import spec
 from deskd.services.containers import merging, mounting
 from deskd.services.containers.creation import remove_directory
 from deskd.services.containers.endpoints import Endpoints
+from deskd.services.containers.outcomes import failed_start_code, log_extra, policy_restarts
 from deskd.services.containers.registry import Container, ContainerRegistry, WaitResult
 from deskd.services.ports import Process, Resources, RootFilesystems, Runtime
 from deskd.services.volumes import Volumes
@@ -30,7 +31,6 @@ KILL_TIMEOUT_S = 10.0
 FIRST_RESTART_DELAY_S = 0.1
 MAX_RESTART_DELAY_S = 60.0
 STABLE_RUN_S = 10.0
-CANNOT_INVOKE, NOT_FOUND, ENGINE_ERROR = 126, 127, 128
 
 
 class Lifecycle:
@@ -131,7 +131,7 @@ class Lifecycle:
                 namespaces=namespaces,
                 log_path=record.log_path,
                 log_options=options,
-                log_extra=_log_extra(container, options),
+                log_extra=log_extra(record, options),
                 cgroup_parent=self._cgroup_parent,
             )
         )
@@ -224,7 +224,7 @@ class Lifecycle:
         policy, state = container.record.host_config.restart_policy, container.record.state
         if state.manually_stopped:
             return False
-        return _policy_restarts(policy, state.exit_code, container.record.restart_count)
+        return policy_restarts(policy, state.exit_code, container.record.restart_count)
 
     def _schedule_restart(self, container: Container, ran_s: float) -> None:
         if ran_s >= STABLE_RUN_S or not container.restart_delay_s:
@@ -586,7 +586,7 @@ class Lifecycle:
             return False
         if policy.name == "always":
             return True
-        return not state.manually_stopped and _policy_restarts(
+        return not state.manually_stopped and policy_restarts(
             policy, state.exit_code, record.restart_count
         )
 
@@ -624,36 +624,3 @@ def _cancel_restart(container: Container) -> None:
     task, container.restart_task = container.restart_task, None
     if task is not None and task is not asyncio.current_task():
         task.cancel()
-
-
-def _policy_restarts(policy: RestartPolicy, exit_code: int, restarts: int) -> bool:
-    if policy.name in ("always", "unless-stopped"):
-        return True
-    if policy.name != "on-failure" or exit_code == 0:
-        return False
-    return policy.maximum_retry_count == 0 or restarts < policy.maximum_retry_count
-
-
-def failed_start_code(text: str) -> int:
-    """As the docker CLI decides: 127 not found, 126 cannot be invoked, else the engine's fault."""
-    lowered = text.lower()
-    if "executable file not found" in lowered or "no such file or directory" in lowered:
-        return NOT_FOUND
-    if "permission denied" in lowered or "is a directory" in lowered:
-        return CANNOT_INVOKE
-    return ENGINE_ERROR
-
-
-def _log_extra(container: Container, options: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return the labels and variables that the log options ``labels`` and ``env`` ask for."""
-    record = container.record
-    extra = {
-        key: record.labels[key]
-        for key in options.get("labels", "").split(",")
-        if key in record.labels
-    }
-    environment = dict(item.partition("=")[::2] for item in record.config.env or [])
-    for key in options.get("env", "").split(","):
-        if key in environment:
-            extra[key] = environment[key]
-    return tuple(extra.items())
