@@ -24,7 +24,7 @@ def strip(paths: Iterable[Path], triplet: str, *, sections: tuple[str, ...] = ()
     remove = [f"--remove-section={name}" for name in sections]
     for path in paths:
         if path.is_file() and not path.is_symlink() and is_elf(path):
-            argv = [f"{triplet}-objcopy", "--strip-unneeded", *remove, path]
+            argv: list[str | Path] = [f"{triplet}-objcopy", "--strip-unneeded", *remove, path]
             run(argv, what=f"stripping {path.name}")
 
 
