@@ -266,11 +266,11 @@ def busybox_tar() -> bytes:
 class EngineProcess:
     """One engine with everything of its own. ``start`` and ``stop`` may alternate."""
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, socket: str = "") -> None:
         self._flags = flags
         self._tag = secrets.token_hex(3)
         self.root = Path(tempfile.mkdtemp(prefix=f"deskd-{self._tag}-"))
-        self.socket = str(self.root / "run" / "engine.sock")
+        self.socket = socket or str(self.root / "run" / "engine.sock")
         self.namespace = f"deskd-{self._tag}"
         self.cgroup_parent = f"deskd-test-{self._tag}"
         self.log_path = self.root / "log"
@@ -436,9 +436,10 @@ def _command_line(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def running_engine(*flags: str) -> Iterator[EngineProcess]:
-    """Run an engine with the test image; nothing may be left behind at the end."""
-    engine = EngineProcess(*flags)
+def running_engine(*flags: str, socket: str = "") -> Iterator[EngineProcess]:
+    """Run an engine with the test image; nothing may be left behind at the end. ``socket`` is
+    where it answers, if ``flags`` say another place than usual."""
+    engine = EngineProcess(*flags, socket=socket)
     try:
         engine.start()
         engine.load_image()

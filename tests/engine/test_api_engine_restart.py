@@ -5,10 +5,19 @@ from __future__ import annotations
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.engine_process import ApiError, EngineProcess, Hijacked, frames
+from tests.engine_process import (
+    IMAGE,
+    ApiError,
+    EngineProcess,
+    Hijacked,
+    frames,
+    run_docker,
+    running_engine,
+)
 
 pytestmark = pytest.mark.root
 
@@ -140,3 +149,19 @@ def test_attach_waits_through_the_name_of_a_restarted_engine(own_engine: EngineP
     assert api.inspect("kept")["Id"] == container
     assert api.inspect("kept")["Config"]["Labels"] == {"a": "b"}
     assert api.get("/info")["ID"] == engine_id
+
+
+def test_a_deep_exec_root_is_no_obstacle_to_attach_and_restart(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    deep.mkdir(parents=True)
+    socket = tmp_path / "s"
+    with running_engine(
+        "--exec-root", str(deep), "-H", f"unix://{socket}", socket=str(socket)
+    ) as engine:
+        done = run_docker(engine, "run", "-i", "--rm", IMAGE, "cat", stdin=b"carried")
+        assert done.stdout == "carried", done.stderr
+        run_docker(engine, "run", "-d", "--name", "deep", IMAGE, "sleep", "1000")
+        engine.kill()
+        engine.start()
+        assert run_docker(engine, "exec", "deep", "echo", "found").stdout == "found\n"
+        run_docker(engine, "rm", "-f", "deep")

@@ -26,6 +26,7 @@ from deskd.runtime import records
 from deskd.runtime.launcher import CREATE, HEADER, JOB
 from deskd.runtime.plan import Plan, encode
 from deskd.runtime.seccomp_cache import SeccompCache
+from deskd.runtime.socket_names import short_name
 
 _WARM_UP_AFTER_S = 1.0
 """The engine's own start comes first."""
@@ -152,7 +153,8 @@ class MonitoredProcess:
         """Connect to the stdio. Raises ``Conflict`` where the process has ended."""
         path = self._runtime.exec_root.monitor_socket(self._key)
         try:
-            reader, writer = await asyncio.open_unix_connection(path)
+            with short_name(path) as name:
+                reader, writer = await asyncio.open_unix_connection(name)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise Conflict(f"{self._key[:12]} is not running: there is nothing to attach to") from (
                 error
@@ -321,7 +323,8 @@ class LauncherRuntime:
         connection.setblocking(False)
         path = self.exec_root.monitor_socket(state.key)
         try:
-            await asyncio.get_running_loop().sock_connect(connection, path)
+            with short_name(path) as name:
+                await asyncio.get_running_loop().sock_connect(connection, name)
         except OSError:
             connection.close()
             return None

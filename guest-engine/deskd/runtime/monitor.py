@@ -37,6 +37,7 @@ from deskd.runtime.birth import Birth, Born, failure_of
 from deskd.runtime.handshake import Disconnected, Message, StepFailed
 from deskd.runtime.json_log import JsonLog
 from deskd.runtime.plan import Plan
+from deskd.runtime.socket_names import short_name
 
 _READ_BYTES = 65536
 _STDIN_LIMIT_BYTES = 65536
@@ -144,7 +145,8 @@ class Monitor:
 
     def _listen(self) -> None:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(self._socket_path)
+        with short_name(self._socket_path) as name:
+            self._listener.bind(name)
         os.chmod(self._socket_path, 0o600)
         self._listener.listen(64)
         self._listener.setblocking(False)
