@@ -20,8 +20,9 @@ _CLONE_NEWNET = 0x40000000
 _SOCKET = Path("/run/libvirt/libvirt-sock")
 _START_S = 30.0
 
-# The daemon is the first process of a PID namespace: with it end dnsmasq and every VM. Only there
-# is /proc another one; who enters the outer mount namespace keeps the host's.
+# With the PID namespace's first process end the daemon, dnsmasq and every VM. That process is a
+# shell in `wait`, which reaps orphans: libvirtd takes a VM's zombie for a VM that does not die.
+# Only there is /proc another one; who enters the outer mount namespace keeps the host's.
 _SCRIPT = """
 set -e
 mount --make-rprivate /
@@ -42,7 +43,7 @@ stdio_handler = "file"
 remember_owner = 0
 END
 echo ready
-exec unshare --pid --fork --kill-child --mount --mount-proc /usr/sbin/libvirtd
+exec unshare --pid --fork --kill-child --mount --mount-proc sh -c '/usr/sbin/libvirtd & wait'
 """
 
 
