@@ -103,6 +103,12 @@ class Session:
 
         check(self, folders)
 
+    def check_host_ports(self, body: dict[str, Any]) -> None:
+        """Refuse ports that another program on this computer has: the engine cannot know."""
+        from desk.cli.host_ports import check
+
+        check(self, body)
+
     def close(self) -> None:
         if "progress" in self.__dict__:
             self.progress.done()

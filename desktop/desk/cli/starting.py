@@ -35,6 +35,7 @@ def create_container(session: Session, image: str, command: tuple[str, ...], fla
     """Create a container after the flags, fetching its image if needed, and return its ID."""
     body = container_body(image, command, flags)
     session.check_host_folders(bind_sources(body))
+    session.check_host_ports(body)
     if flags["tty"] and (now := terminal.size()) is not None:
         body["HostConfig"]["ConsoleSize"] = [now.rows, now.columns]
     with _id_file(flags["cidfile"]) as write_id:
