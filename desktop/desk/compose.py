@@ -100,6 +100,7 @@ class Desk:
             MachineTransport(socket, revive),
             unreachable_hint=f"See `desk machine status {machine}`;"
             f" `desk machine restart {machine}` mends most faults.",
+            revive=revive,
         )
 
     def ensure_running(self, machine: str, *, start: bool, progress: Progress) -> None:
@@ -118,7 +119,7 @@ class Desk:
             f"machine {machine} is {state}{why}",
             hint=f"`desk machine start {machine}` starts it."
             if not status.error
-            else f"`desk machine restart {machine}` mends most faults; `desk doctor` looks closer.",
+            else f"`desk machine start {machine}` mends most faults; `desk doctor` looks closer.",
         )
 
 

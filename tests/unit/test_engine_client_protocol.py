@@ -49,6 +49,9 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 Handler = Callable[[Request], bytes | None]
 
 
+PONG = b"HTTP/1.1 200 OK\r\nApi-Version: 1.47\r\n\r\n"
+
+
 @dataclass
 class Server:
     """Accepts on a Unix socket; every request goes to ``handler``, whose bytes are the answer.
@@ -58,6 +61,7 @@ class Server:
     handler: Handler = lambda request: reply()
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
+    pong: bytes = PONG
 
     def __post_init__(self) -> None:
         self._listener = socket.socket(socket.AF_UNIX)
@@ -88,7 +92,7 @@ class Server:
                 while (request := self._read(connection, reader)) is not None:
                     self.requests.append(request)
                     if " /_ping " in request.line and request.line.startswith("HEAD"):
-                        answer: bytes | None = b"HTTP/1.1 200 OK\r\nApi-Version: 1.47\r\n\r\n"
+                        answer: bytes | None = self.pong
                     else:
                         answer = self.handler(request)
                     if answer is None:
@@ -213,6 +217,25 @@ def test_no_engine_is_unreachable_with_the_given_hint(tmp_path: Path) -> None:
     ):
         client.system.version()
     assert caught.value.hint == "Run `desk up`."
+
+
+def test_an_engine_that_is_away_is_revived_once(server: Server) -> None:
+    server.pong = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+    server.handler = lambda request: json_reply([])
+    revived: list[None] = []
+
+    def revive() -> None:
+        revived.append(None)
+        server.pong = PONG
+
+    with (
+        EngineClient(UnixTransport(server.path), timeout_s=5) as client,
+        pytest.raises(EngineError, match="not ready"),
+    ):
+        client.containers.list()
+    with EngineClient(UnixTransport(server.path), timeout_s=5, revive=revive) as client:
+        assert client.containers.list() == []
+    assert len(revived) == 1
 
 
 def test_something_else_than_an_engine_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ called from any thread.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from desk.engine.connection import EngineConnection
 from desk.engine.containers import Containers, Execs
 from desk.engine.images import Images
@@ -23,10 +25,15 @@ class EngineClient:
     """One engine; ``containers``, ``execs``, ``images``, ``networks``, ``volumes``, ``system``."""
 
     def __init__(
-        self, transport: Transport, *, timeout_s: float = 60.0, unreachable_hint: str = ""
+        self,
+        transport: Transport,
+        *,
+        timeout_s: float = 60.0,
+        unreachable_hint: str = "",
+        revive: Callable[[], None] | None = None,
     ) -> None:
         self.connection = EngineConnection(
-            transport, timeout_s=timeout_s, unreachable_hint=unreachable_hint
+            transport, timeout_s=timeout_s, unreachable_hint=unreachable_hint, revive=revive
         )
         self.containers = Containers(self.connection)
         self.execs = Execs(self.connection)

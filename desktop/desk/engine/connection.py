@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -44,6 +44,11 @@ def encode_query(query: Query | None) -> str:
     return urlencode(pairs)
 
 
+def _is_away(response: Response) -> bool:
+    """Whether the answer is of somebody who speaks for an engine that he cannot reach."""
+    return response.status == 503 and not response.headers.get("api-version")
+
+
 def segment(name: str) -> str:
     """Quote a name or ID for use as one part of a path (an image's slashes stay)."""
     return quote(name, safe="/:@")
@@ -53,7 +58,9 @@ class EngineConnection:
     """Requests to one engine, from any number of threads. Ordinary calls share a few kept-alive
     connections; a stream has its own until it ends.
 
-    ``timeout_s`` bounds the wait for an answer to begin, and each read of it.
+    ``timeout_s`` bounds the wait for an answer to begin, and each read of it. ``revive`` is called
+    once where somebody answers in the engine's place that it is away: it brings the engine back, or
+    raises an error that says what to do.
     """
 
     def __init__(
@@ -63,8 +70,10 @@ class EngineConnection:
         timeout_s: float = 60.0,
         connect_timeout_s: float = 10.0,
         unreachable_hint: str = "",
+        revive: Callable[[], None] | None = None,
     ) -> None:
         self.transport = transport
+        self._revive = revive
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._unreachable_hint = unreachable_hint
@@ -95,8 +104,10 @@ class EngineConnection:
         return f"{version[0]}.{version[1]}"
 
     def _negotiate(self) -> tuple[int, int]:
-        response = self._exchange("HEAD", "/_ping", {}, None, self._timeout_s)
-        response.read()
+        response = self._ping()
+        if _is_away(response) and self._revive is not None:
+            self._revive()
+            response = self._ping()
         text = response.headers.get("api-version")
         if response.status >= 400 and not text:
             raise EngineError(
@@ -113,6 +124,11 @@ class EngineConnection:
                 hint="Desk needs 1.24 or newer: upgrade the engine.",
             )
         return min(offered, API_VERSION)
+
+    def _ping(self) -> Response:
+        response = self._exchange("HEAD", "/_ping", {}, None, self._timeout_s)
+        response.read()
+        return response
 
     # --- requests --------------------------------------------------------------------------
 
@@ -211,7 +227,7 @@ class EngineConnection:
         response.set_timeout(None)
         if multiplexed is None:
             multiplexed = "multiplexed" in response.headers.get("content-type")
-        return AttachedStream(response.http, multiplexed=multiplexed)
+        return AttachedStream(response.take_over(), multiplexed=multiplexed)
 
     # --- connections -----------------------------------------------------------------------
 
