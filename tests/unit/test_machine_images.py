@@ -71,6 +71,12 @@ def nothing_half_made(store: ImageStore) -> Iterator[None]:
         assert [e.name for e in directory.iterdir() if e.name.startswith(".")] == []
 
 
+def test_the_home_that_an_image_makes_is_its_owners_only(store: ImageStore, image: Path) -> None:
+    store.install(str(image))
+    for directory in (store._directory, store._directory.parent):
+        assert directory.stat().st_mode & 0o077 == 0
+
+
 def test_directory_is_installed_and_verified(store: ImageStore, image: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     installed = store.install(str(image), lambda *step: seen.append(step))

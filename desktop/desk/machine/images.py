@@ -250,7 +250,9 @@ class ImageStore:
 
     def _make_directory(self) -> None:
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Parents that mkdir makes by itself would be open to others.
+            self._directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ImageError(
                 f"cannot make {self._directory}: {error.strerror}",
