@@ -28,6 +28,7 @@ from deskd.services.containers.lifecycle import Lifecycle
 from deskd.services.containers.listing import Listing
 from deskd.services.containers.logs import Logs
 from deskd.services.containers.observing import Observing
+from deskd.services.containers.recovery import Recovery
 from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.engine import Engine
 from deskd.services.events import Events
@@ -183,7 +184,7 @@ class Daemon:
             events=events,
             cpus=machine.cpus,
         )
-        await lifecycle.restore()
+        await Recovery(registry, runtime, endpoints, lifecycle).restore()
         return engine, network
 
 

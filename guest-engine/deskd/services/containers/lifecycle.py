@@ -6,12 +6,11 @@ import asyncio
 import errno
 import logging
 import signal as signals
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from deskd.domain.container import HostConfig
-from deskd.domain.process import Exit, FoundMonitor
+from deskd.domain.process import Exit
 from deskd.domain.state import Status
 from deskd.errors import Conflict, DeskdError, InvalidArgument, NotModified
 from deskd.layout import DataRoot
@@ -77,9 +76,9 @@ class Lifecycle:
             container.record.restart_count = 0
             container.restart_delay_s = 0.0
             state.manually_stopped = False
-            await self._start(container)
+            await self.start_locked(container)
 
-    async def _start(self, container: Container) -> None:
+    async def start_locked(self, container: Container) -> None:
         """Start with the lock held; a failure is recorded and leaves nothing running."""
         record = container.record
         try:
@@ -92,7 +91,7 @@ class Lifecycle:
         except Exception as error:
             self._record_failed_start(container, error)
             if record.host_config.auto_remove:
-                await self._remove(container, volumes=True)
+                await self.remove_locked(container, volumes=True)
             raise
         state = record.state
         record.move(Status.RUNNING)
@@ -206,9 +205,9 @@ class Lifecycle:
         )
         container.tell_exit()
         if will_restart:
-            self._schedule_restart(container, ran_s)
+            self.schedule_restart(container, ran_s)
         elif auto_remove:
-            await self._remove(container, volumes=True, wait_for_files=False)
+            await self.remove_locked(container, volumes=True, wait_for_files=False)
             return
         await self._runtime.forget(record.id)
 
@@ -226,7 +225,8 @@ class Lifecycle:
             return False
         return policy_restarts(policy, state.exit_code, container.record.restart_count)
 
-    def _schedule_restart(self, container: Container, ran_s: float) -> None:
+    def schedule_restart(self, container: Container, ran_s: float) -> None:
+        """Start again after a while that grows with each run shorter than ``STABLE_RUN_S``."""
         if ran_s >= STABLE_RUN_S or not container.restart_delay_s:
             container.restart_delay_s = FIRST_RESTART_DELAY_S
         else:
@@ -241,7 +241,7 @@ class Lifecycle:
             container.restart_task = None
             container.record.restart_count += 1
             with suppress(DeskdError):  # recorded in the container's state by _start
-                await self._start(container)
+                await self.start_locked(container)
 
     # --- stop and signals -----------------------------------------------------------------------
 
@@ -422,9 +422,9 @@ class Lifecycle:
                 await self.kill(container.id)
         async with container.lock:
             if self._registry.find(container.id) is container:
-                await self._remove(container, volumes=volumes)
+                await self.remove_locked(container, volumes=volumes)
 
-    async def _remove(
+    async def remove_locked(
         self, container: Container, *, volumes: bool, wait_for_files: bool = True
     ) -> None:
         """Remove with the lock held. Without ``wait_for_files`` they go in the background; an
@@ -440,7 +440,7 @@ class Lifecycle:
             await self._endpoints.leave_all(record)
             if wait_for_files:
                 self._registry.save(container)  # an engine that dies now finishes it later
-                await asyncio.to_thread(self._delete_files, record.id)
+                await asyncio.to_thread(self.delete_files, record.id)
         except BaseException:
             record.move(Status.DEAD)
             self._registry.save(container)
@@ -451,7 +451,7 @@ class Lifecycle:
             await self._remove_anonymous_volumes(container)
         container.tell_removal()
         if not wait_for_files:
-            self._in_background(asyncio.to_thread(self._delete_files, record.id))
+            self._in_background(asyncio.to_thread(self.delete_files, record.id))
         await self._runtime.forget(record.id)
 
     def _in_background(self, work: Awaitable[None]) -> None:
@@ -459,7 +459,8 @@ class Lifecycle:
         self._cleaning.add(task)
         task.add_done_callback(self._cleaning.discard)
 
-    def _delete_files(self, container_id: str) -> None:
+    def delete_files(self, container_id: str) -> None:
+        """Delete the container's root and directory; idempotent. Blocks."""
         self._roots.remove(container_id)
         remove_directory(self._layout.container(container_id))
 
@@ -525,70 +526,6 @@ class Lifecycle:
         if condition == "removed":
             return container.removal()
         raise InvalidArgument(f'invalid condition: "{condition}"')
-
-    # --- after an engine restart ----------------------------------------------------------------
-
-    async def restore(self) -> None:
-        """Find the monitors of an earlier engine, record what ended meanwhile, carry out restart
-        policies. Call once, before the first request."""
-        found = {monitor.key: monitor for monitor in await self._runtime.reconcile()}
-        for container in self._registry:
-            state = container.record.state
-            if state.status in (Status.REMOVING, Status.DEAD):
-                if state.status is Status.DEAD:
-                    container.record.move(Status.REMOVING)
-                await self._finish_removal(container)
-        await self._endpoints.restore([c.record for c in self._registry if c.record.state.running])
-        for container in self._registry:
-            async with container.lock:
-                await self._restore_one(container, found)
-        known = {container.id for container in self._registry}
-        for key, monitor in found.items():
-            if key not in known and monitor.exit is not None:
-                await self._runtime.forget(key)
-
-    async def _finish_removal(self, container: Container) -> None:
-        await asyncio.to_thread(self._delete_files, container.id)
-        self._registry.forget(container)
-
-    async def _restore_one(self, container: Container, found: dict[str, FoundMonitor]) -> None:
-        record, state = container.record, container.record.state
-        monitor = found.get(container.id)
-        if monitor is not None and monitor.exit is None:
-            process = self._runtime.get(container.id)
-            if process is not None:
-                if not state.running:
-                    # The engine died between the program's start and the record of it.
-                    record.move(Status.RUNNING)
-                    state.started_at_ns = monitor.started_at_ns
-                state.pid = process.pid
-                container.process = process
-                self._registry.save(container)
-                self.watch(container, process)
-                return
-        if state.running:
-            ended = monitor.exit if monitor is not None else None
-            if ended is None:
-                ended = Exit(255, time.time_ns(), error="")
-            await self.record_exit(container, ended)
-        elif state.status is Status.RESTARTING:
-            self._schedule_restart(container, 0.0)
-        elif record.host_config.auto_remove:
-            await self._remove(container, volumes=True)
-        elif self._restarts_with_engine(container):
-            with suppress(DeskdError):  # recorded in the container's state by _start
-                await self._start(container)
-
-    def _restarts_with_engine(self, container: Container) -> bool:
-        record = container.record
-        policy, state = record.host_config.restart_policy, record.state
-        if state.status is not Status.EXITED:
-            return False
-        if policy.name == "always":
-            return True
-        return not state.manually_stopped and policy_restarts(
-            policy, state.exit_code, record.restart_count
-        )
 
     async def close(self) -> None:
         """Stop watching; containers keep running."""
