@@ -30,6 +30,7 @@ DEFAULT_MACHINE = "default"
 START_DEADLINE_S = 120.0
 STOP_GRACE_S = 20.0
 _SILENT_BOOT_S = 30.0
+_POWER_LOSS_S = 2.0
 _LOCK_WAIT_S = 300.0
 _CREATE_LOCK_WAIT_S = 30.0
 _SOCKET_PATH_BYTES = {"linux": 107, "darwin": 103}
@@ -451,10 +452,17 @@ class _Patience:
 
 
 def _power(machine: _Machine) -> Requirement:
+    lost_at: float | None = None
+
     def powered(_left_s: float) -> str:
+        nonlocal lost_at
         state = machine.driver.state()
         if state is not State.RUNNING:
-            return f"it is {state.value.lower()} again"
+            # Drivers that ask the network can miss an answer on a busy computer.
+            lost_at = lost_at or time.monotonic()
+            gone = time.monotonic() - lost_at >= _POWER_LOSS_S
+            return f"it is {state.value.lower()} again" if gone else ""
+        lost_at = None
         if machine.driver.features.has_console:
             found = console.finding(machine.paths.console_log)
             if found is not None and found.fatal:

@@ -141,12 +141,14 @@ class VagrantDriver:
     # --- what it is now --------------------------------------------------------------------
 
     def state(self) -> State:
-        """From the kept facts, and whether anything accepts connections where sshd was."""
+        """From the kept facts, and whether the guest answers at all where sshd was."""
         if self._record.get("power") != "on":
             return State.STOPPED
         endpoint = self.endpoint()
         try:
             socket.create_connection((endpoint.host, endpoint.port), _PROBE_S).close()
+        except ConnectionRefusedError:
+            return State.RUNNING  # the guest answers; its sshd reads new keys, or starts
         except OSError:
             return State.STOPPED
         return State.RUNNING
