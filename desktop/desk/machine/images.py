@@ -460,7 +460,7 @@ def _copy_verified(
         )
     if digest.hexdigest() != entry.sha256:
         raise ImageError(
-            f"guest image file {where} is damaged: its SHA-256 is not the manifest's",
+            f"guest image file {where} is damaged: its SHA-256 is not the expected one",
             hint=_REINSTALL,
         )
 
