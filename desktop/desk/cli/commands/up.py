@@ -35,9 +35,11 @@ def up(session: Session, name: str | None, **flags: Any) -> None:
     session.progress.done(f"Machine {machine} is running{took}.")
     argument = "" if machine == DEFAULT_MACHINE else f" {machine}"
     option = "" if machine == session.machine else f" -m {machine}"
+    # Desk's own guest brings busybox along; an engine on somebody's Linux begins without an image.
+    own_guest = manager.inspect(machine)["features"]["has_console"]
+    first = "run -it --rm busybox sh" if own_guest else "import ROOTFS.tar NAME"
     render.out(
-        f"Try:  desk{option} run -it --rm busybox sh\n"
-        f'Use Docker\'s clients with it:  eval "$(desk-env{argument})"'
+        f'Try:  desk{option} {first}\nUse Docker\'s clients with it:  eval "$(desk-env{argument})"'
     )
 
 
