@@ -1,8 +1,10 @@
 """HTTP/1.1 for the engine's client: requests, streamed bodies both ways, upgraded connections.
 
-Own code instead of ``http.client``, because that costs the command line 35 ms at start and hides
-the connection that an upgrade needs. It knows what RFC 9112 asks of a client and no more: no
-redirects, proxies, cookies or pipelining, none of which the Engine API uses.
+The protocol is h11's, which does no I/O: it writes requests, reads answers and tells when a
+connection may serve again. This module moves the bytes, so that the connection itself stays at
+hand for what the Engine API does with it: uploads that an answer may overtake, streams that
+another thread closes, and connections that an upgrade takes over. Redirects, proxies, cookies and
+pipelining are not here, since the Engine API uses none of them.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import h11
+
 from desk.engine.transport import Connection
 from desk.errors import EngineUnreachable
 
-_READ_SIZE = 64 * 1024
-_LONGEST_LINE = 64 * 1024
-_MOST_HEADERS = 200
+_READ_SIZE_BYTES = 64 * 1024
+_LONGEST_HEAD_BYTES = 64 * 1024
+_STATUS_LINE_START = b"HTTP/1."
+_UNWANTED_UPLOAD_GRACE_S = 0.2
 
 Body = bytes | Iterable[bytes]
 """A request's body: bytes as they are, or pieces that are sent in chunks as they come."""
@@ -31,12 +36,12 @@ class ProtocolError(EngineUnreachable):
 class Headers:
     """A response's header fields; names are looked up without regard to case."""
 
-    def __init__(self, fields: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
         self._fields: dict[str, str] = {}
         for name, value in fields:
-            key = name.lower()
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
             known = self._fields.get(key)
-            self._fields[key] = value if known is None else f"{known}, {value}"
+            self._fields[key] = text if known is None else f"{known}, {text}"
 
     def get(self, name: str, default: str = "") -> str:
         return self._fields.get(name.lower(), default)
@@ -51,35 +56,56 @@ class HttpConnection:
     def __init__(self, connection: Connection, url: str) -> None:
         self._connection = connection
         self._url = url
-        self._buffer = bytearray()
+        self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LONGEST_HEAD_BYTES)
+        # The protocol's state is one for both directions, and an upload has a thread of its own.
+        # Held for h11's work only, never while bytes move.
+        self._lock = threading.Lock()
+        self._taken_over = b""
         self.closed = False
-        self.reusable = True
 
     # --- sending ---------------------------------------------------------------------------
 
     def send(
         self, method: str, target: str, headers: Mapping[str, str], body: Body | None
-    ) -> threading.Thread | None:
+    ) -> BodySender | None:
         """Send a request. Pieces go out from a thread of their own, which is returned, so that
         an engine that answers early, or while it still reads, is heard at once."""
-        lines = [f"{method} {target} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
+        fields = list(headers.items())
         if isinstance(body, bytes):
-            lines.append(f"Content-Length: {len(body)}")
+            fields.append(("Content-Length", str(len(body))))
         elif body is not None:
-            lines.append("Transfer-Encoding: chunked")
+            fields.append(("Transfer-Encoding", "chunked"))
         elif method in ("POST", "PUT"):
-            lines.append("Content-Length: 0")
-        head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+            fields.append(("Content-Length", "0"))
+        head = h11.Request(method=method, target=target, headers=fields)
         if body is None or isinstance(body, bytes):
-            self.write(head + (body or b""))
+            self._send_events(head, h11.Data(data=body or b""), h11.EndOfMessage())
             return None
-        self.write(head)
-        sender = _BodySender(self, body)
+        self._send_events(head)
+        sender = BodySender(self, body)
         sender.start()
         return sender
 
+    def send_piece(self, piece: bytes) -> None:
+        """Send a piece of the request's body, of which ``send`` sent the head."""
+        self._send_events(h11.Data(data=piece))
+
+    def send_end(self) -> None:
+        """End the request's body."""
+        self._send_events(h11.EndOfMessage())
+
+    def _send_events(self, *events: h11.Request | h11.Data | h11.EndOfMessage) -> None:
+        with self._lock:
+            data = b"".join(map(self._protocol.send, events))
+        try:
+            self.write(data)
+        except EngineUnreachable:
+            with self._lock:
+                self._protocol.send_failed()
+            raise
+
     def write(self, data: bytes) -> None:
+        """Send bytes as they are, once the connection has been taken over."""
         try:
             self._connection.sendall(data)
         except OSError as error:
@@ -97,16 +123,64 @@ class HttpConnection:
         with contextlib.suppress(OSError):
             self._connection.settimeout(timeout_s)
 
+    def read_head(self) -> tuple[int, Headers]:
+        """Return status and headers of the response, past any interim (1xx) one but 101."""
+        while True:
+            event = self._next_event()
+            if isinstance(event, h11.Response | h11.InformationalResponse):
+                if event.status_code == 101 or event.status_code >= 200:
+                    return event.status_code, Headers(event.headers)
+            else:
+                self._fetch()
+                # h11 waits for a whole head, which what is no HTTP server may never end.
+                begin = self._protocol.trailing_data[0][: len(_STATUS_LINE_START)]
+                if not _STATUS_LINE_START.startswith(begin):
+                    raise self._stranger()
+
+    def read_piece(self) -> bytes:
+        """Return some bytes of the response's body as they arrive; ``b""`` at its end."""
+        while True:
+            event = self._next_event()
+            if isinstance(event, h11.Data):
+                return bytes(event.data)
+            if isinstance(event, h11.EndOfMessage):
+                return b""
+            self._fetch()
+
+    def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        with self._lock:
+            in_head = self._protocol.their_state is h11.SEND_RESPONSE
+            try:
+                return self._protocol.next_event()
+            except h11.RemoteProtocolError as error:
+                _, ended = self._protocol.trailing_data
+                if ended:
+                    text = f"the engine at {self._url} closed the connection"
+                    raise ProtocolError(text) from error
+                if in_head:
+                    raise self._stranger() from error
+                raise ProtocolError(
+                    f"the engine at {self._url} sent a malformed answer: {error}"
+                ) from error
+
+    def _fetch(self) -> None:
+        data = self.receive()
+        with self._lock:
+            self._protocol.receive_data(data)
+
+    def take_over(self) -> None:
+        """Leave HTTP after an answer's head: ``receive`` and ``write`` are the stream now."""
+        self._taken_over, _ = self._protocol.trailing_data
+
     def receive(self) -> bytes:
-        """Return some bytes, at most 64 KiB; ``b""`` at the end of the stream."""
-        if self._buffer:
-            data = bytes(self._buffer)
-            self._buffer.clear()
+        """Return some bytes as they come, at most 64 KiB; ``b""`` at the end of the stream."""
+        if self._taken_over:
+            data, self._taken_over = self._taken_over, b""
             return data
         if self.closed:
             return b""
         try:
-            return self._connection.recv(_READ_SIZE)
+            return self._connection.recv(_READ_SIZE_BYTES)
         except TimeoutError as error:
             raise EngineUnreachable(
                 f"the engine at {self._url} did not answer in time",
@@ -117,65 +191,20 @@ class HttpConnection:
                 return b""
             raise self._lost(error) from error
 
-    def read_line(self) -> bytes:
-        """Return one line without its end."""
-        while (end := self._buffer.find(b"\n")) < 0:
-            if len(self._buffer) > _LONGEST_LINE:
-                raise ProtocolError(f"{self._url} does not answer like an engine")
-            self._fill()
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        return line.removesuffix(b"\r")
-
-    def read_up_to(self, size: int) -> bytes:
-        """Return between one and ``size`` bytes."""
-        if not self._buffer:
-            self._fill()
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
-
-    def _fill(self) -> None:
-        held = bytes(self._buffer)
-        self._buffer.clear()
-        data = self.receive()
-        self._buffer += held
-        if not data:
-            raise ProtocolError(f"the engine at {self._url} closed the connection")
-        self._buffer += data
-
-    def read_head(self) -> tuple[int, Headers]:
-        """Return status and headers of the response, past any interim (1xx) one but 101."""
-        while True:
-            status_line = self.read_line()
-            version, _, rest = status_line.partition(b" ")
-            code = rest[:3]
-            if not version.startswith(b"HTTP/1.") or len(code) != 3 or not code.isdigit():
-                raise ProtocolError(
-                    f"{self._url} does not answer like an engine",
-                    hint="Check the address: something else may listen there.",
-                )
-            headers = self._read_headers()
-            status = int(code)
-            if status == 101 or status >= 200:
-                if version == b"HTTP/1.0" or headers.get("connection").lower() == "close":
-                    self.reusable = False
-                return status, headers
-
-    def _read_headers(self) -> Headers:
-        fields: list[tuple[str, str]] = []
-        while line := self.read_line():
-            name, separator, value = line.partition(b":")
-            if not separator or len(fields) >= _MOST_HEADERS:
-                raise ProtocolError(f"{self._url} does not answer like an engine")
-            fields.append((name.decode("latin-1"), value.decode("latin-1").strip()))
-        return Headers(fields)
-
     # --- life ------------------------------------------------------------------------------
+
+    def renew(self) -> bool:
+        """Get ready for another request; false when either side's message forbids that."""
+        with self._lock:
+            states = {self._protocol.our_state, self._protocol.their_state}
+            if states != {h11.DONE}:
+                return False
+            self._protocol.start_next_cycle()
+            return True
 
     def is_stale(self) -> bool:
         """Whether an idle connection was closed by the engine meanwhile."""
-        if self.closed or self._buffer:
+        if self.closed or self._protocol.trailing_data[0]:
             return True
         try:
             if hasattr(select, "poll"):
@@ -197,8 +226,14 @@ class HttpConnection:
         reason = error.strerror or str(error) or type(error).__name__
         return EngineUnreachable(f"lost the connection to the engine at {self._url}: {reason}")
 
+    def _stranger(self) -> ProtocolError:
+        return ProtocolError(
+            f"{self._url} does not answer like an engine",
+            hint="Check the address: something else may listen there.",
+        )
 
-class _BodySender(threading.Thread):
+
+class BodySender(threading.Thread):
     """Sends the pieces of a body in chunks; what stops it waits in ``error``."""
 
     def __init__(self, connection: HttpConnection, pieces: Iterable[bytes]) -> None:
@@ -211,11 +246,10 @@ class _BodySender(threading.Thread):
         try:
             for piece in self._pieces:
                 if piece:
-                    self._http.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-            self._http.write(b"0\r\n\r\n")
+                    self._http.send_piece(piece)
+            self._http.send_end()
         except EngineUnreachable:
-            # The engine stopped reading; its answer, which the reader gets, says why.
-            self._http.reusable = False
+            pass  # the engine stopped reading; its answer, which the reader gets, says why
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
             self.error = error
             self._http.close()
@@ -230,31 +264,22 @@ class Response:
     def __init__(
         self,
         http: HttpConnection,
-        method: str,
         *,
         status: int,
         headers: Headers,
-        sender: threading.Thread | None,
+        sender: BodySender | None,
     ) -> None:
         self.status = status
         self.headers = headers
         self._http = http
         self._sender = sender
+        self._finished = False
         self.on_finished: Callable[[HttpConnection], None] | None = None
-        self._remaining: int | None = None
-        self._chunked = "chunked" in headers.get("transfer-encoding").lower()
-        length = headers.get("content-length")
-        if method == "HEAD" or status in (101, 204, 304):
-            self._chunked = False
-            self._remaining = 0
-        elif not self._chunked and length.isdecimal():
-            self._remaining = int(length)
-        elif not self._chunked:
-            http.reusable = False  # the body ends with the connection
 
-    @property
-    def http(self) -> HttpConnection:
-        """The connection itself, for an upgraded stream."""
+    def take_over(self) -> HttpConnection:
+        """Return the connection itself, for an upgraded stream; the caller closes it."""
+        self._finished = True
+        self._http.take_over()
         return self._http
 
     def set_timeout(self, timeout_s: float | None) -> None:
@@ -263,19 +288,13 @@ class Response:
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it arrives; ends early, without an error, once closed."""
+        if self._finished:
+            return
         try:
-            if self._chunked:
-                yield from self._chunks()
-            elif self._remaining is None:
-                while data := self._http.receive():
-                    yield data
-            else:
-                while self._remaining:
-                    data = self._http.read_up_to(self._remaining)
-                    self._remaining -= len(data)
-                    yield data
+            while piece := self._http.read_piece():
+                yield piece
         except ProtocolError:
-            cause = getattr(self._sender, "error", None)
+            cause = self._sender.error if self._sender is not None else None
             if cause is not None:
                 raise cause from None
             if self._http.closed:
@@ -285,33 +304,16 @@ class Response:
         except EngineUnreachable:
             self.close()
             raise
+        self._finished = True
         self._after_body()
-
-    def _chunks(self) -> Iterator[bytes]:
-        while True:
-            size_text = self._http.read_line().partition(b";")[0].strip()
-            try:
-                size = int(size_text, 16)
-            except ValueError:
-                raise ProtocolError("the engine sent a malformed chunk") from None
-            if size == 0:
-                while self._http.read_line():  # trailers
-                    pass
-                return
-            while size:
-                data = self._http.read_up_to(size)
-                size -= len(data)
-                yield data
-            self._http.read_line()
 
     def _after_body(self) -> None:
         sender = self._sender
-        if sender is not None and sender.is_alive():
+        if sender is not None:
             # Answered before all was sent: what remains is not wanted.
-            sender.join(0.2)
-            if sender.is_alive():
-                self._http.reusable = False
-        if self._http.reusable and self.on_finished is not None:
+            sender.join(_UNWANTED_UPLOAD_GRACE_S)
+        uploading = sender is not None and sender.is_alive()
+        if self.on_finished is not None and not uploading and self._http.renew():
             self.on_finished(self._http)
         else:
             self.close()
@@ -341,8 +343,8 @@ def exchange(
         status, fields = http.read_head()
     except EngineUnreachable:
         http.close()
-        cause = getattr(sender, "error", None)
+        cause = sender.error if sender is not None else None
         if cause is not None:
             raise cause from None
         raise
-    return Response(http, method, status=status, headers=fields, sender=sender)
+    return Response(http, status=status, headers=fields, sender=sender)
