@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 from collections.abc import Iterable
 
 from deskd.kernel.capability_names import CAPABILITIES, NUMBERS
@@ -11,6 +12,7 @@ from deskd.kernel.process import (
     PR_CAP_AMBIENT,
     PR_CAP_AMBIENT_CLEAR_ALL,
     PR_CAPBSET_DROP,
+    PR_CAPBSET_READ,
     prctl,
 )
 
@@ -44,6 +46,27 @@ def read_mask(field: str, pid: int | str = "self") -> int:
             if line.startswith(f"{field}:"):
                 return int(line.split()[1], 16)
     raise OSError(f"/proc/{pid}/status has no line {field}")
+
+
+def bounding_set() -> int:
+    """Return this thread's bounding set, from the kernel: /proc may be a container's own."""
+    bits, number = 0, 0
+    while True:
+        try:
+            bits |= prctl(PR_CAPBSET_READ, number) << number
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # the first number that this kernel does not know
+                return bits
+            raise
+        number += 1
+
+
+def permitted_set() -> int:
+    """Return this thread's permitted set, from the kernel. capget(2)"""
+    data = _Data()
+    syscall("capget", _Header(_VERSION_3, 0), data)
+    bits: int = data.permitted0 | data.permitted1 << 32
+    return bits
 
 
 def names(bits: int) -> list[str]:

@@ -80,7 +80,6 @@ class Child:
             self._enter_container()
         self.step = "process"
         program = credentials.prepare(plan.process, filter_bytes)
-        process.close_on_exec_from(3)
         self.channel.send(Message.PREPARED)
         self.channel.expect(Message.EXECUTE)
         self.step = "exec"
@@ -127,7 +126,7 @@ class Child:
         trees = self.trees[1:] or (None,) * len(spec.mounts)
         for step, tree in zip(spec.mounts, trees, strict=True):
             self.step = step.describe()
-            root.perform(step, tree)
+            root.perform_wish(step, tree)
         if spec.init:
             self._at("init", lambda: _bind_init(root, spec.init))
         self._configure_network()
@@ -137,6 +136,7 @@ class Child:
         self._connect_stdio()
         self.step = "pivot_root"
         root.pivot()
+        self._close_engine_files()
         if spec.read_only:
             self.step = "read-only root"
             _prepare_directory(self.plan.process.cwd)
@@ -272,7 +272,15 @@ class Child:
             master, slave, _ = terminal.open_pair(lambda flags: os.open("/dev/pts/ptmx", flags))
             self._take_terminal(master, slave)
         self._connect_stdio()
-        # Nothing of the engine's may be open when container code could reach this process.
+        self._close_engine_files()
+
+    def _close_engine_files(self) -> None:
+        """Close everything but stdio and the channel, which moves to descriptor 3.
+
+        From here on paths come from the container: the names of its working directory, its
+        program and its user files may start with /proc/self/fd, and nothing of the engine's may
+        be found there.
+        """
         keep = os.dup2(self.channel.fileno(), 3, inheritable=False)
         self.channel = Channel(socket.socket(fileno=keep))
         process.close_from(4)

@@ -159,7 +159,7 @@ def _set_rlimits(limits: tuple[Rlimit, ...]) -> None:
 
 
 def _capability_masks(spec: ProcessSpec) -> tuple[int, int]:
-    present = capabilities.read_mask("CapBnd")
+    present = capabilities.bounding_set()
     missing = [name for name in spec.required_capabilities if not present >> NUMBERS[name] & 1]
     if missing:
         raise StepFailed(
@@ -179,7 +179,7 @@ def _take_identity(identity: Identity, present: int) -> None:
         ):
             os.fchown(fd, identity.uid, -1)
     # Identity changes drop capabilities that the seccomp filter's load still needs.
-    effective = present & capabilities.read_mask("CapPrm")
+    effective = present & capabilities.permitted_set()
     process.prctl(process.PR_SET_KEEPCAPS, 1)
     os.setgroups(identity.groups)
     os.setresgid(identity.gid, identity.gid, identity.gid)

@@ -5,9 +5,12 @@ Formats: passwd(5), group(5). Runs after the container's root has become "/".
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+MAX_FILE_BYTES = 16 * 1024 * 1024
 _MAX_ID = 2**31 - 1
 
 
@@ -42,14 +45,31 @@ def look_up(user: str, extra_groups: Sequence[str], root: str = "") -> Identity:
 
 
 def _lines(path: str, count: int) -> Iterator[list[str]]:
+    for line in _read(path).splitlines():
+        parts = line.split(":")
+        if len(parts) >= count and not line.startswith("#"):
+            yield parts
+
+
+def _read(path: str) -> str:
+    """Read a file that the container's owner made: a pipe, a device or one of the kernel's files
+    in its place must neither block nor be emptied. Only a plain file with a size is read."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                parts = line.rstrip("\n").split(":")
-                if len(parts) >= count and not line.startswith("#"):
-                    yield parts
-    except (FileNotFoundError, NotADirectoryError):
-        return
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return ""  # as for an image without such a file: only numbers are known
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or not info.st_size:
+            return ""
+        if info.st_size > MAX_FILE_BYTES:
+            raise LookupFailed(
+                f"{path} has {info.st_size} bytes, at most {MAX_FILE_BYTES} are read; make it"
+                " smaller"
+            )
+        return os.read(fd, info.st_size).decode("utf-8", errors="replace")
+    finally:
+        os.close(fd)
 
 
 def _find_user(text: str, path: str) -> tuple[str, int, int, str]:

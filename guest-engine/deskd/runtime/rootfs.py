@@ -18,6 +18,22 @@ from deskd.kernel import mount as sys
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _FD = "/proc/self/fd/"
 
+PROC_FILES = frozenset(
+    f"/proc/{name}"
+    for name in (
+        "cpuinfo",
+        "diskstats",
+        "loadavg",
+        "meminfo",
+        "net/dev",
+        "slabinfo",
+        "stat",
+        "swaps",
+        "uptime",
+    )
+)
+"""Reports of the kernel that may be covered with others: lxcfs does so. Nothing acts on them."""
+
 
 class Root:
     """A root being built on ``staging``, an engine-side directory that the mounts will cover."""
@@ -25,6 +41,7 @@ class Root:
     def __init__(self, staging: str) -> None:
         self.staging = staging
         self.fd = -1
+        self._proc_device = -1
 
     def build(self, steps: Sequence[MountStep]) -> None:
         """Perform the steps that make "/" (the first must target it), then those below it."""
@@ -122,6 +139,43 @@ class Root:
         finally:
             os.close(target)
 
+    def perform_wish(self, step: MountStep, tree: int | None = None) -> None:
+        """Perform a mount that the container's owner asked for, once the system's own stand.
+
+        Raises ``PermissionError`` where it would put other files in the place of the kernel's in
+        /proc: what is written to and read from there at the start must be the kernel's.
+        """
+        if self._proc_device == -1:
+            self._proc_device = _device(self.open("/proc"))
+        tree = clone_source(step) if tree is None and step.kind == "bind" else tree
+        try:
+            target = self._target(step, tree)
+            if _device(target) == self._proc_device and not self._may_cover(step, tree):
+                raise PermissionError(
+                    errno.EPERM,
+                    "a mount may not cover /proc or what is in it; choose another place in the"
+                    " container",
+                    step.target,
+                )
+        except BaseException:
+            if tree is not None:
+                os.close(tree)
+            raise
+        self.perform(step, tree)
+
+    def _target(self, step: MountStep, tree: int | None) -> int:
+        if not step.create:
+            return self.open(step.target)
+        if tree is None or stat.S_ISDIR(os.fstat(tree).st_mode):
+            return self.make_directories(step.target)
+        return self.make_file(step.target)
+
+    def _may_cover(self, step: MountStep, tree: int | None) -> bool:
+        if os.path.normpath(step.target) in PROC_FILES:
+            return True
+        # ``-v /proc:/proc``: another procfs is the kernel's too, and is masked like the own one.
+        return tree is not None and os.fstat(tree).st_dev == os.stat("/proc").st_dev
+
     def attach(self, tree: int, path: str, *, create: bool = True) -> None:
         """Put the detached mount ``tree`` on a path inside the root."""
         is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
@@ -197,6 +251,14 @@ def detach_from_engine(propagation: str = "rprivate") -> None:
         return
     kind = sys.PROPAGATION[propagation.removeprefix("r")]
     sys.mount("", "/", "", sys.MS_REC | kind)
+
+
+def _device(fd: int) -> int:
+    """Return the file system that a descriptor is on, and close it."""
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
 
 
 def _flags(step: MountStep) -> int:
