@@ -23,6 +23,7 @@ from deskd.services.containers.attaching import Attaching
 from deskd.services.containers.creation import ContainerCreation, Defaults
 from deskd.services.containers.endpoints import Endpoints
 from deskd.services.containers.files import Files
+from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.inspection import Inspection
 from deskd.services.containers.lifecycle import Lifecycle
 from deskd.services.containers.listing import Listing
@@ -152,13 +153,15 @@ class Daemon:
         )
         stack.push_async_callback(network.close)
         endpoints = Endpoints(network, self._data)
+        execs = Execs(registry, runtime, cgroup_parent=settings.cgroup_parent)
+        stack.push_async_callback(execs.close)
+        health = HealthChecks(registry, execs)
+        stack.push_async_callback(health.close)
         lifecycle = Lifecycle(
-            registry, runtime, resources, roots, endpoints, volumes, self._data,
+            registry, runtime, resources, roots, endpoints, volumes, self._data, health,
             cgroup_parent=settings.cgroup_parent,
         )  # fmt: skip
         stack.push_async_callback(lifecycle.close)
-        execs = Execs(registry, runtime, cgroup_parent=settings.cgroup_parent)
-        stack.push_async_callback(execs.close)
         files = Files(registry, runtime, roots, self._data)
         inspection = Inspection(registry, catalog, roots, self._data)
         listing = Listing(registry, inspection, catalog, lifecycle)
@@ -184,7 +187,7 @@ class Daemon:
             events=events,
             cpus=machine.cpus,
         )
-        await Recovery(registry, runtime, endpoints, lifecycle).restore()
+        await Recovery(registry, runtime, endpoints, lifecycle, health).restore()
         return engine, network
 
 

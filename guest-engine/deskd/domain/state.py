@@ -43,6 +43,31 @@ class IllegalTransition(Conflict):
         self.target = target
 
 
+class HealthStatus(StrEnum):
+    """``Health.Status`` of the API; a container without a check is ``none`` in filters."""
+
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+class ProbeResult(msgspec.Struct, kw_only=True, frozen=True):
+    """``HealthcheckResult``: -1 is a probe that could not start or took too long."""
+
+    start_ns: int
+    end_ns: int
+    exit_code: int
+    output: str
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """``Health``: what the last probes said, the newest last."""
+
+    status: HealthStatus = HealthStatus.STARTING
+    failing_streak: int = 0
+    log: list[ProbeResult] = []
+
+
 class State(msgspec.Struct, kw_only=True):
     """What the engine knows of a container's process. Times are nanoseconds, 0 is never."""
 
@@ -54,6 +79,7 @@ class State(msgspec.Struct, kw_only=True):
     started_at_ns: int = 0
     finished_at_ns: int = 0
     manually_stopped: bool = False
+    health: Health | None = None
 
     @property
     def running(self) -> bool:

@@ -178,6 +178,19 @@ class Execs:
                 found.container.exec_ids.remove(found.id)
 
         asyncio.get_running_loop().call_later(KEEP_FINISHED_S, forget)
+    async def signal(self, exec_id: str, number: int) -> None:
+        """Send a signal to the exec's process, where it runs."""
+        found = self._execs.get(exec_id)
+        if found is not None and found.process is not None:
+            await found.process.signal(number)
+
+    def drop(self, exec_id: str) -> None:
+        """Forget an exec that no client knows of; it may still be ending. Idempotent."""
+        found = self._execs.pop(exec_id, None)
+        if found is not None:
+            with suppress(ValueError):
+                found.container.exec_ids.remove(exec_id)
+
 
     async def finished(self, exec_id: str) -> None:
         """Wait for the end of a started exec: clients ask for its exit code right after its

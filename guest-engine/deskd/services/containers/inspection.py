@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from deskd.domain.container import EndpointSettings, HostConfig
-from deskd.domain.state import ContainerRecord, MountPoint, State, Status
+from deskd.domain.state import ContainerRecord, Health, MountPoint, State, Status
 from deskd.domain.times import NEVER, rfc3339
 from deskd.images.catalog import Catalog
 from deskd.layout import DataRoot
@@ -122,7 +122,7 @@ def render_state(state: State) -> dict[str, Any]:
     """Return ``ContainerState``."""
     restarting = state.status is Status.RESTARTING
     finished = rfc3339(state.finished_at_ns) if state.finished_at_ns else NEVER
-    return {
+    rendered: dict[str, Any] = {
         "Status": str(state.status),
         "Running": state.running or restarting,
         "Paused": state.status is Status.PAUSED,
@@ -134,6 +134,25 @@ def render_state(state: State) -> dict[str, Any]:
         "Error": state.error,
         "StartedAt": rfc3339(state.started_at_ns),
         "FinishedAt": finished,
+    }
+    if state.health is not None:
+        rendered["Health"] = _render_health(state.health)
+    return rendered
+
+
+def _render_health(health: Health) -> dict[str, Any]:
+    return {
+        "Status": str(health.status),
+        "FailingStreak": health.failing_streak,
+        "Log": [
+            {
+                "Start": rfc3339(result.start_ns),
+                "End": rfc3339(result.end_ns),
+                "ExitCode": result.exit_code,
+                "Output": result.output,
+            }
+            for result in health.log
+        ],
     }
 
 

@@ -18,6 +18,7 @@ from deskd.runtime import spec
 from deskd.services.containers import merging, mounting
 from deskd.services.containers.creation import remove_directory
 from deskd.services.containers.endpoints import Endpoints
+from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.outcomes import failed_start_code, log_extra, policy_restarts
 from deskd.services.containers.registry import Container, ContainerRegistry, WaitResult
 from deskd.services.ports import Process, Resources, RootFilesystems, Runtime
@@ -44,6 +45,7 @@ class Lifecycle:
         endpoints: Endpoints,
         volumes: Volumes,
         layout: DataRoot,
+        health: HealthChecks,
         *,
         cgroup_parent: str = "",
     ) -> None:
@@ -54,6 +56,7 @@ class Lifecycle:
         self._endpoints = endpoints
         self._volumes = volumes
         self._layout = layout
+        self._health = health
         self._cgroup_parent = cgroup_parent or spec.DEFAULT_CGROUP_PARENT
         self._watchers: set[asyncio.Task[None]] = set()
         self._cleaning: set[asyncio.Future[None]] = set()
@@ -99,6 +102,7 @@ class Lifecycle:
         state.oom_killed, state.started_at_ns = False, started_at_ns
         state.finished_at_ns = 0
         container.process = process
+        self._health.begin(container, fresh=True)
         self._registry.save(container)
         self._registry.tell(container, "start")
         self.watch(container, process)
@@ -188,6 +192,7 @@ class Lifecycle:
         """Take note of an end, with the lock held: state, event, restart policy, auto-removal."""
         record, state = container.record, container.record.state
         container.process = None
+        self._health.end(container)
         ran_s = max(ended.finished_at_ns - state.started_at_ns, 0) / 1e9
         state.pid, state.exit_code = 0, ended.code
         state.oom_killed, state.error = ended.oom_killed, ended.error
@@ -270,6 +275,7 @@ class Lifecycle:
         if container.process is None:
             ended.cancel()
             return
+        self._health.pause(container)
         await self._signal(container, number)
         patience_s = None if timeout_s < 0 else float(timeout_s)
         try:
@@ -363,6 +369,7 @@ class Lifecycle:
                 raise Conflict(f"Container {reference} is not running")
             await _in_cgroup(container, self._resources.pause)
             container.record.move(Status.PAUSED)
+            self._health.end(container)
             self._registry.save(container)
             self._registry.tell(container, "pause")
 
@@ -374,6 +381,7 @@ class Lifecycle:
                 raise Conflict(f"Container {reference} is not paused")
             await _in_cgroup(container, self._resources.resume)
             container.record.move(Status.RUNNING)
+            self._health.begin(container)
             self._registry.save(container)
             self._registry.tell(container, "unpause")
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from deskd.domain.filters import Filters
-from deskd.domain.state import ContainerRecord, Status
+from deskd.domain.state import ContainerRecord, HealthStatus, Status
 from deskd.domain.times import parse_duration, parse_moment
 from deskd.errors import Conflict, InvalidArgument
 from deskd.images.catalog import Catalog
@@ -80,7 +80,7 @@ class Listing:
             "status": lambda c: filters.allows("status", str(c.record.state.status)),
             "volume": lambda c: _has_volume(c.record, filters.get("volume")),
             "network": lambda c: _has_network(c.record, filters.get("network")),
-            "health": lambda c: filters.allows("health", "none"),
+            "health": lambda c: filters.allows("health", _health_word(c.record)),
             "isolation": lambda c: True,
         }
         tests += [test for name, test in simple.items() if filters.get(name)]
@@ -269,7 +269,12 @@ def status_text(record: ContainerRecord, now_ns: int) -> str:
         return "Dead"
     if state.running:
         up = f"Up {age_text(now_ns - state.started_at_ns)}"
-        return f"{up} (Paused)" if state.status is Status.PAUSED else up
+        if state.status is Status.PAUSED:
+            return f"{up} (Paused)"
+        if state.health is None:
+            return up
+        starting = state.health.status is HealthStatus.STARTING
+        return f"{up} ({'health: ' if starting else ''}{state.health.status})"
     ago = age_text(now_ns - state.finished_at_ns) if state.finished_at_ns else "a moment"
     word = "Restarting" if state.status is Status.RESTARTING else "Exited"
     return f"{word} ({state.exit_code}) {ago} ago"

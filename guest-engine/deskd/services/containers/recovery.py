@@ -10,6 +10,7 @@ from deskd.domain.process import Exit, FoundMonitor
 from deskd.domain.state import Status
 from deskd.errors import DeskdError
 from deskd.services.containers.endpoints import Endpoints
+from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.lifecycle import Lifecycle
 from deskd.services.containers.outcomes import policy_restarts
 from deskd.services.containers.registry import Container, ContainerRegistry
@@ -25,11 +26,13 @@ class Recovery:
         runtime: Runtime,
         endpoints: Endpoints,
         lifecycle: Lifecycle,
+        health: HealthChecks,
     ) -> None:
         self._registry = registry
         self._runtime = runtime
         self._endpoints = endpoints
         self._lifecycle = lifecycle
+        self._health = health
 
     async def restore(self) -> None:
         """Find the monitors of an earlier engine, record what ended meanwhile, carry out restart
@@ -84,6 +87,8 @@ class Recovery:
             state.started_at_ns = monitor.started_at_ns
         state.pid = process.pid
         container.process = process
+        if state.status is Status.RUNNING:
+            self._health.begin(container)
         self._registry.save(container)
         self._lifecycle.watch(container, process)
         return True
