@@ -227,6 +227,10 @@ def _has_volume(record: ContainerRecord, wanted: list[str]) -> bool:
     return any(item in names for item in wanted)
 
 
+def _health_word(record: ContainerRecord) -> str:
+    return str(record.state.health.status) if record.state.health else "none"
+
+
 def _has_network(record: ContainerRecord, wanted: list[str]) -> bool:
     names = set(record.networks) | set(record.endpoints)
     ids = [endpoint.network_id for endpoint in record.endpoints.values()]
