@@ -2,20 +2,28 @@
 
 usage: leftovers.py take FILE | leftovers.py compare FILE
 
-Looks at processes, mounts, named and anonymous network namespaces, interfaces, cgroups and
-nftables tables. ``compare`` prints what is new and exits 1 if there is anything.
+Looks at processes, mounts, named network namespaces, interfaces, cgroups and nftables tables.
+``compare`` prints what is new and exits 1 if there is anything. Other programs of the machine
+come and go meanwhile, so processes count only if they carry the run's mark in their environment
+(``DESK_TESTS_RUN``, inherited from the test command), are in a container's cgroup, or run a
+program that the tests start in the background; cgroups only if Desk made them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 SETTLE_S = 10.0
+MARK = "DESK_TESTS_RUN"
+BACKGROUND_PROGRAMS = re.compile(
+    rb"deskd|desk\.agent|qemu-system|libvirtd|virtlogd|dnsmasq|sshd|vagrant|docker-registry"
+)
 
 
 def _command(*argv: str) -> list[str]:
@@ -34,22 +42,26 @@ def _ancestors() -> set[int]:
 
 def _processes() -> dict[str, str]:
     mine, found = _ancestors(), {}
+    mark = f"{MARK}={os.environ.get(MARK, '')}".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) in mine:
             continue
         try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            command = (entry / "cmdline").read_bytes()
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            cgroup = (entry / "cgroup").read_bytes()
             started = (entry / "stat").read_text().rpartition(")")[2].split()[19]
         except OSError:
             continue
-        if command.strip():  # kernel threads have no command line
-            found[f"{entry.name}@{started}"] = command.strip()[:200]
+        ours = mark in environment or b"/desk" in cgroup or BACKGROUND_PROGRAMS.search(command)
+        if command and ours:  # kernel threads have no command line
+            text = command.replace(b"\0", b" ").decode(errors="replace").strip()
+            found[f"{entry.name}@{started}"] = text[:200]
     return found
 
 
 def _cgroups() -> list[str]:
-    root = Path("/sys/fs/cgroup")
-    return [str(Path(at)) for at, _, _ in os.walk(root)]
+    return [at for at, _, _ in os.walk("/sys/fs/cgroup") if "/desk" in at]
 
 
 def picture() -> dict[str, list[str]]:
