@@ -34,7 +34,7 @@ def _serve(arguments: list[str]) -> int:
 
         parse_arguments(arguments)
     from deskd.errors import DeskdError
-    from deskd.runtime.launcher import fork_launcher
+    from deskd.runtime.launching import fork_launcher
     from deskd.settings import early_exec_root, parse_arguments
 
     try:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from deskd.errors import InvalidArgument, Unsupported
+from deskd.record import Record, field
 
 if TYPE_CHECKING:
     import argparse
@@ -21,8 +21,7 @@ DEFAULT_CONFIG_FILE = "/etc/desk/daemon.json"
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 
-@dataclass(frozen=True, slots=True)
-class TlsSettings:
+class TlsSettings(Record):
     """Files and strictness of TLS on ``tcp://`` hosts; ``verify`` asks clients for certificates."""
 
     enabled: bool = False
@@ -32,16 +31,14 @@ class TlsSettings:
     key_file: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AddressPool:
+class AddressPool(Record):
     """Where networks without a subnet of their own get one: ``base`` cut in ``/size`` pieces."""
 
     base: str
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Record):
     """Everything that can be set; empty strings mean the default that the user of the value has."""
 
     hosts: tuple[str, ...] = ()
@@ -64,8 +61,7 @@ class Settings:
     debug: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Option:
+class _Option(Record):
     """One setting: its flag, its daemon.json key and how a raw value becomes a checked one."""
 
     flag: str

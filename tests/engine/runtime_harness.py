@@ -11,7 +11,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,8 +22,9 @@ from deskd.domain.process import Exit
 from deskd.kernel.cgroup import cgroup_at
 from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
 from deskd.kernel.process import start_ticks
+from deskd.record import replace
 from deskd.runtime.client import LauncherRuntime, MonitoredProcess, MonitoredStream
-from deskd.runtime.launcher import fork_launcher
+from deskd.runtime.launching import fork_launcher
 from deskd.runtime.plan import NamespaceSpec, Plan
 from deskd.runtime.resources import CgroupResources
 from deskd.runtime.spec import (

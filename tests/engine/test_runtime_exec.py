@@ -6,13 +6,13 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deskd.domain.container import ContainerConfig, HostConfig
 from deskd.errors import Conflict, StartFailed
+from deskd.record import replace
 from deskd.runtime.client import LauncherRuntime, MonitoredProcess
 from tests.engine.runtime_harness import Harness, read_all, read_until
 from tests.engine.runtime_harness import busybox_root as busybox_root  # noqa: PLC0414

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from deskd.domain.container import HostConfig, LogConfig
 from deskd.errors import Conflict, DeskdError, InvalidArgument, StartFailed, SystemFailure
 from deskd.kernel.process import private_bytes
+from deskd.record import replace
 from deskd.runtime.client import LauncherRuntime
 from tests.engine.runtime_harness import Harness, read_all, read_until, split_frames
 from tests.engine.runtime_harness import busybox_root as busybox_root  # noqa: PLC0414

@@ -5,7 +5,6 @@ Each job runs in a process of its own, as the launcher runs it.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Any
 import pytest
 
 from deskd.domain.mount import MountStep
+from deskd.record import as_dict
 from tests.kernel.image_store import Stores, directory, entry, stores, symlink, tar
 from tests.kernel.test_overlay_snapshots import make_image
 
@@ -66,7 +66,7 @@ class Box:
             arguments["pid"] = self.pid
         else:
             steps = [*self.opened.snapshots.mounts(CONTAINER), *self.more_steps]
-            arguments["root"] = [dataclasses.asdict(step) for step in steps]
+            arguments["root"] = [as_dict(step) for step in steps]
             arguments["staging"] = self.opened.root.temporary
         reading, writing = os.pipe()
         theirs, ours = (writing, reading) if data is None else (reading, writing)

@@ -58,7 +58,7 @@ def install_packages(wheels: Path, root: Path) -> Path:
     """Copy requirements and engine, with their metadata; return the directory."""
     place = root / "usr/lib/python3/dist-packages"
     _copy(wheels, place, recipe.DISTRIBUTION_LEFT_OUT)
-    _copy(ENGINE, place / "deskd", ("**/__pycache__",))
+    _copy(ENGINE, place / "deskd", ("**/__pycache__", "**/.*"))
     facts = project()
     name = str(facts["name"]).replace("-", "_")
     metadata = place / f"{name}-{facts['version']}.dist-info"

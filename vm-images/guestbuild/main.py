@@ -238,8 +238,10 @@ def _sources_digest() -> str:
         place = engine.PROJECT / name
         files = [place] if place.is_file() else sorted(place.rglob("*"))
         for path in files:
-            if path.is_file() and "__pycache__" not in path.parts:
-                digest.update(f"{path.relative_to(engine.PROJECT)}\0".encode())
+            relative = path.relative_to(engine.PROJECT)
+            unused = any(part == "__pycache__" or part.startswith(".") for part in relative.parts)
+            if path.is_file() and not unused:
+                digest.update(f"{relative}\0".encode())
                 digest.update(str(path.stat().st_mode & 0o111 != 0).encode())
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

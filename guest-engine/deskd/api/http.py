@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote_plus
 
 import msgspec
 
 from deskd.errors import InvalidArgument
+from deskd.record import Record, field
 
 MAX_JSON_BODY_BYTES = 8 * 1024 * 1024
 
@@ -68,8 +68,7 @@ class Query:
             ) from None
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Record, frozen=False):
     """One request. ``path_values`` holds what the route's pattern captured."""
 
     method: str
@@ -157,8 +156,7 @@ def _without_nulls(value: Any, *, keep: bool = False) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Record):
     """A complete answer."""
 
     status: int = 200
@@ -167,8 +165,7 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(Record):
     """An answer whose body comes piece by piece. The server closes ``chunks`` in every case."""
 
     chunks: AsyncIterator[bytes]
@@ -177,8 +174,7 @@ class Stream:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Hijack:
+class Hijack(Record):
     """An answer that takes the connection over; ``run`` talks until it returns."""
 
     run: Callable[[Duplex], Awaitable[None]]

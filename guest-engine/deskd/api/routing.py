@@ -7,12 +7,12 @@ that a starting engine answers sooner.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from deskd.api.http import Answer, Request
 from deskd.errors import InvalidArgument, NotFound
+from deskd.record import Record
 
 API_VERSION = (1, 47)
 MIN_API_VERSION = (1, 24)
@@ -24,8 +24,7 @@ class PageNotFound(NotFound):
     """No route has this method and path."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Record):
     """``path`` has ``{name}`` for one segment and ``{name...}`` for one or more.
 
     ``handler`` is ``module:function`` below ``deskd.api.routes``.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from deskd.record import Record, field
 
 # Before API 1.22 events were flat; clients still read these names for containers and images.
 _TYPES_WITH_OLD_NAMES = ("container", "image")
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Record):
     """Something that happened: ``type`` is ``container``, ``image``, ``network``, ``volume`` or
     ``daemon``; ``time_ns`` counts from the epoch."""
 

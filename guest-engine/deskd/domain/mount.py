@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from deskd.record import Record
 
 MountKind = Literal["overlay", "bind", "tmpfs", "proc", "sysfs", "cgroup", "mqueue", "devpts"]
 Propagation = Literal["", "private", "rprivate", "shared", "rshared", "slave", "rslave"]
 
 
-@dataclass(frozen=True, slots=True)
-class MountStep:
+class MountStep(Record):
     """One mount inside the container's new mount namespace.
 
     ``target`` is an absolute path inside the container ("/" is the root itself) and is resolved

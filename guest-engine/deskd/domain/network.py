@@ -7,13 +7,13 @@ bodies of ``/networks/*`` in the Docker Engine API v1.47.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
 from typing import Any, Protocol
 
 from msgspec import field
 
 from deskd.domain.container import ApiStruct, EndpointSettings, PortBinding
+from deskd.record import Record
+from deskd.record import field as record_field
 
 OPTION_BRIDGE_NAME = "com.docker.network.bridge.name"
 OPTION_DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
@@ -151,8 +151,7 @@ NO_SETTINGS = EndpointSettings()
 # --- what a container gets ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class PortRequest:
+class PortRequest(Record):
     """One wanted publication: container port and protocol with the bindings asked for."""
 
     container_port: int
@@ -160,8 +159,7 @@ class PortRequest:
     bindings: tuple[PortBinding, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointRequest:
+class EndpointRequest(Record):
     """A container's wish to join a network. ``hostname`` is what ``hosts_lines`` will name;
     empty means the container's short ID."""
 
@@ -175,8 +173,7 @@ class EndpointRequest:
     hostname: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class NetlinkScript:
+class NetlinkScript(Record):
     """Encoded rtnetlink requests that a namespace-less helper can send as they are.
 
     ``outside`` run in the engine's network namespace; where ``pid_offset`` is set, the 4 bytes at
@@ -189,8 +186,7 @@ class NetlinkScript:
     inside: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Record):
     """A place in a network, granted: what inspect shows and what the launcher must do."""
 
     network_id: str
@@ -198,6 +194,6 @@ class Endpoint:
     endpoint_id: str
     settings: EndpointSettings
     script: NetlinkScript
-    ports: Mapping[str, tuple[PortBinding, ...]] = dataclass_field(
+    ports: Mapping[str, tuple[PortBinding, ...]] = record_field(
         default_factory=dict
     )  # "80/tcp" -> …

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from deskd.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Record):
     """How a process ended. ``code`` is 128 + signal for a killed one, as Docker reports it."""
 
     code: int
@@ -15,8 +14,7 @@ class Exit:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class FoundMonitor:
+class FoundMonitor(Record):
     """A monitor met at reconciliation: still running, or gone with its exit on record.
 
     ``pid`` is the PID of the container's first process as the engine sees it."""

@@ -7,9 +7,9 @@ without a registry means ``docker.io``, one without a namespace there means ``li
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from deskd import errors
+from deskd.record import Record
 
 DEFAULT_DOMAIN = "docker.io"
 DEFAULT_NAMESPACE = "library/"
@@ -31,8 +31,7 @@ _IMAGE_ID = re.compile(r"[a-f0-9]{64}")
 _DIGEST_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Record):
     """A named image in normal form: ``domain`` and ``path`` are never empty."""
 
     domain: str

@@ -12,7 +12,6 @@ import posixpath
 import tarfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +26,7 @@ from deskd.images.importing import host_architecture
 from deskd.images.layers import StagedLayer
 from deskd.images.streams import ByteReader, ForwardReader, decompressed, is_damage
 from deskd.images.unpack import clean_name, members
+from deskd.record import Record, field
 
 T = TypeVar("T")
 Progress = Callable[[dict[str, Any]], None]
@@ -73,16 +73,14 @@ class Manifest(msgspec.Struct, frozen=True):
     manifests: list[Descriptor] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Record):
     """One loaded image and the names that the archive gave it."""
 
     record: ImageRecord
     names: list[str]
 
 
-@dataclass(slots=True)
-class _Contents:
+class _Contents(Record, frozen=False):
     """What an archive held, by member name."""
 
     documents: dict[str, bytes] = field(default_factory=dict)
@@ -354,8 +352,7 @@ def _add(
 # --- saving -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class SavePlan:
+class SavePlan(Record):
     """The images to save, each with the names to write."""
 
     images: list[tuple[ImageRecord, list[Reference]]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
@@ -17,6 +16,7 @@ from deskd.domain.reference import Reference
 from deskd.images import changes as instructions
 from deskd.images.catalog import Catalog
 from deskd.images.streams import ByteReader, decompressed, is_damage
+from deskd.record import Record
 
 ARCHITECTURES = {
     "x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386",
@@ -25,8 +25,7 @@ ARCHITECTURES = {
 """Machine names as uname(2) says them, and as images name them (GOARCH)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImportRequest:
+class ImportRequest(Record):
     """What a client asked of ``import``."""
 
     reference: Reference | None = None
@@ -35,8 +34,7 @@ class ImportRequest:
     platform: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CommitRequest:
+class CommitRequest(Record):
     """What a client asked of ``commit``; ``config`` is the new image's configuration."""
 
     container_id: str

@@ -14,7 +14,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -26,6 +25,7 @@ from deskd.images.streams import ByteReader
 from deskd.images.unpack import Unpacked, unpack
 from deskd.kernel.files import sync_file_system
 from deskd.layout import DataRoot
+from deskd.record import Record
 from deskd.store import records
 from deskd.store.database import Database
 
@@ -35,8 +35,7 @@ MAXIMUM_LAYERS = 128
 _COUNTER = "layer-number"
 
 
-@dataclass(frozen=True, slots=True)
-class StagedLayer:
+class StagedLayer(Record):
     """A layer that is unpacked below ``tmp`` but not recorded yet."""
 
     directory: str

@@ -22,13 +22,13 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from deskd import errors
 from deskd.images.streams import CHUNK_BYTES
 from deskd.kernel.mount import RESOLVE_IN_ROOT, openat2
+from deskd.record import Record
 
 RAW, FILE = b"R", b"F"
 _COMPRESSION_LEVEL = 1
@@ -36,8 +36,7 @@ _FLUSH_BYTES = 64 * 1024
 _MAXIMUM_REGIONS = 65535
 
 
-@dataclass(frozen=True, slots=True)
-class Replacement:
+class Replacement(Record):
     """Entry ``entry`` of the tar replaced ``path``; the old object is ``replaced/<number>``."""
 
     entry: int

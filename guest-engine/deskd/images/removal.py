@@ -7,7 +7,6 @@ container do so unless it is forced.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from deskd import errors
 from deskd.domain.filters import Filters
@@ -15,10 +14,10 @@ from deskd.domain.image import DIGEST_PREFIX, ImageRecord, short_id
 from deskd.domain.reference import Reference, parse
 from deskd.images import filters
 from deskd.images.catalog import Catalog
+from deskd.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class ImageUse:
+class ImageUse(Record):
     """One container and the image that it stands on."""
 
     container_id: str
@@ -26,16 +25,14 @@ class ImageUse:
     running: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Record):
     """One thing done, as the API reports it (``Untagged`` or ``Deleted``)."""
 
     report: dict[str, str]
     image_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Obstacle:
+class _Obstacle(Record):
     text: str
     hard: bool
     by_container: bool

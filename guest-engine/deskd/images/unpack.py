@@ -25,7 +25,6 @@ import stat
 import tarfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import cast
@@ -34,6 +33,7 @@ from deskd import errors
 from deskd.images.recipe import RecipeWriter, Replacement
 from deskd.images.streams import CHUNK_BYTES, ByteReader, ForwardReader, is_damage
 from deskd.kernel.mount import RESOLVE_IN_ROOT, openat2
+from deskd.record import Record, field
 
 WHITEOUT_PREFIX = ".wh."
 WHITEOUT_META_PREFIX = ".wh..wh."
@@ -54,8 +54,7 @@ _BLOCK_BYTES = 512
 _MAXIMUM_DEPTH = 256
 
 
-@dataclass(slots=True)
-class Unpacked:
+class Unpacked(Record, frozen=False):
     """What was unpacked: the stream's diff ID and length, the sum of file sizes, the replaced
     objects."""
 
@@ -65,8 +64,7 @@ class Unpacked:
     replaced: list[Replacement] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Parent:
+class _Parent(Record):
     fd: int
     path: str  # from the root, without symbolic links; "" for the root itself
 
@@ -74,8 +72,7 @@ class _Parent:
         return f"{self.path}/{name}" if self.path else name
 
 
-@dataclass(frozen=True, slots=True)
-class IntoExisting:
+class IntoExisting(Record):
     """How an archive is put into a directory that has files (``docker cp``): whiteouts mean
     nothing, the directory itself keeps its attributes, what an entry replaces is removed.
 

@@ -21,10 +21,10 @@ import sys
 import threading
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 from deskd.errors import SystemFailure, Unsupported
+from deskd.record import Record
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -54,8 +54,7 @@ _RECEIVE_BYTES = 1 << 18
 # --- pyroute2's message classes -----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Messages:
+class _Messages(Record):
     ifinfmsg: Any
     ifaddrmsg: Any
     rtmsg: Any
@@ -346,8 +345,7 @@ def address_template(index: int, network: ipaddress.IPv4Network) -> Template:
 # --- talking to the kernel ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Record):
     """A network interface of the current namespace; ``master`` is an index, 0 for none."""
 
     index: int

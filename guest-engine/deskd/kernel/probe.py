@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from deskd.kernel.cgroup.hierarchy import detect
+from deskd.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Feature:
+class Feature(Record):
     """A kernel feature: the option that gives it and what needs it."""
 
     name: str

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from deskd.errors import InvalidArgument
 from deskd.kernel.libc import ARCHITECTURE
+from deskd.record import Record
 
 _ACTIONS = {
     "SCMP_ACT_KILL": 0x00000000,
@@ -38,8 +38,7 @@ _NATIVE = {"x86_64": ("amd64", "SCMP_ARCH_X86_64"), "arm64": ("arm64", "SCMP_ARC
 _DEFAULT_ERRNO = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Record):
     """One condition on a system call's argument."""
 
     index: int
@@ -48,8 +47,7 @@ class Comparison:
     value_two: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Record):
     """What happens on some system calls under all of ``comparisons``."""
 
     names: tuple[str, ...]
@@ -57,8 +55,7 @@ class Rule:
     comparisons: tuple[Comparison, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(Record):
     """A profile for this machine; ``architectures`` are libseccomp's tokens by name."""
 
     default_action: int

@@ -1,6 +1,7 @@
 """Reading json-file logs: one JSON object a line, ``{"log", "stream", "time", "attrs"}``.
 
-The monitor writes them and rotates ``NAME`` to ``NAME.1``, ``NAME.2`` …, oldest highest. A reader
+The monitor writes them and rotates ``NAME`` to ``NAME.1``, ``NAME.2`` …, oldest highest; the
+rotated ones may be packed (``NAME.1.gz``). A reader
 keeps its file open, so that a rotation under its hands loses no line.
 """
 
@@ -9,9 +10,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import msgspec
+
+from deskd.logs.files import LogFile, open_all
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +57,9 @@ class Reader:
         """``tail`` starts that many lines before the end; None starts with the oldest line."""
         self._path = path
         self._rest = b""
-        self._waiting: list[BinaryIO] = []
-        self._current: BinaryIO | None = None
-        files = _open_all(path)
+        self._waiting: list[LogFile] = []
+        self._current: LogFile | None = None
+        files = open_all(path)
         if tail is not None:
             files = _seek_tail(files, tail)
         if files:
@@ -97,17 +99,17 @@ class Reader:
             newest = os.stat(self._path)
         except FileNotFoundError:
             return False
-        mine = os.fstat(self._current.fileno())
-        if (newest.st_dev, newest.st_ino) == (mine.st_dev, mine.st_ino):
+        if newest.st_ino == self._current.identity:
             if newest.st_size < self._current.tell():
                 self._current.seek(0)  # truncated by hand, as people do
                 self._rest = b""
                 return newest.st_size > 0
             return False
         # Rotated, perhaps more than once since the last look: find the files after mine.
-        files = _open_all(self._path)
-        numbers = [os.fstat(file.fileno()).st_ino for file in files]
-        start = numbers.index(mine.st_ino) if mine.st_ino in numbers else -1
+        files = open_all(self._path)
+        numbers = [file.identity for file in files]
+        mine = self._current.identity
+        start = numbers.index(mine) if mine in numbers else -1
         for file in files[: start + 1]:
             file.close()
         # A line may have come between my last read and the rotation.
@@ -123,29 +125,14 @@ class Reader:
 
     def _reopen(self) -> bool:
         if not self._waiting:
-            self._waiting = _open_all(self._path)
+            self._waiting = open_all(self._path)
         if not self._waiting:
             return False
         self._current = self._waiting.pop(0)
         return True
 
 
-def _open_all(path: str) -> list[BinaryIO]:
-    """Open the log's files, oldest first."""
-    files: list[BinaryIO] = []
-    number = 0
-    while True:
-        name = f"{path}.{number}" if number else path
-        try:
-            files.append(open(name, "rb"))  # noqa: SIM115 (kept open by the reader)
-        except FileNotFoundError:
-            if number:
-                break
-        number += 1
-    return files[::-1]
-
-
-def _seek_tail(files: list[BinaryIO], tail: int) -> list[BinaryIO]:
+def _seek_tail(files: list[LogFile], tail: int) -> list[LogFile]:
     """Position at ``tail`` lines before the end; return the files from there on."""
     if tail <= 0:
         for file in files[:-1]:
@@ -163,7 +150,7 @@ def _seek_tail(files: list[BinaryIO], tail: int) -> list[BinaryIO]:
     return files
 
 
-def _seek_lines_back(file: BinaryIO, count: int) -> int:
+def _seek_lines_back(file: LogFile, count: int) -> int:
     """Move to ``count`` lines before the file's end; return how many lines were missing."""
     position = file.seek(0, os.SEEK_END)
     wanted = count + 1  # the newline before the first wanted line

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from deskd.record import Record
 
 RESOLV_CONF = "/etc/resolv.conf"
 SYSTEMD_RESOLV_CONF = "/run/systemd/resolve/resolv.conf"
@@ -20,8 +21,7 @@ PUBLIC_SERVERS = ("8.8.8.8", "8.8.4.4")
 """Docker's choice where the machine knows no server that a container could reach."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResolverConfig:
+class ResolverConfig(Record):
     """The parts of a resolv.conf."""
 
     servers: tuple[str, ...] = ()

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NoReturn
 
 from deskd.errors import DeskdError
@@ -19,6 +18,7 @@ from deskd.kernel import mount as sys_mount
 from deskd.kernel import namespaces, process, rtnetlink_raw
 from deskd.kernel.cgroup import Cgroup
 from deskd.kernel.probe import explain
+from deskd.record import Record
 from deskd.runtime import credentials, system_mounts, terminal
 from deskd.runtime.handshake import Channel, Disconnected, Message, StepFailed
 from deskd.runtime.plan import HOST, PRIVATE, Plan, RootSpec
@@ -27,8 +27,7 @@ from deskd.runtime.rootfs import Root, detach_from_engine, remount_root_read_onl
 _EXEC_ORDER = ("ipc", "uts", "net", "cgroup", "mnt", "user")
 
 
-@dataclass(slots=True)
-class Child:
+class Child(Record, frozen=False):
     """What the child has at its birth. ``stdio`` are its ends of the pipes (none for a
     terminal); ``staging`` is a directory for the root to be mounted on. ``trees`` are detached
     mounts that only the monitor could make (user namespaces): the root's first, then one for each

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from deskd.domain.container import HostConfig
 from deskd.errors import InvalidArgument, Unsupported
 from deskd.kernel.capability_names import CAPABILITIES, DEFAULT_CAPABILITIES, NUMBERS
 from deskd.kernel.cgroup.limits import DeviceRule
+from deskd.record import Record
 from deskd.runtime.plan import DeviceNode
 
 MASKED_PATHS = (
@@ -51,8 +51,7 @@ DEFAULT_DEVICE_RULES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SecurityOptions:
+class SecurityOptions(Record):
     """``--security-opt`` read: ``seccomp`` is ``""`` (unconfined), ``"default"`` or a profile."""
 
     seccomp: str = "default"

@@ -11,18 +11,17 @@ import os
 import resource
 import signal
 import stat
-from dataclasses import dataclass
 from typing import NoReturn
 
 from deskd.kernel import capabilities, process, seccomp
 from deskd.kernel.capability_names import NUMBERS
+from deskd.record import Record
 from deskd.runtime.handshake import StepFailed
 from deskd.runtime.identity import Identity, LookupFailed, look_up
 from deskd.runtime.plan import ProcessSpec, Rlimit
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Record):
     """A program ready to be executed."""
 
     path: str

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from deskd.record import Record
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
 _MAX_ID = 2**31 - 1
@@ -18,8 +19,7 @@ class LookupFailed(Exception):
     """The container's files do not know the user or group."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Record):
     """The IDs to take on; ``groups`` are supplementary and contain ``gid``."""
 
     uid: int

@@ -21,16 +21,16 @@ import select
 import signal
 import socket
 import struct
-import sys
 import traceback
 from typing import Any, NoReturn
 
 from deskd.domain.mount import MountStep
 from deskd.errors import DeskdError, InvalidArgument
-from deskd.kernel import mount, process
+from deskd.kernel import process
 from deskd.kernel.cgroup import cgroup_at
 from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
 from deskd.layout import ExecRoot
+from deskd.record import Record, finish
 from deskd.runtime.handshake import Channel
 from deskd.runtime.jobs import JOBS
 from deskd.runtime.monitor import Monitor
@@ -52,56 +52,18 @@ _IDLE_MS = 20
 """How long no order must have come before the next spare monitor is forked."""
 
 
-_PROGRAM = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from deskd.runtime.launcher import main
-main(sys.argv[2:])
-"""
-
-
-def fork_launcher(exec_root: str, hierarchy: Hierarchy | None = None) -> tuple[int, socket.socket]:
-    """Start the launcher; return its PID and the engine's end of the socket pair.
-
-    To be called before the process has threads. ``hierarchy`` is detected unless given. Raises
-    ``Unsupported`` where the machine has no cgroups.
-
-    The launcher executes the interpreter anew, from a read-only detached mount of its file. A
-    container can have a held process execute ``/proc/self/exe``, which is that file, and then
-    write to it by the same name (CVE-2019-5736); on this mount the kernel refuses. It also starts
-    without the caller's modules, ``site`` and ``.pth`` files, which keeps it small.
-    """
-    found = hierarchy or detect()
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    library = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    arguments = [library, str(theirs.fileno()), exec_root, json.dumps(_to_json(found))]
-    pid = os.fork()
-    if pid == 0:
-        try:
-            theirs.set_inheritable(True)
-            own = os.readlink("/proc/self/exe")
-            interpreter = mount.open_tree(own)
-            mount.mount_setattr(interpreter, set_flags=mount.MOUNT_ATTR_RDONLY)
-            command = [sys.executable or own, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, *arguments]
-            os.execve(interpreter, command, {"LC_ALL": "C.UTF-8"})
-        except BaseException:  # noqa: BLE001 - a forked child must not return to its caller
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    theirs.close()
-    return pid, ours
-
-
-def _to_json(hierarchy: Hierarchy) -> dict[str, Any]:
-    return {name: getattr(hierarchy, name) for name in Hierarchy.__slots__}
-
-
 def main(arguments: list[str]) -> None:
-    """Be the launcher: take orders until the engine's end of the socket is closed."""
-    fd, exec_root, hierarchy = arguments
+    """Be the launcher: take orders until the engine's end of the socket is closed.
+
+    The arguments are those of ``launching.fork_launcher``: descriptor, exec root, and the cgroup
+    hierarchy as JSON, which is looked for where it is ``null``.
+    """
+    fd, exec_root, given = arguments
     orders = socket.socket(fileno=int(fd))
     orders.set_inheritable(False)
-    _Launcher(orders, ExecRoot(exec_root), Hierarchy(**json.loads(hierarchy))).serve()
+    hierarchy = json.loads(given)
+    found = detect() if hierarchy is None else Hierarchy(**hierarchy)
+    _Launcher(orders, ExecRoot(exec_root), found).serve()
 
 
 class _Launcher:
@@ -110,6 +72,7 @@ class _Launcher:
         self._exec_root = exec_root
         self._hierarchy = hierarchy
         self._spare: socket.socket | None = None
+        self._ready = False
 
     def serve(self) -> None:
         """Take orders until the engine's end is closed."""
@@ -145,6 +108,11 @@ class _Launcher:
             del payload
 
     def _make_spare(self) -> None:
+        if not self._ready:
+            # What every child would do for itself, left until nobody waits.
+            self._ready = True
+            finish(Record)
+            process.boot_id()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         if os.fork() == 0:
             ours.close()
@@ -209,7 +177,7 @@ class _Launcher:
             connection = socket.socket(fileno=answer)
             _leave_terminal()
             if kind == CREATE:
-                self._monitor(payload, connection)
+                self._monitor(payload, connection, rest)
             else:
                 _run_job(payload, connection, rest)
         except BaseException:  # noqa: BLE001 - a forked child must not return to its caller
@@ -217,13 +185,14 @@ class _Launcher:
         finally:
             os._exit(0)
 
-    def _monitor(self, payload: bytes, connection: socket.socket) -> None:
+    def _monitor(self, payload: bytes, connection: socket.socket, fds: list[int]) -> None:
         os.setsid()
         process.set_name("desk-monitor")
         plan = decode(json.loads(payload))
         del payload
         cgroup = cgroup_at(self._hierarchy, plan.cgroup.parent, plan.cgroup.name)
-        Monitor(plan, cgroup, self._exec_root).run(connection)
+        client = socket.socket(fileno=fds[0]) if fds else None
+        Monitor(plan, cgroup, self._exec_root).run(connection, client)
 
     def _leave_note(self, payload: bytes) -> None:
         """A monitor has no terminal and no log of its own; what broke it goes beside its files."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from typing import Any
 
 from deskd.domain.process import Exit
+from deskd.record import Record, as_dict
 
 STATE = "state.json"
 
 
-@dataclass(frozen=True, slots=True)
-class MonitorState:
+class MonitorState(Record):
     """Who the monitor of ``key`` is. ``start_ticks`` and ``boot_id`` tell a recycled PID."""
 
     key: str
@@ -47,9 +46,7 @@ def read_json(path: str) -> dict[str, Any] | None:
 
 def write_state(directory: str, state: MonitorState) -> None:
     """Write down who the monitor is."""
-    write_atomically(
-        f"{directory}/{STATE}", {name: getattr(state, name) for name in MonitorState.__slots__}
-    )
+    write_atomically(f"{directory}/{STATE}", as_dict(state))
 
 
 def read_state(directory: str) -> MonitorState | None:
@@ -60,7 +57,7 @@ def read_state(directory: str) -> MonitorState | None:
 
 def write_exit(path: str, ended: Exit) -> None:
     """Record the end of a process."""
-    write_atomically(path, {name: getattr(ended, name) for name in Exit.__slots__})
+    write_atomically(path, as_dict(ended))
 
 
 def read_exit(path: str) -> Exit | None:

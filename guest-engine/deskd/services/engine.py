@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from deskd.record import Record
 from deskd.services.containers.attaching import Attaching
 from deskd.services.containers.creation import ContainerCreation
 from deskd.services.containers.files import Files
@@ -21,8 +20,7 @@ from deskd.services.system import System
 from deskd.services.volumes import Volumes
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
+class Engine(Record):
     """The services; ``compose`` fills it."""
 
     registry: ContainerRegistry

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -19,6 +18,7 @@ from deskd.domain.image import ImageRecord
 from deskd.images.bridge import ByteFeed, ByteQueue
 from deskd.images.catalog import Catalog
 from deskd.images.streams import ByteReader
+from deskd.record import Record
 from deskd.services.ports import ByteSource, Progress
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ class ImageEvents(Protocol):
         """Send one event, of kind ``image``; ``attributes`` holds the name and the labels."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommitSource:
+class CommitSource(Record):
     """What ``commit`` needs of a container."""
 
     container_id: str

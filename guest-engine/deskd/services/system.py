@@ -7,13 +7,13 @@ import os
 import secrets
 import sys
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from deskd import __version__
 from deskd.domain.filters import Filters
 from deskd.domain.times import rfc3339
 from deskd.kernel.cgroup.hierarchy import detect
+from deskd.record import Record
 from deskd.services.containers.listing import Listing
 from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.events import Events
@@ -29,8 +29,7 @@ _ID_KEY = "engine_id"
 NAME = "Desk Engine"
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Record):
     """Facts that do not change while the engine runs."""
 
     kernel: str

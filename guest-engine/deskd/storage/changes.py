@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
 from deskd.images.unpack import OPAQUE_XATTR
+from deskd.record import Record
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -22,8 +22,7 @@ class ChangeKind(IntEnum):
     DELETED = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Record):
     """One changed path, absolute inside the container."""
 
     path: str

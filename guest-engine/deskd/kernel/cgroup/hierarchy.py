@@ -7,9 +7,9 @@ its empty-handed version 2 tree is left alone then.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from deskd.errors import Unsupported
+from deskd.record import Record
 
 V1_CONTROLLERS = frozenset(
     (
@@ -31,8 +31,7 @@ V1_CONTROLLERS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Hierarchy:
+class Hierarchy(Record):
     """``root`` is the mount point of the version 2 tree. On version 1 ``controllers`` maps each
     controller (also ``name=systemd``) to its mount point."""
 

@@ -1,19 +1,19 @@
 """What a container may use: limits as plain data, independent of the cgroup version.
 
-The launcher's side imports this module; it stays free of everything but ``dataclasses``.
+The launcher's side imports this module; it stays free of heavy imports.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from deskd.record import Record
 
 UNLIMITED = -1
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceRule:
+class DeviceRule(Record):
     """One line of a device allow-list. ``kind`` is ``a``, ``b`` or ``c``; ``None`` numbers mean
     any; ``access`` is a subset of ``rwm``."""
 
@@ -24,8 +24,7 @@ class DeviceRule:
     allow: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Throttle:
+class Throttle(Record):
     """A rate for one block device: bytes or operations a second."""
 
     major: int
@@ -33,8 +32,7 @@ class Throttle:
     rate: int
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Record):
     """Limits with the Engine API's meaning: 0 or ``""`` leaves the kernel's default, -1 is
     unlimited. Memory is bytes, CPU times microseconds; ``memory_swap_bytes`` is memory plus swap.
     ``devices=None`` leaves every device open (a privileged container)."""

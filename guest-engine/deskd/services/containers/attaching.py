@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 from deskd.domain.state import Status
 from deskd.errors import Conflict, InvalidArgument
+from deskd.record import Record
 from deskd.services.containers.logs import LogOptions, Logs
 from deskd.services.containers.registry import Container, ContainerRegistry, PendingAttach
 from deskd.services.ports import AttachStream
 
 
-@dataclass(frozen=True, slots=True)
-class AttachOptions:
+class AttachOptions(Record):
     """``logs`` replays what was written; ``stream`` joins the living process."""
 
     stdin: bool = False

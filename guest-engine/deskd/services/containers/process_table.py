@@ -6,17 +6,16 @@ import os
 import pwd
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from deskd.errors import InvalidArgument
+from deskd.record import Record
 
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True, slots=True)
-class _Facts:
+class _Facts(Record):
     """What /proc tells of one process. Times are seconds."""
 
     pid: int

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deskd.domain.state import ContainerRecord, Status
 from deskd.errors import Conflict, InvalidArgument, NotFound
+from deskd.record import Record
 from deskd.services.events import Events
 from deskd.services.ports import AttachStream, Process
 from deskd.store.database import DuplicateKey, Records
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from deskd.images.removal import ImageUse
 
 
-@dataclass(slots=True)
-class PendingAttach:
+class PendingAttach(Record, frozen=False):
     """A client that attached before the start; served when the process is there."""
 
     stdin: bool
@@ -31,8 +30,7 @@ class PendingAttach:
     stream: asyncio.Future[AttachStream]
 
 
-@dataclass(frozen=True, slots=True)
-class WaitResult:
+class WaitResult(Record):
     """What a waiting client is told."""
 
     exit_code: int
