@@ -142,7 +142,10 @@ class _Launcher:
         with spare:
             try:
                 sent = socket.send_fds(spare, [order], fds)
-                spare.sendall(memoryview(order)[sent:])
+                # A spare that has the whole order may have closed its end already: sending even
+                # nothing would fail then, and the order would be carried out twice.
+                if sent < len(order):
+                    spare.sendall(memoryview(order)[sent:])
             except OSError:  # somebody has killed it
                 return False
         return True
