@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 import pytest
 
-from deskd.runtime.launcher import Launcher
+from deskd.runtime.launcher import _Launcher
 
 
 def test_a_spare_that_closes_after_its_order_has_taken_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
-    launcher = object.__new__(Launcher)
+    launcher = object.__new__(_Launcher)
     launcher._spare = ours
     send_fds = socket.send_fds
 
@@ -30,7 +30,7 @@ def test_a_spare_that_closes_after_its_order_has_taken_it(monkeypatch: pytest.Mo
 
 def test_a_dead_spare_takes_nothing() -> None:
     ours, theirs = socket.socketpair()
-    launcher = object.__new__(Launcher)
+    launcher = object.__new__(_Launcher)
     launcher._spare = ours
     theirs.close()
     assert not launcher._hand_over(b"order", [])
