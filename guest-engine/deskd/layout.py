@@ -31,8 +31,9 @@ class DataRoot:
         """``name`` is ``upper``, ``work``, ``hostname``, ``hosts`` or ``resolv.conf``."""
         return os.path.join(self.containers, container_id, name)
 
-    def container_log(self, container_id: str) -> str:
-        return os.path.join(self.containers, container_id, f"{container_id}-json.log")
+    def container_log(self, container_id: str, driver: str = "json-file") -> str:
+        end = "json" if driver == "json-file" else driver
+        return os.path.join(self.containers, container_id, f"{container_id}-{end}.log")
 
     def volume_data(self, name: str) -> str:
         return os.path.join(self.volumes, name, "_data")

@@ -11,6 +11,7 @@ from deskd.domain.container import ContainerConfig, HostConfig, Mount, TmpfsOpti
 from deskd.domain.mount import MountStep
 from deskd.errors import InvalidArgument, Unsupported
 from deskd.runtime.confinement import capability_set, security_options
+from deskd.runtime.log_options import log_spec
 from deskd.runtime.plan import NetlinkMessages, Plan, decode, encode
 from deskd.runtime.resource_rules import parse_size
 from deskd.runtime.spec import (
@@ -19,7 +20,6 @@ from deskd.runtime.spec import (
     build_container_plan,
     build_exec_plan,
     environment,
-    log_spec,
     resolve_namespaces,
 )
 
@@ -163,13 +163,13 @@ def test_all_capabilities_but_one() -> None:
 
 
 def test_log_options() -> None:
-    spec = log_spec("/log", {"max-size": "10k", "max-file": "3"})
+    spec = log_spec("json-file", "/log", {"max-size": "10k", "max-file": "3"})
     assert spec is not None
     assert (spec.max_size_bytes, spec.max_files) == (10240, 3)
-    assert log_spec("", {}) is None
-    for options in ({"max-file": "3"}, {"max-size": "ten"}, {"max-file": "0"}, {"max-file": "x"}):
+    assert log_spec("json-file", "", {}) is None
+    for options in ({"max-size": "ten"}, {"max-file": "0"}, {"max-file": "x"}):
         with pytest.raises(InvalidArgument):
-            log_spec("/log", options)
+            log_spec("json-file", "/log", options)
 
 
 def test_sizes() -> None:

@@ -99,7 +99,7 @@ class Reader:
             newest = os.stat(self._path)
         except FileNotFoundError:
             return False
-        if newest.st_ino == self._current.identity:
+        if newest.st_ino == self._current.inode and not self._current.packed:
             if newest.st_size < self._current.tell():
                 self._current.seek(0)  # truncated by hand, as people do
                 self._rest = b""
@@ -107,9 +107,8 @@ class Reader:
             return False
         # Rotated, perhaps more than once since the last look: find the files after mine.
         files = open_all(self._path)
-        numbers = [file.identity for file in files]
-        mine = self._current.identity
-        start = numbers.index(mine) if mine in numbers else -1
+        matching = [i for i, file in enumerate(files) if file.is_same(self._current)]
+        start = matching[-1] if matching else -1
         for file in files[: start + 1]:
             file.close()
         # A line may have come between my last read and the rotation.

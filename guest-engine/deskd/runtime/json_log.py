@@ -10,8 +10,13 @@ import contextlib
 import os
 import time
 from json.encoder import encode_basestring
+from typing import TYPE_CHECKING
 
 from deskd.runtime.plan import LogSpec
+
+if TYPE_CHECKING:
+    from deskd.runtime.buffered_log import BufferedLog
+    from deskd.runtime.log_compression import Compression
 
 LINE_BYTES = 16 * 1024
 
@@ -19,6 +24,8 @@ LINE_BYTES = 16 * 1024
 class JsonLog:
     """The log of one container. A write that fails (a full disk) loses its lines, is counted in
     ``lost_lines`` and told in the log as soon as there is room; it never stops the container."""
+
+    encoding = "utf-8"
 
     def __init__(self, spec: LogSpec) -> None:
         self._spec = spec
@@ -28,6 +35,7 @@ class JsonLog:
         self._partial_time = {"stdout": "", "stderr": ""}
         self._second = -1
         self._second_text = ""
+        self._compression: Compression | None = None
         self.lost_lines = 0
         attributes = ",".join(f"{_text(k)}:{_text(v)}" for k, v in spec.extra)
         self._attributes = f',"attrs":{{{attributes}}}' if attributes else ""
@@ -53,7 +61,7 @@ class JsonLog:
             rest = self._long_line(entries, stream, rest, now, complete=False)
         self._rest[stream] = rest
         if entries:
-            self._append("".join(entries).encode(), len(entries))
+            self._append("".join(entries).encode(self.encoding), len(entries))
 
     def _long_line(
         self, entries: list[str], stream: str, line: bytes, now: str, *, complete: bool
@@ -97,7 +105,7 @@ class JsonLog:
             if self.lost_lines:
                 text = f"{self.lost_lines} log lines were lost: the log could not be written\n"
                 note = self._entry(text.rstrip("\n").encode(), "\\n", "stderr", self._now())
-                data = note.encode() + data
+                data = note.encode(self.encoding) + data
             self._write_all(data)
             self.lost_lines = 0
         except OSError:
@@ -123,22 +131,54 @@ class JsonLog:
             os.ftruncate(self._fd, 0)
             self._size = 0
             return
+        self.settle()
         for number in range(count - 1, 0, -1):
-            source = path if number == 1 else f"{path}.{number - 1}"
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(source, f"{path}.{number}")
+            for end in ("", ".gz"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{path}.{number}{end}")
+                source = path if number == 1 else f"{path}.{number - 1}{end}"
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(source, f"{path}.{number}{end}")
+                if number == 1:
+                    break
         os.close(self._fd)
         self._fd = self._open()
         self._size = os.fstat(self._fd).st_size
+        if self._spec.compress:
+            from deskd.runtime.log_compression import Compression
+
+            self._compression = Compression(f"{path}.1")
+
+    def settle(self) -> None:
+        """Wait until a rotated file is packed."""
+        compression, self._compression = self._compression, None
+        if compression is not None:
+            compression.wait()
 
     def close(self) -> None:
         """Write what did not end in a newline, and close."""
         for stream, rest in self._rest.items():
             if rest:
                 when = self._partial_time[stream] or self._now()
-                self._append(self._entry(rest, "", stream, when).encode(), 1)
+                self._append(self._entry(rest, "", stream, when).encode(self.encoding), 1)
             self._rest[stream] = b""
         os.close(self._fd)
+
+
+def open_log(spec: LogSpec) -> JsonLog | BufferedLog:
+    """Open the log of any driver. What most containers do without is imported only here."""
+    log: JsonLog
+    if spec.driver == "local":
+        from deskd.runtime.local_log import LocalLog
+
+        log = LocalLog(spec)
+    else:
+        log = JsonLog(spec)
+    if not spec.buffer_bytes:
+        return log
+    from deskd.runtime.buffered_log import BufferedLog
+
+    return BufferedLog(log, spec.buffer_bytes)
 
 
 def _text(value: str) -> str:

@@ -25,7 +25,7 @@ import os
 import select
 import socket
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deskd.domain.process import Exit
 from deskd.kernel import process
@@ -35,9 +35,12 @@ from deskd.runtime import records, terminal
 from deskd.runtime.attach import STDERR, STDOUT, AttachClient, frame
 from deskd.runtime.birth import Birth, Born, failure_of
 from deskd.runtime.handshake import Disconnected, Message, StepFailed
-from deskd.runtime.json_log import JsonLog
+from deskd.runtime.json_log import JsonLog, open_log
 from deskd.runtime.plan import Plan
 from deskd.runtime.socket_names import short_name
+
+if TYPE_CHECKING:
+    from deskd.runtime.buffered_log import BufferedLog
 
 _READ_BYTES = 65536
 _STDIN_LIMIT_BYTES = 65536
@@ -83,7 +86,7 @@ class Monitor:
         self._paused = False
         self._stdin = bytearray()
         self._stdin_closing = False
-        self._log: JsonLog | None = None
+        self._log: JsonLog | BufferedLog | None = None
         self._started_at_ns = 0
         self._ended: Exit | None = None
         self._died = False
@@ -101,7 +104,7 @@ class Monitor:
         try:
             self._prepare_directory()
             if self._plan.log is not None:
-                self._log = JsonLog(self._plan.log)
+                self._log = open_log(self._plan.log)
             self._born: Born = birth.run()
             self._listen()
             self._write_state()
@@ -528,6 +531,8 @@ class Monitor:
         records.write_exit(self._exit_path, ended)
         self._tell(event="exit", **{name: getattr(ended, name) for name in Exit.__slots__})
         self._flush_clients()
+        if self._log is not None:
+            self._log.settle()
 
     def _flush_clients(self) -> None:
         deadline = time.monotonic() + _FLUSH_S

@@ -80,13 +80,17 @@ class StreamSpec:
 
 @dataclass(frozen=True, slots=True)
 class LogSpec:
-    """A json-file log. ``max_size_bytes`` 0 never rotates; ``max_files`` counts the current one.
+    """A log. ``max_size_bytes`` 0 never rotates; ``max_files`` counts the current one; ``compress``
+    packs the others; ``buffer_bytes`` above 0 lets the program run ahead of the log by so much.
     ``extra`` goes into each line as ``attrs`` (labels and environment asked for by options)."""
 
     path: str
     max_size_bytes: int = 0
     max_files: int = 1
     extra: tuple[tuple[str, str], ...] = ()
+    driver: str = "json-file"
+    compress: bool = False
+    buffer_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

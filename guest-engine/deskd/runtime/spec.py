@@ -14,10 +14,10 @@ from deskd.domain.container import ContainerConfig, HostConfig
 from deskd.domain.mount import MountStep
 from deskd.errors import InvalidArgument, Unsupported
 from deskd.runtime import confinement, resource_rules
+from deskd.runtime.log_options import log_spec
 from deskd.runtime.plan import (
     CgroupSpec,
     ExecTarget,
-    LogSpec,
     NamespaceSpec,
     NetlinkMessages,
     Plan,
@@ -52,7 +52,7 @@ class ContainerInputs:
     ``HostConfig.Tmpfs`` and ``Mounts`` are added here. ``*_file`` are engine-side paths bound over
     /etc/hosts, /etc/hostname and /etc/resolv.conf (``""``: none). ``networks`` are the netlink
     scripts of the joined endpoints, in order. ``namespaces`` comes from ``resolve_namespaces``.
-    ``log_path`` ``""`` writes no log; ``log_options`` are json-file's (``max-size``, ``max-file``).
+    ``log_path`` ``""`` writes no log; ``log_options`` are those of ``log_driver``.
     """
 
     container_id: str
@@ -65,6 +65,7 @@ class ContainerInputs:
     resolv_conf_file: str = ""
     networks: Sequence[_Messages] = ()
     namespaces: NamespaceSpec = field(default_factory=NamespaceSpec)
+    log_driver: str = "json-file"
     log_path: str = ""
     log_options: Mapping[str, str] = field(default_factory=dict)
     log_extra: tuple[tuple[str, str], ...] = ()
@@ -137,7 +138,7 @@ def build_container_plan(inputs: ContainerInputs) -> Plan:
             )
             for script in inputs.networks
         ),
-        log=log_spec(inputs.log_path, inputs.log_options, inputs.log_extra),
+        log=log_spec(inputs.log_driver, inputs.log_path, inputs.log_options, inputs.log_extra),
     )
 
 
@@ -220,24 +221,6 @@ def environment(
         else:
             values.pop(name, None)
     return tuple(f"{name}={value}" for name, value in values.items())
-
-
-def log_spec(
-    path: str, options: Mapping[str, str], extra: tuple[tuple[str, str], ...] = ()
-) -> LogSpec | None:
-    """Read json-file's options. Raises ``InvalidArgument`` for values that make no sense."""
-    if not path:
-        return None
-    max_size = resource_rules.parse_size(options.get("max-size", "-1"), "max-size")
-    try:
-        max_files = int(options.get("max-file", "1"))
-    except ValueError:
-        raise InvalidArgument(f"max-file {options['max-file']!r} is not a number") from None
-    if max_files < 1:
-        raise InvalidArgument("max-file must be 1 or more")
-    if max_files > 1 and max_size <= 0:
-        raise InvalidArgument("max-file needs max-size as well: a log that never rotates is one")
-    return LogSpec(path, max(max_size, 0), max_files, extra)
 
 
 def _cgroup_parent(host: HostConfig, default: str) -> str:

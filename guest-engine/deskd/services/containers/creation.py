@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -16,19 +15,20 @@ from deskd.domain.image import ImageRecord
 from deskd.domain.state import ContainerRecord
 from deskd.errors import Conflict, InvalidArgument, NotFound, SystemFailure
 from deskd.layout import DataRoot
+from deskd.record import Record, field
 from deskd.runtime import confinement, resource_rules
-from deskd.runtime.spec import log_spec
+from deskd.runtime.log_options import log_spec
 from deskd.services.containers import merging, mounting
 from deskd.services.containers.files import Files
 from deskd.services.containers.names import check_name, random_name
+from deskd.services.containers.outcomes import log_extra
 from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.images import Images
 from deskd.services.ports import RootFilesystems
 from deskd.services.volumes import Volumes
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
+class Defaults(Record):
     """What the engine's settings and the machine say about every new container."""
 
     cpus: int
@@ -36,8 +36,7 @@ class Defaults:
     log_options: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class CreateRequest:
+class CreateRequest(Record):
     """A client's wish. ``platform`` is ``os/architecture`` or empty."""
 
     config: ContainerConfig
@@ -127,7 +126,7 @@ class ContainerCreation:
             log_path=(
                 ""
                 if host_config.log_config.type == "none"
-                else self._layout.container_log(container_id)
+                else self._layout.container_log(container_id, host_config.log_config.type)
             ),
         )
 
@@ -140,7 +139,9 @@ class ContainerCreation:
         confinement.capability_set(
             host.cap_add or (), host.cap_drop or (), privileged=host.privileged
         )
-        log_spec(record.log_path, host.log_config.config or {})
+        options = host.log_config.config or {}
+        extra = log_extra(record, options)
+        log_spec(host.log_config.type, record.log_path, options, extra)
         for mode in (host.network_mode, host.ipc_mode, host.pid_mode):
             if mode.startswith("container:"):
                 self._shared_container(mode.removeprefix("container:"))

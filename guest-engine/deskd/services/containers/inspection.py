@@ -49,7 +49,9 @@ class Inspection:
             "ResolvConfPath": self._file_path(record, "resolv.conf"),
             "HostnamePath": self._file_path(record, "hostname"),
             "HostsPath": self._file_path(record, "hosts"),
-            "LogPath": record.log_path,
+            "LogPath": (
+                record.log_path if record.host_config.log_config.type == "json-file" else ""
+            ),
             "Name": f"/{record.name}",
             "RestartCount": record.restart_count,
             "Driver": DRIVER,

@@ -132,6 +132,7 @@ class Lifecycle:
                 resolv_conf_file=files[2],
                 networks=scripts,
                 namespaces=namespaces,
+                log_driver=host.log_config.type,
                 log_path=record.log_path,
                 log_options=options,
                 log_extra=log_extra(record, options),

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 
 from deskd.domain.times import parse_rfc3339
 from deskd.errors import InvalidArgument, Unsupported
 from deskd.kernel.inotify import Watch
-from deskd.logs import json_file
+from deskd.logs import json_file, local_file
+from deskd.record import Record
 from deskd.services.containers.registry import Container, ContainerRegistry
 
 # inotify tells at once; this is for file systems where it does not work.
 FALLBACK_POLL_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class LogOptions:
+class LogOptions(Record):
     """What of the log, and how. Times are nanoseconds; ``tail`` None means all."""
 
     stdout: bool = True
@@ -55,12 +54,14 @@ class Logs:
         container = self._registry.get(reference)
         if not (options.stdout or options.stderr):
             raise InvalidArgument("Bad parameters: you must choose at least one stream")
-        if container.record.host_config.log_config.type != "json-file":
+        if container.record.host_config.log_config.type == "none":
             raise Unsupported("configured logging driver does not support reading")
         return self._read(container, options)
 
     async def _read(self, container: Container, options: LogOptions) -> AsyncIterator[bytes]:
         path = container.record.log_path
+        local = container.record.host_config.log_config.type == "local"
+        parse_lines = local_file.entries if local else json_file.entries
         changed = _Changes(container, path) if options.follow else None
         reader = await asyncio.to_thread(json_file.Reader, path, tail=options.tail)
         try:
@@ -70,7 +71,8 @@ class Logs:
                 if changed is not None:
                     changed.clear()
                 while lines := await asyncio.to_thread(reader.read_lines):
-                    rendered, past_end = _render(lines, options, tty=container.record.config.tty)
+                    entries = parse_lines(lines)
+                    rendered, past_end = _render(entries, options, tty=container.record.config.tty)
                     if rendered:
                         yield rendered
                     if past_end:
@@ -115,11 +117,13 @@ class _Changes:
         self._ended.cancel()
 
 
-def _render(lines: list[bytes], options: LogOptions, *, tty: bool) -> tuple[bytes, bool]:
-    """Return the wire form of ``lines`` and whether the end of the wanted time was passed."""
+def _render(
+    entries: Iterator[json_file.Entry], options: LogOptions, *, tty: bool
+) -> tuple[bytes, bool]:
+    """Return the wire form of ``entries`` and whether the end of the wanted time was passed."""
     parts: list[bytes] = []
     timed = options.since_ns is not None or options.until_ns is not None
-    for entry in json_file.entries(lines):
+    for entry in entries:
         if timed:
             moment = parse_rfc3339(entry.time)
             if options.since_ns is not None and moment < options.since_ns:

@@ -22,6 +22,7 @@ from deskd.domain.container import (
 )
 from deskd.errors import InvalidArgument, NotFound, Unsupported
 from deskd.runtime import confinement
+from deskd.runtime.log_options import check_log_options
 
 MIN_MEMORY_BYTES = 6 * 1024 * 1024
 DEFAULT_SHM_BYTES = 64 * 1024 * 1024
@@ -118,7 +119,7 @@ def complete_host_config(
         ),
         "log_config": LogConfig(
             type=log.type or "json-file",
-            config=log.config or ({} if log.type == "none" else dict(log_options)),
+            config=log.config or (dict(log_options) if log.type in ("", "json-file") else {}),
         ),
         "memory_swap": _memory_swap(host_config),
     }
@@ -199,11 +200,8 @@ def check_host_config(host_config: HostConfig, cpus: int) -> None:
         raise InvalidArgument(
             f"Invalid value {host_config.oom_score_adj}, range for oom score adj is [-1000, 1000]"
         )
-    if host_config.log_config.type not in ("", "json-file", "none"):
-        raise InvalidArgument(
-            f"logger: no log driver named '{host_config.log_config.type}' is registered; "
-            "this engine has json-file and none"
-        )
+    log = host_config.log_config
+    check_log_options(log.type or "json-file", log.config or {})
     if host_config.links:
         raise Unsupported(
             "--link is not supported yet; put both containers into one network made with "

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from deskd.domain.container import RestartPolicy
 from deskd.domain.state import ContainerRecord
+from deskd.errors import InvalidArgument
+from deskd.runtime.log_options import pattern
 
 CANNOT_INVOKE, NOT_FOUND, ENGINE_ERROR = 126, 127, 128
 
@@ -27,14 +31,45 @@ def failed_start_code(text: str) -> int:
 
 
 def log_extra(record: ContainerRecord, options: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return the labels and variables that the log options ``labels`` and ``env`` ask for."""
-    extra = {
-        key: record.labels[key]
-        for key in options.get("labels", "").split(",")
-        if key in record.labels
-    }
+    """Return what the log options ``labels``, ``env``, their patterns and ``tag`` ask for.
+
+    Raises ``InvalidArgument`` for a tag that cannot be written.
+    """
     environment = dict(item.partition("=")[::2] for item in record.config.env or [])
-    for key in options.get("env", "").split(","):
-        if key in environment:
-            extra[key] = environment[key]
+    extra = {**_asked(record.labels, options, "labels"), **_asked(environment, options, "env")}
+    if options.get("tag"):
+        extra["tag"] = _tag(record, options["tag"])
     return tuple(extra.items())
+
+
+def _asked(values: dict[str, str], options: dict[str, str], name: str) -> dict[str, str]:
+    wanted = options.get(name, "").split(",")
+    matching = pattern(options, f"{name}-regex")
+    return {
+        key: value
+        for key, value in values.items()
+        if key in wanted or (matching is not None and matching.search(key))
+    }
+
+
+def _tag(record: ContainerRecord, template: str) -> str:
+    image_id = record.image_id.partition(":")[2]
+    fields = {
+        "ID": record.short_id,
+        "FullID": record.id,
+        "Name": record.name,
+        "ImageID": image_id[:12],
+        "ImageFullID": record.image_id,
+        "ImageName": record.image_name,
+        "DaemonName": "docker",
+    }
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in fields:
+            raise InvalidArgument(
+                f"the log tag {template!r} names {match[1] or 'nothing'}; it may name "
+                f"{', '.join(f'{{{{.{name}}}}}' for name in fields)}"
+            )
+        return fields[match[1]]
+
+    return re.sub(r"\{\{\s*\.?(.*?)\s*\}\}", value, template)

@@ -1,0 +1,87 @@
+"""One file of a log, plain or packed, as readers of rotated logs need it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import BinaryIO
+
+_COMMENT_START, _COMMENT_MAX_BYTES = 10, 64
+
+
+class LogFile:
+    """An open file of a log. A packed one is unpacked to a nameless file at its first use.
+
+    It stays open, so that no other file gets its inode while this object lives.
+    """
+
+    def __init__(self, file: BinaryIO, *, packed: bool) -> None:
+        self._file = file
+        self._unpacked: BinaryIO | None = None
+        self.packed = packed
+        self.inode = os.fstat(file.fileno()).st_ino
+        self._original_inode = _packed_inode(file) if packed else self.inode
+
+    def is_same(self, other: LogFile) -> bool:
+        """Say whether both are one file of the log, before or after its packing.
+
+        Inodes are used again: an older packed file may match too, a newer one never.
+        """
+        if self.packed == other.packed:
+            return self.inode == other.inode
+        return self._original_inode == other._original_inode
+
+    def _plain(self) -> BinaryIO:
+        if not self.packed:
+            return self._file
+        if self._unpacked is None:
+            import gzip
+            import shutil
+            import tempfile
+
+            plain = tempfile.TemporaryFile()  # noqa: SIM115 (kept by this object)
+            with gzip.GzipFile(fileobj=self._file) as source:
+                shutil.copyfileobj(source, plain)
+            plain.seek(0)
+            self._unpacked = plain
+        return self._unpacked
+
+    def read(self, size: int = -1) -> bytes:
+        return self._plain().read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._plain().seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._plain().tell()
+
+    def close(self) -> None:
+        """Close; idempotent."""
+        self._file.close()
+        if self._unpacked is not None:
+            self._unpacked.close()
+
+
+def _packed_inode(file: BinaryIO) -> int:
+    head = file.read(_COMMENT_START + _COMMENT_MAX_BYTES)
+    file.seek(0)
+    name, _, number = head[_COMMENT_START:].partition(b"\0")[0].partition(b"=")
+    return int(number) if name == b"inode" and number.isdigit() else -1
+
+
+def open_all(path: str) -> list[LogFile]:
+    """Open the log's files, oldest first."""
+    files: list[LogFile] = []
+    number = 0
+    while (found := _open_one(f"{path}.{number}" if number else path)) is not None or not number:
+        if found is not None:
+            files.append(found)
+        number += 1
+    return files[::-1]
+
+
+def _open_one(path: str) -> LogFile | None:
+    for name, packed in ((path, False), (f"{path}.gz", True)):
+        with contextlib.suppress(FileNotFoundError):
+            return LogFile(open(name, "rb"), packed=packed)
+    return None
