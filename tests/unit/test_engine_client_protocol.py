@@ -257,6 +257,87 @@ def test_something_else_than_an_engine_is_named(tmp_path: Path) -> None:
     listener.close()
 
 
+def test_something_else_that_keeps_its_connection_is_named_at_once(tmp_path: Path) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    done = threading.Event()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"-ERR unknown command 'HEAD'\r\n")
+            done.wait(5)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with (
+        EngineClient(TcpTransport("127.0.0.1", listener.getsockname()[1]), timeout_s=60) as client,
+        pytest.raises(EngineUnreachable, match="does not answer like an engine") as caught,
+    ):
+        client.system.version()
+    assert "Check the address" in caught.value.hint
+    done.set()
+    thread.join(5)
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "closed the connection"),
+        (b"", "closed the connection"),
+        (b"HTTP/1.1 200 OK\r\nno field\r\n\r\n", "does not answer like an engine"),
+        (b"HTTP/1.1 zwei OK\r\n\r\n", "does not answer like an engine"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000, "does not answer like an engine"),
+        (b"HTTP/1.1 101 UPGRADED\r\nUpgrade: tcp\r\n\r\n", "does not answer like an engine"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n[]", "closed the connection"),
+        (CHUNKED + b"xyz\r\n", "sent a malformed answer"),
+        (CHUNKED + b"2\r\n[]no end", "sent a malformed answer"),
+    ],
+)
+def test_answers_that_are_no_http_are_told(
+    server: Server, client: EngineClient, answer: bytes, words: str
+) -> None:
+    def handler(request: Request) -> None:
+        request.connection.sendall(answer)
+        request.connection.shutdown(socket.SHUT_WR)  # closing could reset what is unread
+
+    server.handler = handler
+    with pytest.raises(EngineUnreachable, match=words):
+        client.containers.list()
+
+
+@pytest.mark.parametrize(
+    ("answer", "connections"),
+    [
+        (reply(b"[]"), 1),
+        (b"HTTP/1.1 102 Processing\r\n\r\n" + reply(b"[]"), 1),
+        (CHUNKED + chunk(b"[") + chunk(b"]") + b"0\r\nX-Sum: 1\r\n\r\n", 1),
+        (reply(b"[]", headers="Connection: close\r\n"), 2),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n[]", 2),
+        (reply(b"[]") + b"left over", 2),
+    ],
+)
+def test_a_connection_is_kept_when_the_answer_allows_it(
+    server: Server, client: EngineClient, answer: bytes, connections: int
+) -> None:
+    server.handler = lambda request: answer
+    assert client.containers.list() == []
+    assert client.containers.list() == []
+    assert server.connections == connections
+
+
+def test_a_body_without_length_ends_with_the_connection(
+    server: Server, client: EngineClient
+) -> None:
+    def handler(request: Request) -> None:
+        request.connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + b"tar" * 100_000)
+
+    server.handler = handler
+    assert client.containers.export("web").read() == b"tar" * 100_000
+    assert client.containers.export("web").read() == b"tar" * 100_000
+    assert server.connections == 2
+
+
 def test_a_slow_answer_times_out(server: Server) -> None:
     release = threading.Event()
 
@@ -370,6 +451,86 @@ def test_exec_start_takes_the_older_200_answer(server: Server, client: EngineCli
     server.handler = handler
     with client.execs.start("e1", tty=True, rows=24, columns=80) as stream:
         assert [frame.data for frame in stream] == [b"raw out"]
+
+
+def test_an_attachment_that_is_refused_is_an_error_and_keeps_the_connection(
+    server: Server, client: EngineClient
+) -> None:
+    server.handler = lambda request: json_reply(
+        {"message": "container x is not running"}, status="409 Conflict"
+    )
+    for _ in range(2):
+        with pytest.raises(EngineError, match="is not running") as caught:
+            client.containers.attach("x", stdin=True)
+        assert caught.value.status == 409
+    assert server.connections == 1
+
+
+def test_a_reader_of_an_attachment_wakes_when_another_thread_closes_it(
+    server: Server, client: EngineClient
+) -> None:
+    def handler(request: Request) -> None:
+        request.connection.sendall(
+            b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nprompt"
+        )
+        request.reader.read()
+
+    server.handler = handler
+    stream = client.containers.attach("web", stdin=True, tty=True)
+    seen: list[bytes] = []
+    got_one = threading.Event()
+
+    def follow() -> None:
+        for frame in stream:
+            seen.append(frame.data)
+            got_one.set()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    assert got_one.wait(5)
+    stream.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert b"".join(seen) == b"prompt"
+
+
+def test_an_upload_and_its_answer_flow_at_once(tmp_path: Path) -> None:
+    """The engine tells of its progress while pieces still come, which wait for that progress."""
+    told = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield b"one"
+        assert told.wait(5)
+        yield b"two"
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "engine.sock"))
+    listener.listen()
+    received = bytearray()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nApi-Version: 1.47\r\n\r\n")
+            while b"3\r\none\r\n" not in received:
+                received.extend(connection.recv(4096))
+            connection.sendall(CHUNKED + chunk(b'{"status":"one"}\n'))
+            while not received.endswith(b"0\r\n\r\n"):
+                received.extend(connection.recv(4096))
+            connection.sendall(chunk(b'{"status":"all"}\n') + b"0\r\n\r\n")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    seen = []
+    with EngineClient(UnixTransport(tmp_path / "engine.sock"), timeout_s=5) as other:
+        for message in other.images.load(pieces()):
+            seen.append(message["status"])
+            told.set()
+    thread.join(5)
+    listener.close()
+    assert seen == ["one", "all"]
+    assert received.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
 
 
 def test_import_streams_its_upload_and_reports_errors(server: Server, client: EngineClient) -> None:

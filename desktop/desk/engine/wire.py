@@ -126,7 +126,7 @@ class HttpConnection:
     def read_head(self) -> tuple[int, Headers]:
         """Return status and headers of the response, past any interim (1xx) one but 101."""
         while True:
-            event = self._next_event()
+            event = self._next_event(in_head=True)
             if isinstance(event, h11.Response | h11.InformationalResponse):
                 if event.status_code == 101 or event.status_code >= 200:
                     return event.status_code, Headers(event.headers)
@@ -140,28 +140,28 @@ class HttpConnection:
     def read_piece(self) -> bytes:
         """Return some bytes of the response's body as they arrive; ``b""`` at its end."""
         while True:
-            event = self._next_event()
+            event = self._next_event(in_head=False)
             if isinstance(event, h11.Data):
                 return bytes(event.data)
             if isinstance(event, h11.EndOfMessage):
                 return b""
             self._fetch()
 
-    def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        with self._lock:
-            in_head = self._protocol.their_state is h11.SEND_RESPONSE
-            try:
+    def _next_event(self, *, in_head: bool) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        try:
+            with self._lock:
                 return self._protocol.next_event()
-            except h11.RemoteProtocolError as error:
-                _, ended = self._protocol.trailing_data
-                if ended:
-                    text = f"the engine at {self._url} closed the connection"
-                    raise ProtocolError(text) from error
-                if in_head:
-                    raise self._stranger() from error
-                raise ProtocolError(
-                    f"the engine at {self._url} sent a malformed answer: {error}"
-                ) from error
+        except h11.RemoteProtocolError as error:
+            _, ended = self._protocol.trailing_data
+            if ended:
+                text = f"the engine at {self._url} closed the connection"
+                raise ProtocolError(text) from error
+            if in_head:
+                raise self._stranger() from error
+            text = f"the engine at {self._url} sent a malformed answer: {error}"
+            raise ProtocolError(
+                text, hint="Try again; `desk doctor` looks for the cause."
+            ) from error
 
     def _fetch(self) -> None:
         data = self.receive()
