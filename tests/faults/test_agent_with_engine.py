@@ -168,6 +168,8 @@ def _refused(port: int) -> bool:
         socket.create_connection(("127.0.0.1", port), 1).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it closed with this connection still in its queue
+        return False
     return False
 
 
