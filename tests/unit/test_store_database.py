@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -183,3 +184,23 @@ def test_an_unusable_place_is_named(tmp_path: Path) -> None:
     tmp_path.joinpath("file").write_text("")
     with pytest.raises(errors.SystemFailure, match=r"file/engine.db cannot be used"):
         Database.open(str(tmp_path / "file" / "engine.db"))
+
+
+def test_a_change_reaches_the_disk_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed = threading.Event()
+    fdatasync = os.fdatasync
+
+    def note(fd: int) -> None:
+        fdatasync(fd)
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("engine.db-wal"):
+            flushed.set()
+
+    monkeypatch.setattr(os, "fdatasync", note)
+    database = Database.open(str(tmp_path / "engine.db"))
+    database.set_meta("a", "1")
+    assert flushed.wait(10)
+    flushed.clear()
+    with database.transaction():
+        database.set_meta("a", "2")
+    database.close()
+    assert flushed.is_set()

@@ -1,9 +1,10 @@
 """The engine's durable state: one SQLite file with a schema version and ordered migrations.
 
 Decision on threads and asyncio: one connection, guarded by a re-entrant lock. A single statement
-takes some tens of microseconds (WAL, ``synchronous=NORMAL``: a commit waits for no disk), so
-services on the event loop call it inline. Transactions hold the lock; they therefore contain
-statements and renames only, never an ``await`` and never bulk I/O.
+takes some tens of microseconds (WAL, ``synchronous=NORMAL``: a commit waits for no disk, a
+``Flusher`` brings it there within a second), so services on the event loop call it inline.
+Transactions hold the lock; they therefore contain statements and renames only, never an ``await``
+and never bulk I/O.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from deskd import errors
+from deskd.store.flusher import Flusher
 from deskd.store.schema import MIGRATIONS, Migration
 
 T = TypeVar("T")
@@ -77,6 +79,7 @@ class Database:
         self.path = path
         self._connection = connection
         self._lock = threading.RLock()
+        self._flusher = Flusher(path)
         self._depth = 0
 
     @classmethod
@@ -111,6 +114,7 @@ class Database:
 
     def close(self) -> None:
         """Close the file; idempotent."""
+        self._flusher.close()
         with self._lock:
             self._connection.close()
 
@@ -133,6 +137,7 @@ class Database:
             try:
                 yield
                 self._connection.execute("COMMIT")
+                self._flusher.note()
             except BaseException:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
@@ -148,7 +153,10 @@ class Database:
     def change(self, sql: str, parameters: Sequence[Value | bytes] = ()) -> int:
         """Run one changing statement and return the number of rows that it touched."""
         with self._lock, translated_errors(self.path):
-            return self._connection.execute(sql, parameters).rowcount
+            count = self._connection.execute(sql, parameters).rowcount
+            if not self._depth:
+                self._flusher.note()
+            return count
 
     def get_meta(self, key: str) -> str | None:
         """Return one of the engine's own values (its ID, counters), or None."""
