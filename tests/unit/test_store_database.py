@@ -192,7 +192,7 @@ def test_a_change_reaches_the_disk_soon(tmp_path: Path, monkeypatch: pytest.Monk
 
     def note(fd: int) -> None:
         fdatasync(fd)
-        if os.readlink(f"/proc/self/fd/{fd}").endswith("engine.db-wal"):
+        if Path(f"/proc/self/fd/{fd}").readlink().name == "engine.db-wal":
             flushed.set()
 
     monkeypatch.setattr(os, "fdatasync", note)
