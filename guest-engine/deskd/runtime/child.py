@@ -320,7 +320,10 @@ def _bind_init(root: Root, source: str) -> None:
 
 
 def _prepare_directory(path: str) -> None:
-    os.makedirs(path, 0o755, exist_ok=True)
+    try:
+        os.makedirs(path, 0o755, exist_ok=True)
+    except OSError as error:
+        raise credentials.cannot_enter(path, error) from error
 
 
 def _make_parent_private(path: str) -> None:

@@ -123,9 +123,9 @@ def _enter_directory(path: str) -> None:
             os.makedirs(path, 0o755)
             os.chdir(path)
         except OSError as error:
-            raise _cannot_enter(path, error) from error
+            raise cannot_enter(path, error) from error
     except OSError as error:
-        raise _cannot_enter(path, error) from error
+        raise cannot_enter(path, error) from error
     if not os.getcwd().startswith("/"):
         # A directory that is not below the root: somebody has smuggled in a descriptor.
         raise StepFailed(
@@ -133,7 +133,8 @@ def _enter_directory(path: str) -> None:
         )
 
 
-def _cannot_enter(path: str, error: OSError) -> StepFailed:
+def cannot_enter(path: str, error: OSError) -> StepFailed:
+    """Say why a program's working directory cannot be used."""
     number = error.errno or errno.EINVAL
     text = f'chdir to cwd ("{path}"): {os.strerror(number).lower()}'
     return StepFailed("cwd", text, number, "StartFailed", 126)

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterable, Sequence
 
 from deskd.domain.mount import MountStep
+from deskd.errors import InvalidArgument
 from deskd.kernel import mount as sys
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
@@ -72,13 +73,23 @@ class Root:
         return sys.openat2(self.fd, path, flags, sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_MAGICLINKS)
 
     def open_system_directory(self, path: str) -> int:
-        """Open or make a directory such as /proc that must not be a symbolic link."""
+        """Open or make a directory such as /proc. Raises ``InvalidArgument`` for a symbolic link
+        or a file in its place."""
         flags = sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_SYMLINKS
         try:
-            return sys.openat2(self.fd, path, _DIRECTORY, flags)
-        except FileNotFoundError:
-            os.close(self.make_directories(path))
-            return sys.openat2(self.fd, path, _DIRECTORY, flags)
+            try:
+                return sys.openat2(self.fd, path, _DIRECTORY, flags)
+            except FileNotFoundError:
+                os.close(self.make_directories(path))
+                return sys.openat2(self.fd, path, _DIRECTORY, flags)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+            kind = "a symbolic link" if error.errno == errno.ELOOP else "no directory"
+            raise InvalidArgument(
+                f"{path} of the container's file system is {kind}; use an image where it is a"
+                " directory or missing"
+            ) from error
 
     def make_directories(self, path: str) -> int:
         """Open a directory inside the root, made with its parents where missing."""
@@ -142,7 +153,7 @@ class Root:
     def perform_wish(self, step: MountStep, tree: int | None = None) -> None:
         """Perform a mount that the container's owner asked for, once the system's own stand.
 
-        Raises ``PermissionError`` where it would put other files in the place of the kernel's in
+        Raises ``InvalidArgument`` where it would put other files in the place of the kernel's in
         /proc: what is written to and read from there at the start must be the kernel's.
         """
         if self._proc_device == -1:
@@ -151,11 +162,9 @@ class Root:
         try:
             target = self._target(step, tree)
             if _device(target) == self._proc_device and not self._may_cover(step, tree):
-                raise PermissionError(
-                    errno.EPERM,
-                    "a mount may not cover /proc or what is in it; choose another place in the"
-                    " container",
-                    step.target,
+                raise InvalidArgument(
+                    f"the mount at {step.target} may not cover /proc or what is in it; choose"
+                    " another place in the container"
                 )
         except BaseException:
             if tree is not None:

@@ -105,7 +105,14 @@ def put(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
         refuse_kind_change=bool(arguments.get("refuse_kind_change")),
         owner=_owner(arguments.get("user") or ""),
     )
-    unpack(source, path, into_existing=policy)
+    try:
+        unpack(source, path, into_existing=policy)
+    except errors.DeskdError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise errors.Conflict(
+                f"{path} was changed by the container while the archive was unpacked; copy again"
+            ) from error
+        raise
 
 
 def export(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
