@@ -146,7 +146,7 @@ def busybox_archive(directory: Path) -> Path:
     archive = directory / "busybox.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(busybox, "bin/busybox")
-        for applet in ("sh", "true", "echo", "sleep", "cat", "dd", "yes", "head"):
+        for applet in ("sh", "true", "echo", "sleep", "cat", "dd", "yes", "head", "wc"):
             link = tarfile.TarInfo(f"bin/{applet}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(link)

@@ -43,6 +43,7 @@ class _CloneArgs(ctypes.Structure):
 
 
 _python = ctypes.pythonapi
+_boot_id: list[str] = []
 _SIGCHLD = 17
 
 
@@ -99,17 +100,24 @@ def start_ticks(pid: int) -> int | None:
     """Return when a process started (clock ticks since boot), ``None`` if there is none. With the
     PID it names a process for good."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
         return None
+    try:
+        text = os.read(fd, 4096)
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
     return int(text[text.rindex(b")") + 2 :].split()[19])
 
 
 def boot_id() -> str:
-    """Return the identity of this boot."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
+    """Return the identity of this boot; it is read once."""
+    if not _boot_id:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            _boot_id.append(file.read().strip())
+    return _boot_id[0]
 
 
 def private_bytes(pid: int) -> int:

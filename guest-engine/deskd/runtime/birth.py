@@ -9,12 +9,13 @@ import contextlib
 import os
 import signal
 import stat
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from deskd.errors import DeskdError
 from deskd.kernel import namespaces, process, rtnetlink_raw
 from deskd.kernel.cgroup import Cgroup
 from deskd.kernel.mount import open_tree
+from deskd.record import Record
 from deskd.runtime.child import Child
 from deskd.runtime.handshake import Channel, Disconnected, Message, StepFailed
 from deskd.runtime.plan import HOST, PRIVATE, ExecTarget, Plan
@@ -23,8 +24,7 @@ from deskd.runtime.rootfs import Root, clone_source, detach_from_engine
 _CLONE_KINDS = ("mnt", "uts", "ipc", "net", "pid", "user")
 
 
-@dataclass(slots=True)
-class Born:
+class Born(Record, frozen=False):
     """A held process and the monitor's ends of its stdio; -1 where there is none. With a
     terminal ``stdin`` and ``stdout`` are both its master."""
 
@@ -37,8 +37,7 @@ class Born:
     terminal_slave: int = -1
 
 
-@dataclass(slots=True)
-class _Pipes:
+class _Pipes(Record, frozen=False):
     child: tuple[int, int, int]
     stdin: int
     stdout: int
@@ -56,8 +55,7 @@ class _Pipes:
                     os.fchown(fd, *owner)
 
 
-@dataclass(slots=True)
-class Birth:
+class Birth(Record, frozen=False):
     """One attempt."""
 
     plan: Plan
@@ -66,11 +64,12 @@ class Birth:
     _pid: int = 0
     _cgroup_made: bool = False
 
-    def run(self) -> Born:
-        """Make the process up to where it is held. Raises ``StepFailed``, ``DeskdError`` or
-        ``OSError``; then nothing of it is left."""
+    def run(self, meanwhile: Callable[[int, Channel], None]) -> Born:
+        """Make the process up to where it is held. ``meanwhile`` is called with its PID and the
+        channel to it while it gets ready. Raises ``StepFailed``, ``DeskdError`` or ``OSError``;
+        then nothing of it is left."""
         try:
-            return self._run()
+            return self._run(meanwhile)
         except BaseException:
             self.undo()
             raise
@@ -88,7 +87,7 @@ class Birth:
             self.cgroup.kill()
             self.cgroup.remove()
 
-    def _run(self) -> Born:
+    def _run(self, meanwhile: Callable[[int, Channel], None]) -> Born:
         plan = self.plan
         ours, theirs = Channel.pair()
         pipes = None if plan.streams.tty else _make_pipes(open_stdin=plan.streams.open_stdin)
@@ -123,6 +122,7 @@ class Birth:
         with contextlib.suppress(Disconnected):
             # A child that has failed meanwhile says why in what is received next.
             ours.send(Message.OUTSIDE_READY)
+        meanwhile(self._pid, ours)
         return self._meet(ours, pidfd, pipes)
 
     def _make_cgroup(self) -> None:

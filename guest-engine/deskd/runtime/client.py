@@ -13,7 +13,6 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import deskd.errors
@@ -22,9 +21,10 @@ from deskd.errors import Conflict, DeskdError, StartFailed, SystemFailure, Unava
 from deskd.kernel import process
 from deskd.kernel.capability_names import DEFAULT_CAPABILITIES
 from deskd.layout import ExecRoot
+from deskd.record import replace
 from deskd.runtime import records
 from deskd.runtime.launcher import CREATE, HEADER, JOB
-from deskd.runtime.plan import Plan, encode
+from deskd.runtime.plan import AtOnce, Plan, encode
 from deskd.runtime.seccomp_cache import SeccompCache
 from deskd.runtime.socket_names import short_name
 
@@ -240,6 +240,33 @@ class LauncherRuntime:
         self._processes[plan.key] = found
         return found
 
+    async def start(
+        self, plan: Plan, *, stdin: bool = False, stdout: bool = False, stderr: bool = False
+    ) -> tuple[MonitoredProcess, MonitoredStream]:
+        """Fork a monitor and a process that is not held; return it with its stdio, joined before
+        the first byte. Raises what ``create`` and ``release`` raise."""
+        plan = await self._with_filter(plan)
+        wanted = AtOnce(attached=True, stdin=stdin, stdout=stdout, stderr=stderr)
+        plan = replace(plan, at_once=wanted)
+        ours, theirs = socket.socketpair()
+        our_stream, their_stream = socket.socketpair()
+        with theirs, their_stream:
+            link = await self._connect(ours)
+            reader, writer = await asyncio.open_unix_connection(sock=our_stream)
+            fds = [theirs.fileno(), their_stream.fileno()]
+            await self._order(CREATE, encode(plan), fds)
+        try:
+            answer = await link.answer()
+            if answer["event"] != "started":
+                raise _error_of(plan.key, answer)
+        except BaseException:
+            link.close()
+            writer.close()
+            raise
+        found = MonitoredProcess(self, plan.key, link, answer["pid"], answer["started_at_ns"])
+        self._processes[plan.key] = found
+        return found, MonitoredStream(reader, writer)
+
     async def _with_filter(self, plan: Plan) -> Plan:
         spec = plan.process
         if not spec.seccomp or spec.seccomp.startswith("/"):
@@ -352,7 +379,14 @@ class LauncherRuntime:
         ended = self._processes.pop(key, None)
         if ended is not None:
             ended.let_go()
-        shutil.rmtree(self.exec_root.process(key), ignore_errors=True)
+        directory = self.exec_root.process(key)
+        try:
+            # All there is in the common case: three calls instead of a walk.
+            os.unlink(f"{directory}/{records.STATE}")
+            os.unlink(self.exec_root.exit_record(key))
+            os.rmdir(directory)
+        except OSError:
+            shutil.rmtree(directory, ignore_errors=True)
 
     async def run_job(self, job: str, arguments: Mapping[str, Any], fds: Sequence[int]) -> Any:
         """Run a named job; see ``deskd.runtime.jobs``. Raises what the job raised."""

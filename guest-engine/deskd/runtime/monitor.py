@@ -31,10 +31,11 @@ from deskd.domain.process import Exit
 from deskd.kernel import process
 from deskd.kernel.cgroup import Cgroup
 from deskd.layout import ExecRoot
+from deskd.record import as_dict
 from deskd.runtime import records, terminal
 from deskd.runtime.attach import STDERR, STDOUT, AttachClient, frame
 from deskd.runtime.birth import Birth, Born, failure_of
-from deskd.runtime.handshake import Disconnected, Message, StepFailed
+from deskd.runtime.handshake import Channel, Disconnected, Message, StepFailed
 from deskd.runtime.json_log import JsonLog, open_log
 from deskd.runtime.plan import Plan
 from deskd.runtime.socket_names import short_name
@@ -61,9 +62,13 @@ class _Control:
     def fileno(self) -> int:
         return self.connection.fileno()
 
-    def send(self, **message: Any) -> None:
-        with contextlib.suppress(OSError):
+    def send(self, **message: Any) -> bool:
+        """Tell the engine; say whether it could be."""
+        try:
             self.connection.send(json.dumps(message).encode() + b"\n", socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        return True
 
 
 class Monitor:
@@ -97,17 +102,18 @@ class Monitor:
 
     # --- life ---
 
-    def run(self, first: socket.socket) -> None:
-        """Do the whole job; ``first`` is the control connection that came with the order."""
+    def run(self, first: socket.socket, client: socket.socket | None = None) -> None:
+        """Do the whole job; ``first`` is the control connection that came with the order,
+        ``client`` the first attached client of a plan with ``at_once``."""
         control = _Control(first)
         birth = Birth(self._plan, self._cgroup, self._directory)
         try:
             self._prepare_directory()
             if self._plan.log is not None:
                 self._log = open_log(self._plan.log)
-            self._born: Born = birth.run()
-            self._listen()
-            self._write_state()
+            self._born: Born = birth.run(self._meanwhile)
+            if self._plan.at_once is not None:
+                _await_execution(self._born.channel)
         except Exception as error:  # noqa: BLE001 - whatever it was, the engine is told
             birth.undo()
             self._give_up()
@@ -115,9 +121,34 @@ class Monitor:
             return
         self._birth = birth
         self._add_control(control)
+        if self._plan.at_once is not None:
+            if not control.send(
+                event="started", pid=self._born.pid, started_at_ns=self._started_at_ns
+            ):
+                # Who ordered it has gone: nobody would ever know of this process.
+                birth.undo()
+                self._give_up()
+                return
+            if client is not None:
+                asked = self._plan.at_once
+                self._add_client(client, asked.stdin, asked.stdout, asked.stderr)
+            self._relay()
+            return
         control.send(event="prepared", pid=self._born.pid)
         if self._hold():
             self._relay()
+
+    def _meanwhile(self, pid: int, channel: Channel) -> None:
+        """Do what needs no more than the PID while the child gets ready. A process that is not
+        held finds its permission to execute when it asks for it."""
+        self._listen()
+        if self._plan.at_once is not None:
+            self._started_at_ns = time.time_ns()
+        self._write_state(pid)
+        if self._plan.at_once is not None:
+            with contextlib.suppress(Disconnected):
+                # A child that has failed meanwhile says why in what is received next.
+                channel.send(Message.EXECUTE)
 
     def _prepare_directory(self) -> None:
         os.makedirs(self._directory, 0o700, exist_ok=True)
@@ -125,14 +156,14 @@ class Monitor:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def _write_state(self) -> None:
+    def _write_state(self, pid: int) -> None:
         own = os.getpid()
         state = records.MonitorState(
             key=self._key,
             monitor_pid=own,
             start_ticks=process.start_ticks(own) or 0,
             boot_id=process.boot_id(),
-            pid=self._born.pid,
+            pid=pid,
             started_at_ns=self._started_at_ns,
         )
         records.write_state(self._directory, state)
@@ -185,13 +216,13 @@ class Monitor:
         self._epoll.unregister(channel.fileno())
         try:
             channel.send(Message.EXECUTE)
-            channel.receive()
-        except Disconnected:
+            _await_execution(channel)
+        except Disconnected:  # it has been killed; its end is told after its start
             channel.close()
         except StepFailed as failed:
             return self._fail(failed)
         self._started_at_ns = time.time_ns()
-        self._write_state()
+        self._write_state(self._born.pid)
         self._tell(event="started", started_at_ns=self._started_at_ns)
         return True
 
@@ -417,11 +448,22 @@ class Monitor:
 
     def _attach(self, newcomer: _Control, order: dict[str, Any], typed: bytes) -> None:
         newcomer.send(event="attached")
-        client = AttachClient(
+        self._add_client(
             newcomer.connection,
-            stdin=bool(order.get("stdin")) and self._streams.open_stdin,
-            stdout=bool(order.get("stdout")),
-            stderr=bool(order.get("stderr")),
+            bool(order.get("stdin")),
+            bool(order.get("stdout")),
+            bool(order.get("stderr")),
+            typed,
+        )
+
+    def _add_client(
+        self, connection: socket.socket, stdin: bool, stdout: bool, stderr: bool, typed: bytes = b""
+    ) -> None:
+        client = AttachClient(
+            connection,
+            stdin=stdin and self._streams.open_stdin,
+            stdout=stdout,
+            stderr=stderr,
         )
         self._clients[client.fileno()] = client
         self._epoll.register(client.fileno(), 0)
@@ -529,7 +571,7 @@ class Monitor:
         os.unlink(self._socket_path)
         ended = Exit(self._code, self._finished_at_ns, oom_killed)
         records.write_exit(self._exit_path, ended)
-        self._tell(event="exit", **{name: getattr(ended, name) for name in Exit.__slots__})
+        self._tell(event="exit", **as_dict(ended))
         self._flush_clients()
         if self._log is not None:
             self._log.settle()
@@ -551,3 +593,10 @@ class Monitor:
                 self._serve_client(fd, events)
                 if not client.pending:
                     self._drop(client)
+
+
+def _await_execution(channel: Channel) -> None:
+    """Wait until the child has become the program. Raises ``StepFailed``."""
+    with contextlib.suppress(Disconnected):
+        channel.receive()
+    channel.close()

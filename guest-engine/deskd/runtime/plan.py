@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from deskd.domain.mount import MountStep
 from deskd.kernel.cgroup.limits import Limits
+from deskd.record import Record, field
 
 PRIVATE = "private"
 HOST = "host"
 
 
-@dataclass(frozen=True, slots=True)
-class NetlinkMessages:
+class NetlinkMessages(Record):
     """Encoded rtnetlink requests, each asking for an acknowledgement.
 
     ``outside`` run in the engine's network namespace; where ``outside_pid_offsets`` has a number,
@@ -32,8 +31,7 @@ class NetlinkMessages:
     inside: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Rlimit:
+class Rlimit(Record):
     """A resource limit by its number (``resource.RLIMIT_*``); -1 is unlimited. ``explicit`` ones
     fail the start where they cannot be had, others are clamped to what is allowed."""
 
@@ -44,8 +42,7 @@ class Rlimit:
     explicit: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessSpec:
+class ProcessSpec(Record):
     """The program and its identity. ``user`` is Docker's ``user[:group]``, looked up in the
     container's own files. ``required_capabilities`` fail the start where the machine lacks them.
     ``seccomp`` is ``""`` (unconfined), ``"default"``, a JSON profile, or after compilation the
@@ -66,8 +63,7 @@ class ProcessSpec:
     umask: int = 0o022
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSpec:
+class StreamSpec(Record):
     """Stdio. Without ``open_stdin`` the program reads ``/dev/null``; with ``stdin_once`` its
     input ends when the first client that attached with stdin leaves."""
 
@@ -78,8 +74,7 @@ class StreamSpec:
     columns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LogSpec:
+class LogSpec(Record):
     """A log. ``max_size_bytes`` 0 never rotates; ``max_files`` counts the current one; ``compress``
     packs the others; ``buffer_bytes`` above 0 lets the program run ahead of the log by so much.
     ``extra`` goes into each line as ``attrs`` (labels and environment asked for by options)."""
@@ -93,8 +88,7 @@ class LogSpec:
     buffer_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class CgroupSpec:
+class CgroupSpec(Record):
     """The cgroup ``parent/name``; an exec joins it, a container creates it with ``limits``."""
 
     parent: str
@@ -103,8 +97,7 @@ class CgroupSpec:
     limits: Limits = field(default_factory=Limits)
 
 
-@dataclass(frozen=True, slots=True)
-class NamespaceSpec:
+class NamespaceSpec(Record):
     """Each namespace: ``"private"``, ``"host"`` or the PID (as text) of a process to share with.
     ``user`` is ``"host"`` or ``"private"``, the latter with ID mappings (inside, outside, count).
     """
@@ -120,8 +113,7 @@ class NamespaceSpec:
     gid_map: tuple[tuple[int, int, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceNode:
+class DeviceNode(Record):
     """A node to make below the container's ``/dev``. ``kind`` is ``c``, ``b`` or ``p``."""
 
     path: str
@@ -133,8 +125,7 @@ class DeviceNode:
     gid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RootSpec:
+class RootSpec(Record):
     """The container's file system: ``steps`` build "/", ``mounts`` come after the system's own
     mounts (/proc, /sys, /dev …). ``init`` is the path of an init to bind at /sbin/docker-init."""
 
@@ -153,8 +144,7 @@ class RootSpec:
     propagation: str = "rprivate"
 
 
-@dataclass(frozen=True, slots=True)
-class ExecTarget:
+class ExecTarget(Record):
     """The container an exec enters: the PID of its first process and its ID (checked against
     the process's cgroup, so that a recycled PID is never entered)."""
 
@@ -162,8 +152,17 @@ class ExecTarget:
     container_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class AtOnce(Record):
+    """The process is not held: it executes as soon as it is ready. With ``attached`` a second
+    connection comes with the order, the stdio of the first client."""
+
+    attached: bool = False
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+
+
+class Plan(Record):
     """All of one container or exec. Exactly one of ``root`` and ``target`` is set."""
 
     key: str
@@ -175,6 +174,7 @@ class Plan:
     target: ExecTarget | None = None
     networks: tuple[NetlinkMessages, ...] = ()
     log: LogSpec | None = None
+    at_once: AtOnce | None = None
 
     def describe(self) -> list[str]:
         """Say what the plan does, one line a step, for logs and tests."""
@@ -243,4 +243,5 @@ def decode(data: Mapping[str, Any]) -> Plan:
         target=None if data["target"] is None else ExecTarget(**data["target"]),
         networks=tuple(decode_netlink(item) for item in data["networks"]),
         log=None if data["log"] is None else LogSpec(**_fields(data["log"])),
+        at_once=None if data["at_once"] is None else AtOnce(**data["at_once"]),
     )

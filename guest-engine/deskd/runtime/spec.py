@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from deskd.domain.container import ContainerConfig, HostConfig
 from deskd.domain.mount import MountStep
 from deskd.errors import InvalidArgument, Unsupported
+from deskd.record import Record, field
 from deskd.runtime import confinement, resource_rules
 from deskd.runtime.log_options import log_spec
 from deskd.runtime.plan import (
@@ -42,8 +42,7 @@ class _Messages(Protocol):
     def inside(self) -> tuple[bytes, ...]: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerInputs:
+class ContainerInputs(Record, kw_only=True):
     """Everything ``build_container_plan`` needs.
 
     ``config`` is merged: the image's entrypoint, command, environment, user and working directory
@@ -72,8 +71,7 @@ class ContainerInputs:
     cgroup_parent: str = DEFAULT_CGROUP_PARENT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecInputs:
+class ExecInputs(Record, kw_only=True):
     """Everything ``build_exec_plan`` needs: the container as it was started (its merged
     ``config`` and ``host_config``), its first process's PID, and the exec's own wishes. Empty
     ``user`` and ``working_dir`` mean the container's. ``rows`` and ``columns`` 0: unknown."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from deskd.domain.container import ApiStruct
 from deskd.domain.process import Exit
 from deskd.domain.state import Status
 from deskd.errors import Conflict, InvalidArgument, NotFound
+from deskd.record import Record, field
 from deskd.runtime import spec
 from deskd.services.containers.outcomes import failed_start_code
 from deskd.services.containers.registry import Container, ContainerRegistry
@@ -36,8 +36,7 @@ class ExecConfig(ApiStruct, frozen=True):
     working_dir: str = ""
 
 
-@dataclass(slots=True)
-class Exec:
+class Exec(Record, frozen=False):
     """One exec: created, then started once, then ended."""
 
     id: str
@@ -137,13 +136,14 @@ class Execs:
                     cgroup_parent=self._cgroup_parent,
                 )
             )
-            process = await self._runtime.create(plan)
-            try:
-                stream = await self._attach(found, process) if attach else None
-                await process.release()
-            except BaseException:
-                await process.discard()
-                raise
+            process, stream = await self._runtime.start(
+                plan,
+                stdin=config.attach_stdin and attach,
+                stdout=config.attach_stdout and attach,
+                stderr=config.attach_stderr and attach,
+            )
+            if not attach:
+                await stream.close()
         except Exception as error:
             found.exit = Exit(failed_start_code(str(error)), 0, error=str(error))
             found.ended.set()
@@ -155,13 +155,7 @@ class Execs:
         task = asyncio.create_task(self._watch(found, process))
         self._watchers.add(task)
         task.add_done_callback(self._watchers.discard)
-        return stream
-
-    async def _attach(self, found: Exec, process: Process) -> AttachStream:
-        config = found.config
-        return await process.attach(
-            stdin=config.attach_stdin, stdout=config.attach_stdout, stderr=config.attach_stderr
-        )
+        return stream if attach else None
 
     async def _watch(self, found: Exec, process: Process) -> None:
         ended = await process.wait()
@@ -178,6 +172,7 @@ class Execs:
                 found.container.exec_ids.remove(found.id)
 
         asyncio.get_running_loop().call_later(KEEP_FINISHED_S, forget)
+
     async def signal(self, exec_id: str, number: int) -> None:
         """Send a signal to the exec's process, where it runs."""
         found = self._execs.get(exec_id)
@@ -190,7 +185,6 @@ class Execs:
         if found is not None:
             with suppress(ValueError):
                 found.container.exec_ids.remove(exec_id)
-
 
     async def finished(self, exec_id: str) -> None:
         """Wait for the end of a started exec: clients ask for its exit code right after its

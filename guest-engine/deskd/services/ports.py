@@ -64,6 +64,12 @@ class Runtime(Protocol):
     async def create(self, plan: Any) -> Process:
         """Fork a monitor and a held first process after ``plan`` (``deskd.runtime.plan.Plan``)."""
 
+    async def start(
+        self, plan: Any, *, stdin: bool, stdout: bool, stderr: bool
+    ) -> tuple[Process, AttachStream]:
+        """Fork a monitor and a process that executes at once, attached before its first byte.
+        Raises what ``create`` and ``release`` raise. Given up while it waits, nothing is left."""
+
     async def reconcile(self) -> Sequence[FoundMonitor]:
         """Find the monitors of an earlier engine; their processes are available by ``get``."""
 
