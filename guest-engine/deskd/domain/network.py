@@ -197,3 +197,4 @@ class Endpoint(Record):
     ports: Mapping[str, tuple[PortBinding, ...]] = record_field(
         default_factory=dict
     )  # "80/tcp" -> …
+    driver: str = "bridge"

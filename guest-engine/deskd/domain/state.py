@@ -117,6 +117,7 @@ class StoredEndpoint(msgspec.Struct, kw_only=True, frozen=True):
     endpoint_id: str
     settings: EndpointSettings
     ports: dict[str, list[PortBinding]]
+    driver: str = "bridge"
 
 
 class ContainerRecord(msgspec.Struct, kw_only=True):

@@ -218,7 +218,7 @@ class NetworkService:
         settings = msgspec.structs.replace(
             request.settings, network_id=record.id, endpoint_id=endpoint_id
         )
-        return Endpoint(record.id, record.name, endpoint_id, settings, script)
+        return Endpoint(record.id, record.name, endpoint_id, settings, script, driver=record.driver)
 
     def _join_bridge(self, record: NetworkRecord, request: EndpointRequest) -> _Member:
         # A removal that ran while this task waited for ``ready`` has taken the network away.
@@ -251,7 +251,13 @@ class NetworkService:
             dns_names=None if is_default else _dns_names(request),
         )
         endpoint = Endpoint(
-            record.id, record.name, endpoint_id, settings, script, _bindings(publications)
+            record.id,
+            record.name,
+            endpoint_id,
+            settings,
+            script,
+            _bindings(publications),
+            record.driver,
         )
         return _Member(endpoint, request.hostname, address, tuple(publications))
 

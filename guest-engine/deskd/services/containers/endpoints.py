@@ -155,6 +155,7 @@ def store(endpoint: Endpoint) -> StoredEndpoint:
         endpoint_id=endpoint.endpoint_id,
         settings=endpoint.settings,
         ports={name: list(bindings) for name, bindings in endpoint.ports.items()},
+        driver=endpoint.driver,
     )
 
 
@@ -167,4 +168,5 @@ def unstore(stored: StoredEndpoint) -> Endpoint:
         settings=stored.settings,
         script=NetlinkScript(),
         ports={name: tuple(bindings) for name, bindings in stored.ports.items()},
+        driver=stored.driver,
     )

@@ -104,6 +104,7 @@ class Lifecycle:
         container.process = process
         self._health.begin(container, fresh=True)
         self._registry.save(container)
+        self._registry.tell_joined(container)
         self._registry.tell(container, "start")
         self.watch(container, process)
 
@@ -201,6 +202,7 @@ class Lifecycle:
         will_restart = self._wants_restart(container)
         auto_remove = record.host_config.auto_remove and not container.restarting_by_hand
         record.move(Status.RESTARTING if will_restart else Status.EXITED)
+        left = list(record.endpoints.values())
         await self._leave_networks(container)
         if will_restart or not auto_remove:
             self._registry.save(container)  # else the monitor's record stands until the removal
@@ -209,6 +211,7 @@ class Lifecycle:
         self._registry.tell(
             container, "die", {"exitCode": str(ended.code), "execDuration": str(int(ran_s))}
         )
+        self._registry.tell_left(container, left)
         container.tell_exit()
         if will_restart:
             self.schedule_restart(container, ran_s)

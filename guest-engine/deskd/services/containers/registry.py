@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from deskd.domain.state import ContainerRecord, Status
+from deskd.domain.state import ContainerRecord, Status, StoredEndpoint
 from deskd.errors import Conflict, InvalidArgument, NotFound
 from deskd.record import Record
 from deskd.services.events import Events
@@ -204,6 +204,38 @@ class ContainerRegistry:
         self._events.publish(
             "container", action, container.id, container.event_attributes() | dict(attributes or {})
         )
+
+    def tell_joined(self, container: Container) -> None:
+        """Tell of the networks and volumes that a starting container takes."""
+        for endpoint in container.record.endpoints.values():
+            self._tell_network("connect", container, endpoint)
+        for point in container.record.mounts:
+            if point.type == "volume":
+                attributes = {
+                    "container": container.id,
+                    "destination": point.destination,
+                    "driver": point.driver,
+                    "propagation": point.propagation,
+                    "read/write": "true" if point.read_write else "false",
+                }
+                self._events.publish("volume", "mount", point.name, attributes)
+
+    def tell_left(self, container: Container, endpoints: Iterable[StoredEndpoint]) -> None:
+        """Tell of the networks and volumes that an ended container has given back."""
+        for endpoint in endpoints:
+            self._tell_network("disconnect", container, endpoint)
+        for point in container.record.mounts:
+            if point.type == "volume":
+                attributes = {"container": container.id, "driver": point.driver}
+                self._events.publish("volume", "unmount", point.name, attributes)
+
+    def _tell_network(self, action: str, container: Container, endpoint: StoredEndpoint) -> None:
+        attributes = {
+            "container": container.id,
+            "name": endpoint.network_name,
+            "type": endpoint.driver,
+        }
+        self._events.publish("network", action, endpoint.network_id, attributes)
 
     def tell_prune(self, kind: str, reclaimed_bytes: int) -> None:
         """Publish the event of a prune."""
