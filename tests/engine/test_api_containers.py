@@ -553,7 +553,8 @@ def test_events_tell_the_whole_life(api: Api) -> None:
     )
     since, until = seen[0]["timeNano"] / 1e9 - 1, time.time() + 1
     raw = api.raw("GET", f"/events?since={since:.0f}&until={until:.0f}")[2]
-    actions = [json.loads(line)["Action"] for line in raw.splitlines()]
+    told = [json.loads(line) for line in raw.splitlines()]
+    actions = [event["Action"] for event in told if event["Type"] == "container"]
     assert actions[-4:] == ["create", "start", "die", "destroy"]
 
 
