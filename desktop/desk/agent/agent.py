@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 
 import desk
 from desk.agent.acceptor import Acceptor
+from desk.agent.clock import GuestClock
 from desk.agent.control import ControlServer
 from desk.agent.door import EngineDoor
 from desk.agent.gateway import EngineGateway
@@ -58,6 +59,7 @@ class Agent:
         self._lock = PidFile(paths.agent_pid)
         self._acceptor = Acceptor()
         self._link = Link(spec.endpoint, self._when_up)
+        self._clock = GuestClock(lambda: self._link.session(5.0, urgent=False))
         self._door = EngineDoor(spec.engine)
         self._gateway = EngineGateway(spec.machine, self._link, self._door)
         self._ports = PortForwards(self._link, self._acceptor)
@@ -101,6 +103,9 @@ class Agent:
             undo.callback(self._ports.close)
             self._watch.start()
             undo.callback(self._watch.close)
+            if self._spec.keeps_clock:
+                self._clock.start()
+                undo.callback(self._clock.close)
             self._link.start()
             undo.callback(self._link.close)
             self._undo = undo.pop_all()
@@ -161,12 +166,14 @@ class Agent:
 
     def _when_up(self, session: Session) -> None:
         self._door.use(session)
+        self._clock.check_now()
 
     def _notice_sleep(self) -> None:
         slept_s = self._sleep.slept_s()
         if slept_s:
             _log.info("this computer slept for about %.0f s; checking the connection", slept_s)
             self._link.check()
+            self._clock.check_now()
 
     def _retry_ports(self) -> None:
         if self._ports.has_failures:

@@ -26,11 +26,13 @@ class EngineAccess:
 
 @dataclass(frozen=True, slots=True)
 class AgentSpec:
-    """Everything one agent needs; it reads nothing else about its machine."""
+    """Everything one agent needs; it reads nothing else about its machine. ``keeps_clock``: the
+    guest is Desk's own and the agent sets its clock after the host's."""
 
     machine: str
     endpoint: Endpoint
     engine: EngineAccess = EngineAccess()
+    keeps_clock: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
@@ -43,7 +45,12 @@ class AgentSpec:
             endpoint = dict(data["endpoint"])
             for name in ("private_key", "known_hosts"):
                 endpoint[name] = Path(endpoint[name])
-            return cls(data["machine"], Endpoint(**endpoint), EngineAccess(**data["engine"]))
+            return cls(
+                data["machine"],
+                Endpoint(**endpoint),
+                EngineAccess(**data["engine"]),
+                keeps_clock=bool(data["keeps_clock"]),
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise MachineError(
                 f"the agent cannot read its instructions: {error!r}",

@@ -17,7 +17,13 @@ class Agents(Protocol):
     """Starts and ends agents. Both are idempotent; an agent outlives the command."""
 
     def start(
-        self, paths: MachinePaths, name: str, endpoint: Endpoint, access: EngineAccess
+        self,
+        paths: MachinePaths,
+        name: str,
+        endpoint: Endpoint,
+        access: EngineAccess,
+        *,
+        keeps_clock: bool,
     ) -> None:
         """Return when the agent serves the engine's socket; it connects in the background."""
 
@@ -33,12 +39,18 @@ class AgentProcesses:
     """``Agents`` as processes, through ``desk.agent.spawn``."""
 
     def start(
-        self, paths: MachinePaths, name: str, endpoint: Endpoint, access: EngineAccess
+        self,
+        paths: MachinePaths,
+        name: str,
+        endpoint: Endpoint,
+        access: EngineAccess,
+        *,
+        keeps_clock: bool,
     ) -> None:
         from desk.agent import spawn
         from desk.agent.spec import AgentSpec
 
-        spawn.start(paths, AgentSpec(name, endpoint, access))
+        spawn.start(paths, AgentSpec(name, endpoint, access, keeps_clock=keeps_clock))
 
     def stop(self, paths: MachinePaths) -> None:
         from desk.agent import spawn

@@ -23,6 +23,7 @@ class Features:
     can_power: bool  # start and stop mean something to it
     has_console: bool
     live_memory: bool
+    own_guest: bool = False  # Desk's guest image, whose clock the agent keeps
 
 
 class Driver(Protocol):

@@ -354,7 +354,11 @@ class Manager:
                     if not was_running:
                         undo.callback(self._agents.stop, machine.paths)
                     self._agents.start(
-                        machine.paths, machine.name, endpoint, machine.driver.engine_access()
+                        machine.paths,
+                        machine.name,
+                        endpoint,
+                        machine.driver.engine_access(),
+                        keeps_clock=machine.driver.features.own_guest,
                     )
                 wanted.append(self._connection(machine))
             wanted.append(self._engine_answer(machine))

@@ -50,7 +50,12 @@ class QemuDriver:
     """One QEMU process; its PID file, QMP socket and console log lie in the machine's directory."""
 
     features = Features(
-        needs_guest_image=True, has_ssh=True, can_power=True, has_console=True, live_memory=False
+        needs_guest_image=True,
+        has_ssh=True,
+        can_power=True,
+        has_console=True,
+        live_memory=False,
+        own_guest=True,
     )
 
     def __init__(self, context: DriverContext) -> None:

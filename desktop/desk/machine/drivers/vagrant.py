@@ -43,7 +43,12 @@ class VagrantDriver:
     """One Vagrant environment in the machine's directory."""
 
     features = Features(
-        needs_guest_image=False, has_ssh=True, can_power=True, has_console=False, live_memory=False
+        needs_guest_image=False,
+        has_ssh=True,
+        can_power=True,
+        has_console=False,
+        live_memory=False,
+        own_guest=True,
     )
 
     def __init__(self, context: DriverContext) -> None:
