@@ -175,10 +175,14 @@ class Stream(Record):
 
 
 class Hijack(Record):
-    """An answer that takes the connection over; ``run`` talks until it returns."""
+    """An answer that takes the connection over; ``run`` talks until it returns.
+
+    ``head`` is the status line and the headers, where they are not those of Docker's streams.
+    """
 
     run: Callable[[Duplex], Awaitable[None]]
     content_type: str = "application/vnd.docker.raw-stream"
+    head: tuple[str, ...] = ()
 
 
 Answer = Response | Stream | Hijack

@@ -309,6 +309,7 @@ class _Connection:
             else ["HTTP/1.1 200 OK"]
         )
         lines.append(f"Content-Type: {answer.content_type}")
+        lines = [*answer.head] or lines
         lines += [f"{name}: {value}" for name, value in COMMON_HEADERS]
         self._writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
         await self._writer.drain()

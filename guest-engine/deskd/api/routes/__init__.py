@@ -29,6 +29,7 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/containers/{id}", "containers:remove"),
     Route("GET", "/containers/{id}/logs", "streams:logs"),
     Route("POST", "/containers/{id}/attach", "streams:attach"),
+    Route("GET", "/containers/{id}/attach/ws", "websockets:attach"),
     Route("POST", "/containers/{id}/resize", "streams:resize"),
     Route("GET", "/containers/{id}/top", "observing:top"),
     Route("GET", "/containers/{id}/stats", "observing:stats"),

@@ -14,6 +14,7 @@ from contextlib import suppress
 from signal import SIGKILL
 
 from deskd.domain.container import ContainerConfig, HealthConfig
+from deskd.domain.frames import Unframer
 from deskd.domain.state import Health, HealthStatus, ProbeResult
 from deskd.errors import DeskdError
 from deskd.services.containers.registry import Container, ContainerRegistry
@@ -142,20 +143,15 @@ class _Output:
 
     def __init__(self) -> None:
         self._kept = bytearray()
-        self._pending = b""
         self._cut = False
 
     async def take(self, stream: AttachStream) -> None:
-        """Read to the end, out of the multiplexed frames (8 bytes of header each)."""
+        """Read to the end."""
+        unframer = Unframer()
         try:
             while data := await stream.read():
-                self._pending += data
-                while len(self._pending) >= 8:
-                    size = int.from_bytes(self._pending[4:8], "big")
-                    if len(self._pending) < 8 + size:
-                        break
-                    self._keep(self._pending[8 : 8 + size])
-                    self._pending = self._pending[8 + size :]
+                for part in unframer.feed(data):
+                    self._keep(part)
         finally:
             with suppress(OSError):
                 await stream.close()
