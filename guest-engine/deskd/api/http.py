@@ -8,6 +8,7 @@ from urllib.parse import unquote_plus
 
 import msgspec
 
+from deskd.api.json_keys import may_differ, with_field_names
 from deskd.errors import InvalidArgument
 from deskd.record import Record, field
 
@@ -130,11 +131,15 @@ _MAPS_WITH_NULLS = frozenset(
 
 
 def decode(body: bytes, kind: type[T]) -> T:
-    """Decode JSON the way Go does: ``null`` leaves a field at its zero value.
+    """Decode JSON the way Go does: ``null`` leaves a field at its zero value, and a key may differ
+    from the field's name in case.
 
     Raises ``InvalidArgument`` that says what is wrong and where.
     """
     try:
+        if may_differ(body):
+            named = with_field_names(msgspec.json.decode(body), kind)
+            return msgspec.convert(_without_nulls(named), type=kind)
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.ValidationError:

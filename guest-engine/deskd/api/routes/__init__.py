@@ -71,6 +71,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/volumes/create", "volumes:create"),
     Route("POST", "/volumes/prune", "volumes:prune", (1, 25)),
     Route("GET", "/volumes/{name}", "volumes:inspect"),
+    Route("PUT", "/volumes/{name}", "volumes:update", (1, 42)),
     Route("DELETE", "/volumes/{name}", "volumes:remove"),
     # what a Docker engine without a swarm or plugins answers
     Route("GET", "/plugins", "system:plugins"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from deskd.api.http import NO_CONTENT, Answer, Request, json_response
 from deskd.domain.container import ApiStruct
 from deskd.domain.filters import parse_filters
+from deskd.errors import Unavailable
 from deskd.services.engine import Engine
 
 
@@ -36,6 +37,11 @@ async def inspect(engine: Engine, request: Request) -> Answer:
     """``VolumeInspect``"""
     record = engine.volumes.get(request.path_values["name"])
     return json_response(engine.volumes.render(record))
+
+
+async def update(_engine: Engine, _request: Request) -> Answer:
+    """``VolumeUpdate``: only a swarm has volumes that can be changed."""
+    raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
 
 
 async def remove(engine: Engine, request: Request) -> Answer:
