@@ -86,12 +86,10 @@ def columns(lines: Iterable[Sequence[str]], *, narrowest: int = _NARROWEST) -> s
 def _width(text: str) -> int:
     if text.isascii():
         return len(text)
-    import unicodedata
+    from wcwidth import wcswidth
 
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
+    cells = wcswidth(text)
+    return cells if cells >= 0 else len(text)  # negative: a control character is in it
 
 
 class Table:
