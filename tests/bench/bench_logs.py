@@ -49,7 +49,7 @@ def count_lines(engine: Engine, name: str) -> int:
     count = 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            count += block.count(b'\\n",')
+            count += block.count(b"\n")
     return count
 
 
@@ -70,7 +70,7 @@ def slow_reader(engine: Engine, megabytes: int) -> None:
             raise SystemExit("the reader has no output")
         read = 0
         while block := reader.stdout.read(1 << 20):
-            read += block.count(b"\\n")
+            read += block.count(b"\n")
     if read != lines:
         raise SystemExit(f"the slow reader got {read} of {lines} lines")
     engine.docker("rm", name)

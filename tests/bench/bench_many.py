@@ -46,7 +46,7 @@ class _Client(http.client.HTTPConnection):
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Make a request; return the parsed answer. Ends the program where it is refused."""
         data = None if body is None else json.dumps(body)
-        self.request(method, f"/v1.47{path}", data, {"Content-Type": "application/json"})
+        self.request(method, f"/v1.41{path}", data, {"Content-Type": "application/json"})
         answer = self.getresponse()
         content = answer.read()
         if answer.status >= 300:

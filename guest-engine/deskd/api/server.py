@@ -78,6 +78,7 @@ class Server:
         self._connections.add(task)
         try:
             await _Connection(self._engine, self._router, reader, writer).serve()
+            await _flush(writer)
         except (ConnectionError, ClientGone, TimeoutError):
             log.debug("a client closed its connection early")
         except asyncio.CancelledError:
@@ -370,6 +371,12 @@ class _RawConnection:
         poll = select.poll()
         poll.register(self._writer.get_extra_info("socket").fileno(), 0)
         return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
+
+
+async def _flush(writer: asyncio.StreamWriter) -> None:
+    """Wait until the client has been sent everything: what is left at the end would be lost."""
+    writer.transport.set_write_buffer_limits(0)
+    await writer.drain()
 
 
 def _unquote(path: str) -> str:
