@@ -1,0 +1,121 @@
+"""Logging in to registries that ask for nothing, for a password, and for a token."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from deskd.errors import InvalidArgument, Unauthorized, Unavailable
+from deskd.services.registry_login import Credentials, log_in
+
+GOOD = "Basic " + base64.b64encode(b"ann:s3cret").decode()
+
+
+class Registry(BaseHTTPRequestHandler):
+    """A registry and its token service; ``scheme`` is what ``/v2/`` asks for."""
+
+    scheme = ""
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet."""
+
+    def do_GET(self) -> None:
+        given = self.headers.get("Authorization", "")
+        path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
+        if path == "/token":
+            assert query["service"] == ["here"]
+            self._token(given == GOOD)
+        elif not self.scheme or given == (GOOD if self.scheme == "Basic" else "Bearer access"):
+            self._answer(200, {})
+        else:
+            port = self.server.server_address[1]
+            realm = f"http://127.0.0.1:{port}/token"
+            self._answer(401, {}, f'{self.scheme} realm="{realm}",service="here"')
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self._token(parse_qs(body)["refresh_token"] == ["identity"])
+
+    def _token(self, known: bool) -> None:
+        given = {"token": "access", "refresh_token": "identity"}
+        self._answer(200 if known else 401, given if known else {})
+
+    def _answer(self, status: int, document: object, challenge: str = "") -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if challenge:
+            self.send_header("WWW-Authenticate", challenge)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def registry(scheme: str) -> Iterator[str]:
+    handler = type("Handler", (Registry,), {"scheme": scheme})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def attempt(address: str, password: str = "s3cret", token: str = "") -> str:
+    name = "" if token else "ann"
+    secret = "" if token else password
+    return asyncio.run(
+        log_in(
+            Credentials(
+                username=name, password=secret, server_address=address, identity_token=token
+            )
+        )
+    )
+
+
+def test_each_scheme_lets_the_right_ones_in() -> None:
+    with registry("") as address:
+        assert attempt(address) == ""
+    with registry("Basic") as address:
+        assert attempt(address) == ""
+        assert attempt(f"http://{address}/v1/") == ""
+    with registry("Bearer") as address:
+        assert attempt(address) == "identity"
+        assert attempt(address, token="identity") == "identity"
+
+
+@pytest.mark.parametrize("scheme", ["Basic", "Bearer"])
+def test_wrong_passwords_are_refused(scheme: str) -> None:
+    refused = pytest.raises(Unauthorized, match="incorrect username or password")
+    with registry(scheme) as address, refused:
+        attempt(address, "wrong")
+    with registry("Bearer") as address, pytest.raises(Unauthorized):
+        attempt(address, token="wrong")
+
+
+def test_nobody_there_and_no_address() -> None:
+    with registry("") as address:
+        pass
+    with pytest.raises(Unavailable, match=address):
+        attempt(address)
+    with pytest.raises(InvalidArgument, match="no address of a registry"):
+        attempt("a b/c")
+    with pytest.raises(InvalidArgument, match="no address of a registry"):
+        attempt("http://[::1/")
+    with pytest.raises(InvalidArgument, match="needs a username"):
+        asyncio.run(log_in(Credentials()))
+
+
+def test_a_scheme_that_is_not_known_is_told() -> None:
+    with registry("Digest") as address, pytest.raises(Unauthorized):
+        attempt(address)
