@@ -159,7 +159,7 @@ def _make_image(
             "version": engine.project()["version"],
             "arch": arch.debian,
             **entries,
-            "cmdline": recipe.CMDLINE.format(console=arch.console),
+            "cmdline": _cmdline(arch),
             "kernel_release": kernel.release,
             "modules": contents["modules"],
             "packages": versions,
@@ -184,6 +184,13 @@ def _compress(tree: Path, output: Path) -> None:
     argv += ["-all-root", "-no-xattrs", "-all-time", str(recipe.EPOCH_S)]
     argv += ["-mkfs-time", str(recipe.EPOCH_S)]
     run(argv, what="making the root's file system")
+
+
+def _cmdline(arch: recipe.Architecture) -> str:
+    parts = [recipe.CMDLINE.format(console=arch.console), recipe.CMDLINE_DIRECT]
+    if arch.debian == "amd64":
+        parts.append(recipe.CMDLINE_DIRECT_X86)
+    return " ".join(parts)
 
 
 def _python_packages(wheels: Path) -> dict[str, str]:

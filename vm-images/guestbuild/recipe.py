@@ -206,8 +206,18 @@ REQUIRED_FEATURES = (
 CMDLINE = (
     "console={console} quiet panic=-1 rdinit=/init lpj=10000000 cryptomgr.notests "
     "random.trust_cpu=on "
-    "initcall_blacklist=cmos_init,jent_mod_init,load_system_certificate_list"
+    "initcall_blacklist=cmos_init,jent_mod_init,load_system_certificate_list,crypto_kdf108_init"
 )
 """``lpj`` saves a calibration; the blacklisted initialisers cost time under emulation and give
 nothing here: the clock is read without the RTC driver, there is a virtio entropy device, and
-modules are not checked for signatures. ``cryptomgr.notests`` leaves out self-tests of ciphers."""
+modules are not checked for signatures. ``cryptomgr.notests`` leaves out self-tests of ciphers, of
+which ``crypto_kdf108_init`` is one more."""
+
+CMDLINE_DIRECT = "maxcpus=1 noreplace-smp tsc=reliable"
+CMDLINE_DIRECT_X86 = "pci=noacpi no_timer_check"
+"""What QEMU's machines get in addition, which the recipe's kernel and initramfs belong to.
+
+The kernel starts on one processor and the initramfs brings up the others: under emulation a waiting
+second processor costs the first one time, and code that is patched while both run may fault.
+``pci=noacpi`` spares 0.3 s for each device: ACPI's search for its interrupt line, which no virtio
+device uses (they have MSI-X)."""
