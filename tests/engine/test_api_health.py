@@ -157,3 +157,17 @@ def test_docker_cli_flags_and_the_images_check(engine: EngineProcess) -> None:
     until(lambda: health(api, "own")["FailingStreak"] >= 1)
     names = run_docker(engine, "ps", "--filter", "health=healthy", "--format", "{{.Names}}")
     assert names.stdout == "other\n"
+
+
+def test_pausing_and_stopping_in_the_middle_of_probes_leaves_nothing(
+    own_engine: EngineProcess,
+) -> None:
+    api = own_engine.api
+    container = api.run("sleep", "60", Healthcheck=check("CMD", "true", Interval=1 * MS))
+    for _ in range(10):
+        api.post(f"/containers/{container}/pause")
+        api.post(f"/containers/{container}/unpause")
+    reaches(api, container, "healthy")
+    api.post(f"/containers/{container}/kill")
+    processes = own_engine.root / "run" / "processes"
+    until(lambda: list(processes.iterdir()) == [])

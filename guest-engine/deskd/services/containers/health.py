@@ -39,6 +39,7 @@ class HealthChecks:
         self._registry = registry
         self._execs = execs
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._giving_up: set[asyncio.Task[None]] = set()
 
     def begin(self, container: Container, *, fresh: bool = False) -> None:
         """Probe from now on, where there is a check; ``fresh`` begins as ``starting``.
@@ -81,6 +82,7 @@ class HealthChecks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._giving_up, return_exceptions=True)
 
     async def _run(self, container: Container, command: list[str]) -> None:
         check = container.record.config.healthcheck or HealthConfig()
@@ -117,10 +119,15 @@ class HealthChecks:
         start_ns = time.time_ns()
         config = ExecConfig(cmd=command, attach_stdout=True, attach_stderr=True)
         exec_id = ""
+        starting: asyncio.Task[AttachStream | None] | None = None
         try:
             exec_id = self._execs.create(container.id, config).id
+            starting = asyncio.create_task(
+                self._execs.start(exec_id, attach=True, tty=False, console_size=None)
+            )
             async with asyncio.timeout(timeout_ns / 1e9):
-                stream = await self._execs.start(exec_id, attach=True, tty=False, console_size=None)
+                # A start that is broken off would leave a process that nobody knows of.
+                stream = await asyncio.shield(starting)
                 if stream is not None:
                     await output.take(stream)
                 await self._execs.finished(exec_id)
@@ -134,8 +141,22 @@ class HealthChecks:
         except DeskdError as error:
             code, text = -1, str(error)
         finally:
-            self._execs.drop(exec_id)
+            if starting is None or starting.done():
+                self._execs.drop(exec_id)
+            else:
+                giving_up = asyncio.create_task(self._give_up(exec_id, starting))
+                self._giving_up.add(giving_up)
+                giving_up.add_done_callback(self._giving_up.discard)
         return ProbeResult(start_ns=start_ns, end_ns=time.time_ns(), exit_code=code, output=text)
+
+    async def _give_up(self, exec_id: str, starting: asyncio.Task[AttachStream | None]) -> None:
+        """End a probe whose start has outlasted the wish for it."""
+        with suppress(DeskdError):
+            stream = await starting
+            await self._execs.signal(exec_id, SIGKILL)
+            if stream is not None:
+                await stream.close()
+        self._execs.drop(exec_id)
 
 
 class _Output:
