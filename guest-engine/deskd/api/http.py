@@ -137,6 +137,8 @@ def decode(body: bytes, kind: type[T]) -> T:
     Raises ``InvalidArgument`` that says what is wrong and where.
     """
     try:
+        if b"\\u0000" in body:
+            _check_texts(msgspec.json.decode(body))
         if may_differ(body):
             named = with_field_names(msgspec.json.decode(body), kind)
             return msgspec.convert(_without_nulls(named), type=kind)
@@ -147,6 +149,19 @@ def decode(body: bytes, kind: type[T]) -> T:
             return msgspec.convert(_without_nulls(msgspec.json.decode(body)), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
+
+
+def _check_texts(value: Any) -> None:
+    """Raise ``InvalidArgument`` for a text with a zero byte: no path, name or argument has one."""
+    if isinstance(value, str) and "\0" in value:
+        raise InvalidArgument(f"invalid JSON: the text {value[:100]!r} holds a zero byte")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_texts(key)
+            _check_texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_texts(item)
 
 
 def _without_nulls(value: Any, *, keep: bool = False) -> Any:

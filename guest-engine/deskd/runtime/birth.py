@@ -6,6 +6,7 @@ Everything acquired here is released by ``Birth.undo`` where a step fails.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import stat
@@ -204,6 +205,8 @@ class Birth(Record, frozen=False):
                     ]
                 )
         except OSError as error:
+            if error.errno == errno.ESRCH:
+                return  # the child has ended: why is in what is received from it next
             text = f"{error.strerror or error}"
             raise StepFailed("network", text, error.errno or 0, "SystemFailure") from error
 
@@ -221,6 +224,15 @@ class Birth(Record, frozen=False):
             _, status = os.waitpid(self._pid, 0)
             self._pid = 0
             code = process.status_code(status)
+            target = self.plan.target
+            if target is not None and code == 128 + signal.SIGKILL:
+                raise StepFailed(
+                    "",
+                    f"container {target.container_id[:12]} is ending or out of memory: the process"
+                    " was killed while it was being started",
+                    0,
+                    "Conflict",
+                ) from None
             raise StepFailed(
                 "start", f"the first process died early (exit code {code})", 0, "SystemFailure"
             ) from None

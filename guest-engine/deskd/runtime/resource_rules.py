@@ -111,6 +111,10 @@ def rlimits(host: HostConfig) -> tuple[Rlimit, ...]:
     for item in host.ulimits or ():
         if item.name not in _RLIMITS:
             raise InvalidArgument(f"invalid ulimit type: {item.name}")
+        if item.soft < -1 or item.hard < -1:
+            raise InvalidArgument(
+                f"invalid ulimit {item.name}={item.soft}:{item.hard}: use -1 for no limit"
+            )
         if item.hard != -1 and (item.soft > item.hard or item.soft == -1):
             raise InvalidArgument(
                 f"ulimit soft limit must be less than or equal to hard limit: "

@@ -170,7 +170,14 @@ class Root:
             if tree is not None:
                 os.close(tree)
             raise
-        self.perform(step, tree)
+        try:
+            self.perform(step, tree)
+        except OSError as error:
+            if step.kind == "tmpfs" and error.errno == errno.EINVAL:
+                raise InvalidArgument(
+                    f"the tmpfs at {step.target} has an option that the kernel refuses: {step.data}"
+                ) from error
+            raise
 
     def _target(self, step: MountStep, tree: int | None) -> int:
         if not step.create:

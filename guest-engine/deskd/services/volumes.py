@@ -21,6 +21,7 @@ from deskd.layout import DataRoot
 from deskd.services.events import Events
 from deskd.store.database import Records
 
+MAX_NAME_LENGTH = 255
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _LIST_FILTERS = ("dangling", "driver", "label", "name")
 _PRUNE_FILTERS = ("all", "label", "label!")
@@ -186,7 +187,12 @@ class Volumes:
 
 def check_volume_name(name: str) -> None:
     """Raise ``InvalidArgument`` for a name that could not be a directory's."""
-    if not _NAME.fullmatch(name) or len(name) > 255:
+    if len(name) > MAX_NAME_LENGTH:
+        raise InvalidArgument(
+            f"create {name[:60]}…: a volume's name has at most {MAX_NAME_LENGTH} characters, this"
+            f" one has {len(name)}"
+        )
+    if not _NAME.fullmatch(name):
         raise InvalidArgument(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '
             '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, '

@@ -23,6 +23,7 @@ from deskd.services.containers.files import Files
 from deskd.services.containers.names import check_name, random_name
 from deskd.services.containers.outcomes import log_extra
 from deskd.services.containers.registry import Container, ContainerRegistry
+from deskd.services.containers.wishes import check_wishes
 from deskd.services.images import Images
 from deskd.services.ports import RootFilesystems
 from deskd.services.volumes import Volumes
@@ -77,6 +78,7 @@ class ContainerCreation:
             self._registry.check_free(name)
         merging.check_config(request.config)
         merging.check_host_config(request.host_config, self._defaults.cpus)
+        check_wishes(request.host_config)
         if not request.config.image:
             raise InvalidArgument("no image given: name one in Image")
         image = await self._images.resolve(request.config.image)

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from deskd.domain.state import ContainerRecord, MountPoint
-from deskd.errors import InvalidArgument, NotFound
+from deskd.errors import Conflict, InvalidArgument, NotFound
 from deskd.layout import DataRoot
 from deskd.services.containers.mounting import mount_steps
 from deskd.services.containers.registry import Container, ContainerRegistry
@@ -91,7 +91,14 @@ class Files:
     async def changes(self, reference: str) -> list[dict[str, Any]]:
         """Return ``FilesystemChange`` objects."""
         container = self._registry.get(reference)
-        found = await asyncio.to_thread(self._roots.changes, container.id)
+        try:
+            found = await asyncio.to_thread(self._roots.changes, container.id)
+        except FileNotFoundError as error:
+            if _is_gone(self._layout.container(container.id)):
+                raise NotFound(f"No such container: {reference}") from error
+            raise Conflict(
+                f"the files of container {reference} changed while they were listed; ask again"
+            ) from error
         return [
             {"Path": change.path, "Kind": int(change.kind)}
             for change in without_mount_points(found, container.record)
@@ -197,6 +204,10 @@ class _Staging:
 
     async def __aexit__(self, *_: object) -> None:
         os.rmdir(self._path)
+
+
+def _is_gone(directory: str) -> bool:
+    return not os.path.isdir(directory)
 
 
 def _checked(path: str) -> str:
