@@ -157,6 +157,8 @@ def test_docker_cli_flags_and_the_images_check(engine: EngineProcess) -> None:
     until(lambda: health(api, "own")["FailingStreak"] >= 1)
     names = run_docker(engine, "ps", "--filter", "health=healthy", "--format", "{{.Names}}")
     assert names.stdout == "other\n"
+    engine.remove_everything()
+    assert run_docker(engine, "rmi", "checked").returncode == 0
 
 
 def test_pausing_and_stopping_in_the_middle_of_probes_leaves_nothing(
