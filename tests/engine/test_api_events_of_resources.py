@@ -75,3 +75,22 @@ def test_an_attached_container_keeps_its_networks_driver_over_a_stop(api: Api) -
         api.post(f"/containers/{container}/kill")
         names = {next(events)["Actor"]["Attributes"]["name"] for _ in range(2)}
     assert names == {"bridge", "net2"}
+
+
+def test_execs_are_told_also_where_the_program_is_missing(api: Api) -> None:
+    container = api.run("sleep", "60")
+    wanted = ["exec_create", "exec_start", "exec_die"]
+    with api.events(filters={"event": wanted}) as events:
+        missing = api.post(f"/containers/{container}/exec", {"Cmd": ["nosuch", "a"]})["Id"]
+        api.error("POST", f"/exec/{missing}/start", {"Detach": True})
+        present = api.post(f"/containers/{container}/exec", {"Cmd": ["sh", "-c", "exit 4"]})["Id"]
+        api.post(f"/exec/{present}/start", {"Detach": True})
+        found = [next(events) for _ in range(5)]
+    assert [(event["Action"], event["Actor"]["Attributes"]["execID"]) for event in found] == [
+        ("exec_create: nosuch a", missing),
+        ("exec_start: nosuch a", missing),
+        ("exec_create: sh -c exit 4", present),
+        ("exec_start: sh -c exit 4", present),
+        ("exec_die", present),
+    ]
+    assert found[-1]["Actor"]["Attributes"]["exitCode"] == "4"

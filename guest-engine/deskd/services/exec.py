@@ -114,6 +114,8 @@ class Execs:
         """
         found = self.check_startable(exec_id)
         found.started = True
+        # As Docker: told before it can fail; a program that never ran has no exec_die.
+        self._tell(found, f"exec_start: {found.command_text}")
         config, record = found.config, found.container.record
         rows, columns = console_size or config.console_size or (0, 0)
         try:
@@ -147,11 +149,9 @@ class Execs:
         except Exception as error:
             found.exit = Exit(failed_start_code(str(error)), 0, error=str(error))
             found.ended.set()
-            self._tell(found, "exec_die", {"exitCode": str(found.exit.code)})
             self._forget_later(found)
             raise
         found.process, found.pid = process, process.pid
-        self._tell(found, f"exec_start: {found.command_text}")
         task = asyncio.create_task(self._watch(found, process))
         self._watchers.add(task)
         task.add_done_callback(self._watchers.discard)
