@@ -30,6 +30,8 @@ from deskd.runtime.socket_names import short_name
 
 _WARM_UP_AFTER_S = 1.0
 """The engine's own start comes first."""
+_STREAM_BYTES = 256 * 1024
+"""As much of a stream as asyncio takes from a socket at once."""
 _LOST_CODE = 137
 _LOST = "the monitor ended without a record: it was killed, or the machine was restarted"
 
@@ -44,7 +46,7 @@ class MonitoredStream:
     async def read(self) -> bytes:
         """Return the next output, ``b""`` at its end."""
         try:
-            return await self._reader.read(65536)
+            return await self._reader.read(_STREAM_BYTES)
         except ConnectionResetError:
             return b""
 
@@ -154,7 +156,7 @@ class MonitoredProcess:
         path = self._runtime.exec_root.monitor_socket(self._key)
         try:
             with short_name(path) as name:
-                reader, writer = await asyncio.open_unix_connection(name)
+                reader, writer = await asyncio.open_unix_connection(name, limit=_STREAM_BYTES)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise Conflict(f"{self._key[:12]} is not running: there is nothing to attach to") from (
                 error
@@ -252,7 +254,9 @@ class LauncherRuntime:
         our_stream, their_stream = socket.socketpair()
         with theirs, their_stream:
             link = await self._connect(ours)
-            reader, writer = await asyncio.open_unix_connection(sock=our_stream)
+            reader, writer = await asyncio.open_unix_connection(
+                sock=our_stream, limit=_STREAM_BYTES
+            )
             fds = [theirs.fileno(), their_stream.fileno()]
             await self._order(CREATE, encode(plan), fds)
         try:

@@ -20,6 +20,7 @@ Order at the end: output drained, log closed, cgroup removed, ``monitor.sock`` g
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -43,7 +44,10 @@ from deskd.runtime.socket_names import short_name
 if TYPE_CHECKING:
     from deskd.runtime.buffered_log import BufferedLog
 
-_READ_BYTES = 65536
+_PIPE_BYTES = 65536
+"""What a pipe holds as it is made (pipe(7))."""
+_READ_BYTES = 4 * _PIPE_BYTES
+"""What one turn takes at most; a pipe that was not enlarged gives no more than it holds."""
 _STDIN_LIMIT_BYTES = 65536
 _LINGER_S = 2.0
 """How long output that others still hold open is waited for after the process's end."""
@@ -304,6 +308,11 @@ class Monitor:
         if not data:
             self._close_output(fd)
             return
+        if len(data) == _PIPE_BYTES and self._log is None:
+            # The program waits for room: a larger pipe means fewer turns between the two. A log
+            # turns short lines into many times their size in memory, there it stays small.
+            with contextlib.suppress(OSError):  # the limit of pipe-user-pages-soft
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _READ_BYTES)
         self._broadcast(self._outputs[fd], data)
 
     def _close_output(self, fd: int) -> None:
