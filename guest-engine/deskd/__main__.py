@@ -33,6 +33,9 @@ def _serve(arguments: list[str]) -> int:
         from deskd.settings import parse_arguments
 
         parse_arguments(arguments)
+    import gc
+
+    gc.disable()  # what is loaded now stays: looking for garbage in it is a twentieth of the start
     from deskd.errors import DeskdError
     from deskd.runtime.launching import fork_launcher
     from deskd.settings import early_exec_root, parse_arguments
@@ -44,6 +47,8 @@ def _serve(arguments: list[str]) -> int:
             _import_asyncio_without_ssl()
         from deskd.compose import run
 
+        gc.freeze()
+        gc.enable()
         run(settings, launcher)
     except DeskdError as error:
         sys.stderr.write(f"deskd: {error}\n")

@@ -98,6 +98,7 @@ def _build(arguments: argparse.Namespace) -> None:
             host.check()
             with step(f"Fetching Debian {recipe.SUITE} packages for {arch.debian}"):
                 packages.fetch(arch, base_place, arguments.mirror)
+        _prune(cache, f"packages-{arch.debian}-*", keep=base_place)
         base = packages.load(base_place)
         wheels = _wheels(arch, cache)
         key = _digest(_sources_digest(), json.dumps(base.versions, sort_keys=True), wheels.name)
@@ -121,7 +122,15 @@ def _wheels(arch: recipe.Architecture, cache: Path) -> Path:
     if not place.is_dir():
         with step("Fetching the engine's Python packages"):
             engine.fetch_wheels(arch, place)
+    _prune(cache, f"wheels-{arch.debian}-*", keep=place)
     return place
+
+
+def _prune(cache: Path, pattern: str, *, keep: Path) -> None:
+    """Remove what earlier recipes fetched: each is some 500 MB and comes back when needed."""
+    for place in cache.glob(pattern):
+        if place != keep:
+            shutil.rmtree(place)
 
 
 def _make_image(
