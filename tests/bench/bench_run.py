@@ -34,7 +34,7 @@ def main() -> None:
                 rounds,
                 {e.name: lambda e=e: e.docker("run", "--rm", "bench", "true") for e in engines},
             ),
-            limit=0.25,
+            limit=1 / 6,
         )
         for engine in engines:
             engine.docker("run", "-d", "--name", "sleeper", "bench", "sleep", "600")
