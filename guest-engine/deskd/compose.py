@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from deskd.api.routes import ROUTES
 from deskd.api.routing import Router
 from deskd.api.server import Server
-from deskd.errors import Conflict, DeskdError, InvalidArgument, SystemFailure
+from deskd.errors import Conflict, DeskdError, InvalidArgument, SystemFailure, Unsupported
 from deskd.images.catalog import Catalog
 from deskd.images.layers import LayerStore
 from deskd.layout import BUNDLED_IMAGES, DataRoot, ExecRoot
@@ -67,6 +67,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        check_kernel()
         async with AsyncExitStack() as stack:
             self._make_roots()
             stack.callback(os.close, take_lock(self._data.lock))
@@ -189,6 +190,22 @@ class Daemon:
         )
         await Recovery(registry, runtime, endpoints, lifecycle, health).restore()
         return engine, network
+
+
+def check_kernel() -> None:
+    """Refuse a kernel that can start no container; warn of what else it lacks.
+
+    Raises ``Unsupported`` naming the option.
+    """
+    from deskd.kernel import probe
+
+    for feature in probe.missing():
+        if feature.essential:
+            raise Unsupported(
+                f"{feature.hint()}: run the engine on a kernel that has it, as Desk's own "
+                "machines do (`desk up`)"
+            )
+        log.warning("%s", feature.hint())
 
 
 async def _prepare_network(network: NetworkService) -> None:

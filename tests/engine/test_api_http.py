@@ -416,3 +416,26 @@ def test_a_client_that_leaves_a_silent_process_is_let_go(engine: EngineProcess, 
     while api.get("/info")["NFd"] > before:
         assert time.monotonic() < deadline, "the engine keeps the connections of clients that left"
         time.sleep(0.2)
+
+
+def test_an_engine_refuses_a_kernel_that_can_start_no_container(tmp_path: Path) -> None:
+    known = Path("/proc/filesystems").read_text().splitlines()
+    (tmp_path / "filesystems").write_text(
+        "".join(f"{line}\n" for line in known if line.split()[-1] != "overlay")
+    )
+    engine = f"{sys.executable} -m deskd --data-root {tmp_path}/d --exec-root {tmp_path}/e"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c",
+         f"mount --bind {tmp_path}/filesystems /proc/filesystems && exec {engine}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "deskd: this kernel lacks the overlay file system (CONFIG_OVERLAY_FS), needed for container"
+        " file systems: run the engine on a kernel that has it, as Desk's own machines do"
+        " (`desk up`)"
+    )
+    assert not (tmp_path / "d").exists()
+    assert not (tmp_path / "e" / "engine.sock").exists()

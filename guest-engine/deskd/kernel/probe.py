@@ -11,12 +11,14 @@ from deskd.record import Record
 
 
 class Feature(Record):
-    """A kernel feature: the option that gives it and what needs it."""
+    """A kernel feature: the option that gives it and what needs it. Without an ``essential`` one
+    no container can be started."""
 
     name: str
     option: str
     needed_for: str
     present: bool
+    essential: bool = False
 
     def hint(self) -> str:
         """Say what is missing, in one sentence."""
@@ -47,16 +49,25 @@ _CONTROLLERS = (
 )
 
 
+_ESSENTIAL = frozenset({"mnt", "uts", "ipc", "pid", "net", "overlay", "tmpfs"})
+
+
 def features() -> list[Feature]:
     """Look at /proc and /sys for everything that containers need."""
     with open("/proc/filesystems") as file:
         known = {line.split()[-1] for line in file if line.strip()}
     found = [
-        Feature(name, option, use, os.path.exists(f"/proc/self/ns/{kind}"))
+        Feature(name, option, use, os.path.exists(f"/proc/self/ns/{kind}"), kind in _ESSENTIAL)
         for kind, name, option, use in _NAMESPACES
     ]
     found += [
-        Feature(f"the {name} file system", option, use, name in known or _loadable(name))
+        Feature(
+            f"the {name} file system",
+            option,
+            use,
+            name in known or _loadable(name),
+            name in _ESSENTIAL,
+        )
         for name, option, use in _FILE_SYSTEMS
     ]
     available = _controllers()
