@@ -121,7 +121,9 @@ def parse_arguments(argv: Sequence[str]) -> Settings:
     Raises ``InvalidArgument`` or ``Unsupported`` naming the flag or key; ``SystemExit`` for
     ``--help`` and unknown flags, as argparse does.
     """
-    parsed = vars(_parser().parse_args(argv))
+    parsed = _read_plain_flags(argv)
+    if parsed is None:
+        parsed = vars(_parser().parse_args(argv))
     config_file = parsed.pop("config_file")
     from_flags = {name: value for name, value in parsed.items() if value not in (None, [])}
     from_file = _read_config_file(config_file)
@@ -155,6 +157,31 @@ def early_exec_root(argv: Sequence[str]) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         return DEFAULT_EXEC_ROOT
     return os.path.abspath(chosen) if isinstance(chosen, str) else DEFAULT_EXEC_ROOT
+
+
+def _read_plain_flags(argv: Sequence[str]) -> dict[str, Any] | None:
+    """Read known flags that each have a value; ``None`` where anything else is among them.
+
+    That is how a guest starts the engine. Loading argparse would take a twelfth of the start.
+    """
+    known = {"--config-file": ("config_file", "str")}
+    for option in _OPTIONS:
+        if option.kind in ("str", "list"):
+            known[f"--{option.flag}"] = (option.flag, option.kind)
+            if option.short:
+                known[option.short] = (option.flag, option.kind)
+    parsed: dict[str, Any] = {"config_file": None}
+    if len(argv) % 2:
+        return None
+    for name, value in zip(argv[::2], argv[1::2], strict=True):
+        if name not in known or value.startswith("-"):
+            return None
+        target, kind = known[name]
+        if kind == "list":
+            parsed.setdefault(target, []).append(value)
+        else:
+            parsed[target] = value
+    return parsed
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -100,7 +100,7 @@ root, tree = sys.argv[1:]
 library = root + "/usr/lib"
 sys.path[:] = [library + "/python{v}", library + "/python{v}/lib-dynload",
                library + "/python3/dist-packages"]
-import argparse, deskd.__main__, deskd.compose, deskd.runtime.launcher, deskd.runtime.launching
+import deskd.__main__, deskd.compose, deskd.runtime.launcher, deskd.runtime.launching
 modules = sys.modules.values()
 read = {{getattr(m, "__cached__", None) or getattr(m, "__file__", None) for m in modules}}
 read |= {{line.split(None, 5)[5].strip() for line in open("/proc/self/maps") if "/" in line}}
