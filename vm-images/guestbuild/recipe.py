@@ -218,6 +218,6 @@ CMDLINE_DIRECT_X86 = "pci=noacpi no_timer_check"
 """What QEMU's machines get in addition, which the recipe's kernel and initramfs belong to.
 
 The kernel starts on one processor and the initramfs brings up the others: under emulation a waiting
-second processor costs the first one time, and code that is patched while both run may fault.
+second processor costs the first one time.
 ``pci=noacpi`` spares 0.3 s for each device: ACPI's search for its interrupt line, which no virtio
 device uses (they have MSI-X)."""
