@@ -179,6 +179,9 @@ class Birth(Record, frozen=False):
         try:
             pid = process.clone(flags, cgroup_fd)
         except OSError as error:
+            if self.plan.target is not None and error.errno == errno.ENOMEM:
+                # So fork(2) answers in a PID namespace whose first process has ended.
+                raise _not_running(self.plan.target) from error
             raise StepFailed(
                 "namespaces", f"{error.strerror}", error.errno or 0, "SystemFailure"
             ) from error
@@ -270,7 +273,11 @@ def _check_target(target: ExecTarget) -> None:
     except (FileNotFoundError, ProcessLookupError):
         ours = False
     if not ours:
-        raise StepFailed("", f"container {target.container_id[:12]} is not running", 0, "Conflict")
+        raise _not_running(target)
+
+
+def _not_running(target: ExecTarget) -> StepFailed:
+    return StepFailed("", f"container {target.container_id[:12]} is not running", 0, "Conflict")
 
 
 def _mapped_root(plan: Plan) -> tuple[int, int]:

@@ -41,9 +41,10 @@ class Flusher:
         self._thread = None
 
     def _run(self) -> None:
-        while not self._closing.is_set():
+        closing = False
+        while not closing:
             self._noted.wait()
-            self._closing.wait(DELAY_S)
+            closing = self._closing.wait(DELAY_S)
             self._noted.clear()  # before the flush: what is committed during it wants another
             self._flush()
 

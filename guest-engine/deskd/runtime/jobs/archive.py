@@ -69,12 +69,15 @@ def get(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
     path = absolute(arguments["path"])
     found = _lstat(path, arguments)
     packer = Packer()
-    if not modes.S_ISDIR(found.st_mode):
-        parent, name = posixpath.split(path)
-        fd = os.open(parent, _DIRECTORY)
+    is_directory = modes.S_ISDIR(found.st_mode)
+    parent, name = posixpath.split(path)
+    try:
+        fd = os.open(path if is_directory else parent, _DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _missing(arguments) from error  # the container took it away meanwhile
+    if not is_directory:
         _send(fds[0], packer.tree(fd, name, name))
     else:
-        fd = os.open(path, _DIRECTORY)
         base = _base(path)
         _send(fds[0], packer.tree(fd, ".", "" if base == "/" else base))
     _send(fds[0], [END])
@@ -98,20 +101,21 @@ def put(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
         raise _missing(arguments) from error
     if not modes.S_ISDIR(found.st_mode):
         raise errors.InvalidArgument("extraction point is not a directory")
-    if os.statvfs(path).f_flag & os.ST_RDONLY:
-        marked = "container rootfs" if _is_root_mount(found) else "mounted volume"
-        raise errors.InvalidArgument(f"{marked} is marked read-only")
     policy = IntoExisting(
         refuse_kind_change=bool(arguments.get("refuse_kind_change")),
         owner=_owner(arguments.get("user") or ""),
     )
+    changed = f"{path} was changed by the container while the archive was unpacked; copy again"
     try:
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            marked = "container rootfs" if _is_root_mount(found) else "mounted volume"
+            raise errors.InvalidArgument(f"{marked} is marked read-only")
         unpack(source, path, into_existing=policy)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise errors.Conflict(changed) from error
     except errors.DeskdError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise errors.Conflict(
-                f"{path} was changed by the container while the archive was unpacked; copy again"
-            ) from error
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            raise errors.Conflict(changed) from error
         raise
 
 

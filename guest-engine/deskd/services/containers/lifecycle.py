@@ -333,6 +333,9 @@ class Lifecycle:
             return
         ended = container.next_exit()
         await self._signal(container, number)
+        if container.process is None:
+            ended.cancel()  # it ended by itself in this moment: no further exit will come
+            return
         if number in (signals.SIGKILL, signals.SIGTERM) and (
             container.record.state.status is Status.PAUSED
         ):

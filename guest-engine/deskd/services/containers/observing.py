@@ -86,7 +86,7 @@ class Observing:
         if record.state.status in (Status.RUNNING, Status.PAUSED):
             try:
                 sample.update(await asyncio.to_thread(self._read, record))
-            except (FileNotFoundError, ProcessLookupError, SystemFailure):
+            except (FileNotFoundError, ProcessLookupError, Conflict, SystemFailure):
                 return sample  # it ended in this moment
         return sample
 
