@@ -71,8 +71,10 @@ class Birth(Record, frozen=False):
         then nothing of it is left."""
         try:
             return self._run(meanwhile)
-        except BaseException:
+        except BaseException as error:
             self.undo()
+            if self.plan.target is not None and _tells_of_death(error):
+                raise _not_running(self.plan.target) from error
             raise
 
     def undo(self) -> None:
@@ -179,9 +181,6 @@ class Birth(Record, frozen=False):
         try:
             pid = process.clone(flags, cgroup_fd)
         except OSError as error:
-            if self.plan.target is not None and error.errno == errno.ENOMEM:
-                # So fork(2) answers in a PID namespace whose first process has ended.
-                raise _not_running(self.plan.target) from error
             raise StepFailed(
                 "namespaces", f"{error.strerror}", error.errno or 0, "SystemFailure"
             ) from error
@@ -274,6 +273,15 @@ def _check_target(target: ExecTarget) -> None:
         ours = False
     if not ours:
         raise _not_running(target)
+
+
+def _tells_of_death(error: BaseException) -> bool:
+    """Whether an exec failed because its container ended meanwhile: its namespaces cannot be
+    opened any more, or fork(2) finds a PID namespace without its first process (ENOMEM)."""
+    if isinstance(error, StepFailed):
+        gone = (errno.ENOENT, errno.ESRCH, errno.ENOMEM)
+        return error.step.startswith("namespaces") and error.number in gone
+    return isinstance(error, FileNotFoundError | ProcessLookupError)
 
 
 def _not_running(target: ExecTarget) -> StepFailed:
