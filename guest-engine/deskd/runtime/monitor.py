@@ -176,9 +176,11 @@ class Monitor:
         """Leave nothing behind of a process that never ran."""
         if self._log is not None:
             self._log.close()
+        # The engine may be clearing the same directory away in this moment.
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self._directory):
-                os.unlink(f"{self._directory}/{name}")
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{self._directory}/{name}")
             os.rmdir(self._directory)
 
     def _listen(self) -> None:
