@@ -61,7 +61,9 @@ def _processes() -> dict[str, str]:
 
 
 def _cgroups() -> list[str]:
-    return [at for at, _, _ in os.walk("/sys/fs/cgroup") if "/desk" in at]
+    # The empty parent of all containers stays between engines, as dockerd's does.
+    found = (at for at, _, _ in os.walk("/sys/fs/cgroup") if "/desk" in at)
+    return [at for at in found if not at.endswith("/desk")]
 
 
 def picture() -> dict[str, list[str]]:
