@@ -40,8 +40,9 @@ def test_a_shell_has_our_terminal_its_size_and_its_keys(ssh_server: SshServer) -
     child.setwinsize(20, 60)
     child.sendline("sleep 0.3; stty size")
     child.expect("20 60")
-    child.sendline("sleep 100")
-    child.expect("sleep 100")
+    child.sendline("sh -c 'echo started; exec sleep 100'")
+    # The line's own echo has no line break before the word; the running program's output has.
+    child.expect(r"[\r\n]started")
     child.sendintr()
     child.expect(r"[#$] ")
     child.sendline("echo interrupted $?")
