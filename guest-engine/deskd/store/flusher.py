@@ -41,10 +41,10 @@ class Flusher:
         self._thread = None
 
     def _run(self) -> None:
-        closing = False
-        while not closing:
+        # Asked for anew each time: an end that is ordered just before ``clear`` has lost its note.
+        while not self._closing.is_set():
             self._noted.wait()
-            closing = self._closing.wait(DELAY_S)
+            self._closing.wait(DELAY_S)
             self._noted.clear()  # before the flush: what is committed during it wants another
             self._flush()
 
