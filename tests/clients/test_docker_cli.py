@@ -1,4 +1,4 @@
-"""The docker CLI 28 (the one on PATH) against a real engine: every command of daily use."""
+"""The docker CLI (26 or newer, the one on PATH) against a real engine: commands of daily use."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def until(condition: Any, timeout_s: float = 10.0) -> None:
 
 def test_version_and_info(engine: EngineProcess) -> None:
     version = json.loads(ok(engine, "version", "--format", "{{json .}}"))
-    assert version["Client"]["Version"].startswith("28.")
+    assert int(version["Client"]["Version"].split(".")[0]) >= 26
     assert version["Server"]["ApiVersion"] == "1.47"
     text = ok(engine, "info")
     assert "Storage Driver: overlay2" in text

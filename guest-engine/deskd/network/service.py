@@ -363,6 +363,17 @@ class NetworkService:
         """Return a container's endpoints in the order in which it joined."""
         return [m.endpoint for (owner, _), m in self._members.items() if owner == container_id]
 
+    def gateway_network(self, references: Sequence[str]) -> str:
+        """Return which of these networks leads out: as with Docker, the first by its name of those
+        that are not internal; empty where there is none."""
+        found = [(self._catalog.find(reference), reference) for reference in references]
+        leading = [
+            (record.name, reference)
+            for record, reference in found
+            if record.driver == "bridge" and not record.internal
+        ]
+        return min(leading, default=("", ""))[1]
+
     def resolv_conf(self, host_config: HostConfig, network: str) -> str:
         """Return the text of a container's /etc/resolv.conf; ``network`` is a name, an ID or a
         network mode."""

@@ -120,6 +120,10 @@ class ContainerNetworks(Protocol):
     async def host_gateway(self) -> str:
         """Return the address by which containers reach the machine."""
 
+    def gateway_network(self, networks: Sequence[str]) -> str:
+        """Choose, among the networks of one container, the one that has its default route and its
+        published ports; empty where none of them leads out."""
+
     def resolv_conf(self, host_config: HostConfig, network: str) -> str: ...
     def hosts_lines(self, container_id: str) -> list[str]: ...
 

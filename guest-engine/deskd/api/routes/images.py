@@ -30,7 +30,14 @@ async def select(engine: Engine, request: Request) -> Answer:
 
 async def inspect(engine: Engine, request: Request) -> Answer:
     """``ImageInspect``"""
-    return json_response(await engine.images.inspect(request.path_values["name"]))
+    found = await engine.images.inspect(request.path_values["name"])
+    # WORKAROUND docker-compose 1 asks with the newest version and reads this older field when it
+    # makes a container anew (docker/compose issue 11742: KeyError 'ContainerConfig').
+    if request.version < (1, 45) or "docker-compose/1." in request.headers.get("user-agent", ""):
+        found["ContainerConfig"] = found["Config"]
+    if request.version < (1, 44):
+        found["VirtualSize"] = found["Size"]
+    return json_response(found)
 
 
 async def history(engine: Engine, request: Request) -> Answer:

@@ -198,9 +198,6 @@ class ContainerCreation:
                     "Your kernel does not support memory swappiness capabilities or the cgroup "
                     "is not mounted. Memory swappiness discarded."
                 )
-        health = record.config.healthcheck
-        if health is not None and health.test and health.test[0] != "NONE":
-            warnings.append("This engine does not run health checks yet; the check is kept only.")
         published = host.port_bindings or host.publish_all_ports
         if published and host.network_mode == "host":
             warnings.append("Published ports are discarded when using host network mode")

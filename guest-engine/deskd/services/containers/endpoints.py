@@ -13,8 +13,6 @@ from deskd.layout import DataRoot
 from deskd.services.containers.merging import parse_port
 from deskd.services.ports import ContainerNetworks
 
-NO_PORTS = "none", "host"
-
 
 class Endpoints:
     """Joins and leaves networks for containers."""
@@ -38,15 +36,16 @@ class Endpoints:
             return ()
         scripts = []
         ports = port_requests(record)
+        gateway = self._networks.gateway_network(list(record.networks))
         for index, (network, settings) in enumerate(record.networks.items()):
             request = EndpointRequest(
                 container_id=record.id,
                 container_name=record.name,
                 network=network,
                 settings=settings,
-                ports=ports if index == 0 and network not in NO_PORTS else (),
+                ports=ports if network == gateway else (),
                 interface=f"eth{index}",
-                default_route=index == 0,
+                default_route=network == gateway,
                 hostname=record.config.hostname,
             )
             endpoint = await self._networks.join(request)
