@@ -20,7 +20,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -228,6 +228,15 @@ def frames(data: bytes) -> list[tuple[int, bytes]]:
         end = start + int.from_bytes(data[position + 4 : start], "big")
         found.append((data[position], data[start:end]))
         position = end
+    return found
+
+
+def until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+    """Wait for something to come true; return what it came to."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
     return found
 
 

@@ -245,8 +245,14 @@ class Root:
 
     def pivot(self) -> None:
         """Make this the process's root and let the old one go."""
+        old = os.open("/", _DIRECTORY | os.O_CLOEXEC)
         os.fchdir(self.fd)
         sys.pivot_root(".", ".")
+        os.fchdir(old)
+        os.close(old)
+        # Where a bind asked for propagation, the old root's mounts are still peers of the
+        # engine's: without this, the machine itself would lose what is unmounted here.
+        sys.mount("", ".", "", sys.MS_REC | sys.MS_SLAVE)
         sys.umount2(".", sys.MNT_DETACH)
         os.chdir("/")
         os.close(self.fd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -17,6 +18,7 @@ from deskd.services.volumes import Volumes
 _PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
 _IGNORED_WORDS = ("z", "Z", "consistent", "cached", "delegated")  # SELinux and Docker Desktop words
 _CREATE_DIRECTORY_MODE = 0o755
+_ESCAPE = re.compile(r"\\([0-7]{3})")  # a blank in /proc/self/mountinfo, see proc(5)
 
 
 def settle(
@@ -234,6 +236,8 @@ def _step(point: MountPoint) -> MountStep:
             raise InvalidArgument(
                 f"error while creating mount source path '{source}': {error.strerror}"
             ) from error
+    if point.propagation in ("shared", "rshared"):
+        _check_shared(source)
     propagation: Propagation = point.propagation or "rprivate"  # type: ignore[assignment]
     return MountStep(
         kind="bind",
@@ -244,6 +248,23 @@ def _step(point: MountPoint) -> MountStep:
         recursive_read_only=point.recursive_read_only,
         propagation=propagation,
     )
+
+
+def _check_shared(source: str) -> None:
+    """Raise ``InvalidArgument`` where mounts of a container could not reach the machine."""
+    place, shared = "", False
+    wanted = os.path.realpath(source) + "/"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields = line.partition(" - ")[0].split()
+            point = _ESCAPE.sub(lambda m: chr(int(m[1], 8)), fields[4]).rstrip("/") + "/"
+            if wanted.startswith(point) and len(point) >= len(place):
+                place, shared = point, any(word.startswith("shared:") for word in fields[6:])
+    if not shared:
+        raise InvalidArgument(
+            f"path {source} is mounted on {place.rstrip('/') or '/'} but it is not a shared mount; "
+            "make it one on the engine's machine with `mount --make-shared`"
+        )
 
 
 def _inside(root: str, subpath: str) -> str:
