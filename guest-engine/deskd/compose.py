@@ -18,6 +18,7 @@ from deskd.api.server import Server
 from deskd.errors import Conflict, DeskdError, InvalidArgument, SystemFailure, Unsupported
 from deskd.images.catalog import Catalog
 from deskd.images.layers import LayerStore
+from deskd.kernel.cgroup.features import look as look_at_cgroups
 from deskd.layout import BUNDLED_IMAGES, DataRoot, ExecRoot
 from deskd.services.containers.attaching import Attaching
 from deskd.services.containers.creation import ContainerCreation, Defaults
@@ -31,6 +32,7 @@ from deskd.services.containers.logs import Logs
 from deskd.services.containers.observing import Observing
 from deskd.services.containers.recovery import Recovery
 from deskd.services.containers.registry import ContainerRegistry
+from deskd.services.containers.updating import Updating
 from deskd.services.engine import Engine
 from deskd.services.events import Events
 from deskd.services.exec import Execs
@@ -167,13 +169,15 @@ class Daemon:
         inspection = Inspection(registry, catalog, roots, self._data)
         listing = Listing(registry, inspection, catalog, lifecycle)
         logs = Logs(registry)
-        defaults = Defaults(machine.cpus, machine.cgroup_version == 2, settings.log_options)
+        features = look_at_cgroups()
+        defaults = Defaults(features, settings.log_options)
         engine = Engine(
             registry=registry,
             creation=ContainerCreation(
                 registry, images, roots, volumes, files, self._data, defaults
             ),
             lifecycle=lifecycle,
+            updating=Updating(registry, resources, features),
             listing=listing,
             inspection=inspection,
             logs=logs,
@@ -186,7 +190,6 @@ class Daemon:
             volumes=volumes,
             system=System(settings, machine, database, registry, listing, images, volumes, events),
             events=events,
-            cpus=machine.cpus,
         )
         await Recovery(registry, runtime, endpoints, lifecycle, health).restore()
         return engine, network

@@ -167,10 +167,8 @@ def test_contradictions_are_refused(harness: Harness, host: HostConfig, text: st
 
 
 def test_a_processors_number_that_is_not_there(harness: Harness) -> None:
-    from deskd.errors import SystemFailure
-
     async def scenario(runtime: LauncherRuntime) -> None:
-        with pytest.raises(SystemFailure, match=r"cpuset\.cpus"):
+        with pytest.raises(InvalidArgument, match=r"cpuset\.cpus"):
             await runtime.create(harness.plan("true", host=HostConfig(cpuset_cpus="4000")))
 
     harness.play(scenario)

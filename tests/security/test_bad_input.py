@@ -53,7 +53,6 @@ BAD: list[dict[str, Any]] = [
     {"WorkingDir": "relative"},
     {"WorkingDir": "/a\0b"},
     {"StopSignal": "SIGNONSENSE"},
-    {"StopTimeout": -7},
     {"ExposedPorts": {"99999/tcp": {}}},
     {"ExposedPorts": {"-1": {}}},
     {"ExposedPorts": {"80/ip": {}}},

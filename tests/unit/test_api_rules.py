@@ -20,7 +20,7 @@ from deskd.api.routes import ROUTES
 from deskd.api.routing import PageNotFound, Route, Router, split_version
 from deskd.api.status import status_of
 from deskd.api.streams import DetachFilter, parse_detach_keys
-from deskd.domain.container import ContainerConfig, HostConfig, PortBinding, RestartPolicy
+from deskd.domain.container import ContainerConfig, HostConfig
 from deskd.domain.event import Event
 from deskd.domain.filters import Filters, parse_filters
 from deskd.domain.state import TRANSITIONS, ContainerRecord, IllegalTransition, Status
@@ -34,9 +34,6 @@ from deskd.errors import (
     Unsupported,
 )
 from deskd.logs.json_file import Reader, entries
-from deskd.services.containers import merging
-from deskd.services.containers.listing import age_text
-from deskd.services.containers.names import check_name, random_name
 from deskd.services.events import matches
 from deskd.settings import early_exec_root, parse_arguments
 
@@ -262,118 +259,6 @@ def test_events_are_filtered_as_docker_does() -> None:
         ({"volume": ["n"]}, False),
     ):
         assert matches(event, Filters(wanted)) is expected, wanted
-
-
-# --- containers' rules --------------------------------------------------------------------------
-
-
-def test_merging_with_the_image() -> None:
-    image = ContainerConfig(
-        env=["PATH=/bin", "A=image"],
-        entrypoint=["/start"],
-        cmd=["default"],
-        labels={"from": "image", "both": "image"},
-        working_dir="/srv",
-        exposed_ports={"80/tcp": {}},
-    )
-    own = ContainerConfig(env=["A=own"], labels={"both": "own"})
-    merged = merging.merge_config(own, image)
-    assert merged.env == ["A=own", "PATH=/bin"]
-    assert (merged.entrypoint, merged.cmd) == (["/start"], ["default"])
-    assert merged.labels == {"from": "image", "both": "own"}
-    assert merged.working_dir == "/srv"
-    own = ContainerConfig(cmd=["other"])
-    assert merging.command_line(merging.merge_config(own, image)) == ["/start", "other"]
-    own = ContainerConfig(entrypoint=["sh"])
-    assert merging.command_line(merging.merge_config(own, image)) == ["sh"]
-    own = ContainerConfig(entrypoint=[""], cmd=["sh"])
-    assert merging.command_line(merging.merge_config(own, image)) == ["sh"]
-    with pytest.raises(InvalidArgument, match="no command specified"):
-        merging.command_line(ContainerConfig())
-
-
-@pytest.mark.parametrize(
-    ("host", "text"),
-    [
-        (HostConfig(memory=1024), "Minimum memory limit allowed is 6MB"),
-        (HostConfig(memory=2**30, memory_swap=2**29), "Minimum memoryswap limit"),
-        (HostConfig(memory_swap=2**30), "You should always set the Memory limit"),
-        (HostConfig(nano_cpus=10**9, cpu_quota=5000), "Conflicting options: Nano CPUs"),
-        (HostConfig(cpuset_cpus="a-b"), "Invalid value a-b for cpuset cpus"),
-        (HostConfig(oom_score_adj=5000), "range for oom score adj"),
-        (
-            HostConfig(auto_remove=True, restart_policy=RestartPolicy(name="always")),
-            "can't create 'AutoRemove' container with restart policy",
-        ),
-        (
-            HostConfig(restart_policy=RestartPolicy(name="always", maximum_retry_count=2)),
-            "maximum retry count can only be used with 'on-failure'",
-        ),
-        (HostConfig(network_mode="container:"), "invalid container format"),
-        (HostConfig(pid_mode="nonsense"), "invalid PID mode: nonsense"),
-        (HostConfig(port_bindings={"0/tcp": None}), "invalid port specification"),
-        (
-            HostConfig(port_bindings={"80": [PortBinding(host_port="99999")]}),
-            "invalid port specification",
-        ),
-        (HostConfig(port_bindings={"80": [PortBinding(host_ip="a")]}), "invalid host address"),
-        (HostConfig(runtime="kata"), "unknown or invalid runtime name: kata"),
-        (HostConfig(links=["a:b"]), "--link is not supported yet"),
-        (HostConfig(storage_opt={"size": "1g"}), "--storage-opt is not supported"),
-    ],
-)
-def test_impossible_host_configurations(host: HostConfig, text: str) -> None:
-    with pytest.raises((InvalidArgument, Unsupported), match=text):
-        merging.check_host_config(host, cpus=2)
-
-
-def test_defaults_that_inspect_shows() -> None:
-    host = merging.complete_host_config(HostConfig(memory=2**26), cgroup_v2=True, log_options={})
-    assert (host.network_mode, host.ipc_mode, host.cgroupns_mode) == (
-        "bridge",
-        "private",
-        "private",
-    )
-    assert (host.shm_size, host.memory_swap, host.restart_policy.name) == (2**26, 2**27, "no")
-    assert "/proc/kcore" in (host.masked_paths or [])
-
-
-def test_signals() -> None:
-    assert [merging.parse_signal(text) for text in ("KILL", "sigterm", "9", "SIGRTMIN+3")] == [
-        9,
-        15,
-        9,
-        37,
-    ]
-    for text in ("", "0", "65", "SIGNONE", "-1"):
-        with pytest.raises(InvalidArgument, match="Invalid signal"):
-            merging.parse_signal(text)
-
-
-def test_names() -> None:
-    assert check_name("/good.name-1") == "good.name-1"
-    for name in ("", "a", "-a", "a b", "a/b", "ä" * 3, "x" * 300):
-        with pytest.raises(InvalidArgument, match="Invalid container name"):
-            check_name(name)
-    assert all(check_name(random_name(attempt)) for attempt in range(12))
-
-
-def test_ages() -> None:
-    second = 10**9
-    for seconds, words in (
-        (0, "Less than a second"),
-        (1, "1 second"),
-        (59, "59 seconds"),
-        (60, "About a minute"),
-        (150, "2 minutes"),
-        (3600, "About an hour"),
-        (3 * 3600, "3 hours"),
-        (3 * 86400, "3 days"),
-        (21 * 86400, "3 weeks"),
-        (90 * 86400, "3 months"),
-        (800 * 86400, "2 years"),
-    ):
-        assert age_text(seconds * second) == words
 
 
 # --- streams ------------------------------------------------------------------------------------

@@ -160,8 +160,7 @@ class PortRequest(Record):
 
 
 class EndpointRequest(Record):
-    """A container's wish to join a network. ``hostname`` is what ``hosts_lines`` will name;
-    empty means the container's short ID."""
+    """A container's wish to join a network. ``hostname`` is one of its names there."""
 
     container_id: str
     container_name: str

@@ -67,7 +67,6 @@ class _Member(msgspec.Struct, frozen=True):
     """One granted endpoint with what has to be given back."""
 
     endpoint: Endpoint
-    hostname: str
     address: Address | None = None
     publications: tuple[Publication, ...] = ()
 
@@ -163,7 +162,7 @@ class NetworkService:
 
     def _restored(self, record: NetworkRecord, endpoint: Endpoint) -> _Member:
         if record.driver != "bridge" or not endpoint.settings.ip_address:
-            return _Member(endpoint, "")
+            return _Member(endpoint)
         address = IPv4Address(endpoint.settings.ip_address)
         try:
             self._space(record).reserve(str(address))
@@ -185,7 +184,7 @@ class NetworkService:
                         host_address,
                         binding.host_port,
                     )
-        return _Member(endpoint, "", address, tuple(publications))
+        return _Member(endpoint, address, tuple(publications))
 
     # --- containers -----------------------------------------------------------------------------
 
@@ -201,7 +200,7 @@ class NetworkService:
             await self.ready()
             member = self._join_bridge(record, request)
         else:
-            member = _Member(await self._join_without_bridge(record, request), request.hostname)
+            member = _Member(await self._join_without_bridge(record, request))
         self._members[request.container_id, record.id] = member
         self._forget_flows(member)
         self._container_names[request.container_id] = request.container_name
@@ -259,7 +258,7 @@ class NetworkService:
             _bindings(publications),
             record.driver,
         )
-        return _Member(endpoint, request.hostname, address, tuple(publications))
+        return _Member(endpoint, address, tuple(publications))
 
     def _address(
         self, record: NetworkRecord, space: AddressSpace, settings: EndpointSettings
@@ -391,14 +390,6 @@ class NetworkService:
 
     def _driver_of(self, reference: str) -> str:
         return self._catalog.find(reference).driver
-
-    def hosts_lines(self, container_id: str) -> list[str]:
-        """Return the lines of /etc/hosts that name the container itself."""
-        return [
-            f"{member.address}\t{member.hostname or container_id[:12]}"
-            for (owner, _), member in self._members.items()
-            if owner == container_id and member.address is not None
-        ]
 
     async def host_gateway(self) -> str:
         """Return the address by which containers reach the machine (``host-gateway``)."""

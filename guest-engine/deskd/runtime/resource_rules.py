@@ -59,7 +59,6 @@ def limits(host: HostConfig) -> Limits:
         raise InvalidArgument("CPU cfs period must be between 1000 (1 ms) and 1000000 (1 s)")
     if 0 < quota < 1000:
         raise InvalidArgument("CPU cfs quota cannot be less than 1000 (1 ms)")
-    pids = host.pids_limit or 0
     return Limits(
         memory_bytes=host.memory,
         memory_swap_bytes=swap,
@@ -69,9 +68,11 @@ def limits(host: HostConfig) -> Limits:
         cpu_shares=host.cpu_shares,
         cpu_period_us=period,
         cpu_quota_us=quota,
+        cpu_rt_period_us=host.cpu_realtime_period,
+        cpu_rt_runtime_us=host.cpu_realtime_runtime,
         cpuset_cpus=host.cpuset_cpus,
         cpuset_mems=host.cpuset_mems,
-        pids=UNLIMITED if pids < 0 else pids,
+        pids=0 if host.pids_limit is None else host.pids_limit or UNLIMITED,
         blkio_weight=host.blkio_weight,
         blkio_weight_devices=tuple(
             Throttle(*_device_numbers(item.path), item.weight)

@@ -12,6 +12,7 @@ from deskd.services.containers.listing import Listing
 from deskd.services.containers.logs import Logs
 from deskd.services.containers.observing import Observing
 from deskd.services.containers.registry import ContainerRegistry
+from deskd.services.containers.updating import Updating
 from deskd.services.events import Events
 from deskd.services.exec import Execs
 from deskd.services.images import Images
@@ -26,6 +27,7 @@ class Engine(Record):
     registry: ContainerRegistry
     creation: ContainerCreation
     lifecycle: Lifecycle
+    updating: Updating
     listing: Listing
     inspection: Inspection
     logs: Logs
@@ -38,4 +40,3 @@ class Engine(Record):
     volumes: Volumes
     system: System
     events: Events
-    cpus: int

@@ -125,7 +125,6 @@ class ContainerNetworks(Protocol):
         published ports; empty where none of them leads out."""
 
     def resolv_conf(self, host_config: HostConfig, network: str) -> str: ...
-    def hosts_lines(self, container_id: str) -> list[str]: ...
 
 
 # --- images and storage -------------------------------------------------------------------------

@@ -112,7 +112,7 @@ async def rename(engine: Engine, request: Request) -> Answer:
 async def update(engine: Engine, request: Request) -> Answer:
     """``ContainerUpdate``"""
     changes = await request.json(HostConfig)  # its resources and restart policy, on one level
-    warnings = await engine.lifecycle.update(request.path_values["id"], changes, engine.cpus)
+    warnings = await engine.updating.update(request.path_values["id"], changes)
     return json_response({"Warnings": warnings})
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import time
 
-from deskd.errors import SystemFailure, Unsupported
+from deskd.errors import InvalidArgument, SystemFailure, Unsupported
 
 _OPTIONS = {
     "memory": "CONFIG_MEMCG",
@@ -77,13 +77,19 @@ def write(path: str, value: str) -> None:
 
 
 def write_limit(directory: str, name: str, value: str, purpose: str) -> None:
-    """Write a limit. Raises ``Unsupported`` where the file is missing and ``SystemFailure`` with
-    the purpose where the kernel refuses the value."""
+    """Write a limit. Raises, with the purpose, ``Unsupported`` where the machine cannot do it,
+    ``InvalidArgument`` for a value that makes no sense to the kernel, else ``SystemFailure``."""
     try:
         write(f"{directory}/{name}", value)
     except FileNotFoundError:
         raise missing(name.partition(".")[0], purpose) from None
     except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            raise Unsupported(
+                f"{purpose}: the device's I/O scheduler does not support it (it needs BFQ)"
+            ) from error
+        if error.errno in (errno.EINVAL, errno.ERANGE):
+            raise InvalidArgument(f"{purpose}: the kernel refused {value!r} for {name}") from error
         raise SystemFailure(
             f"{purpose}: the kernel refused {value!r} for {name}: {error.strerror}"
         ) from error

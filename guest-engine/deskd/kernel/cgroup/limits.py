@@ -45,6 +45,8 @@ class Limits(Record):
     cpu_shares: int = 0
     cpu_period_us: int = 0
     cpu_quota_us: int = 0
+    cpu_rt_period_us: int = 0
+    cpu_rt_runtime_us: int = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     pids: int = 0

@@ -118,12 +118,34 @@ class CgroupV1:
         ):
             if value:
                 files.write_limit(self.directory("cpu"), name, str(value), "a CPU limit")
+        if limits.cpu_rt_period_us or limits.cpu_rt_runtime_us:
+            self._apply_realtime(limits)
         for name, text in (
             ("cpuset.cpus", limits.cpuset_cpus),
             ("cpuset.mems", limits.cpuset_mems),
         ):
             if text:
                 files.write_limit(self.directory("cpuset"), name, text, "a CPU set")
+
+    def _apply_realtime(self, limits: Limits) -> None:
+        directory = self.directory("cpu")
+        if limits.cpu_rt_period_us:
+            files.write_limit(
+                directory, "cpu.rt_period_us", str(limits.cpu_rt_period_us), "a real-time period"
+            )
+        if not limits.cpu_rt_runtime_us:
+            return
+        # A group has real-time only out of its parent's share, and new parents have none.
+        path = self._hierarchy.controllers["cpu"]
+        for part in self._parent.split("/"):
+            above, path = path, f"{path}/{part}"
+            if not files.read_number(f"{path}/cpu.rt_runtime_us"):
+                for name in ("cpu.rt_period_us", "cpu.rt_runtime_us"):
+                    share = files.read(f"{above}/{name}")
+                    files.write_limit(path, name, share, "real-time scheduling")
+        files.write_limit(
+            directory, "cpu.rt_runtime_us", str(limits.cpu_rt_runtime_us), "a real-time runtime"
+        )
 
     def _apply_blkio(self, limits: Limits) -> None:
         if limits.blkio_weight or limits.blkio_weight_devices:

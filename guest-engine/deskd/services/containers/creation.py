@@ -14,15 +14,18 @@ from deskd.domain.container import ContainerConfig, EndpointSettings, HostConfig
 from deskd.domain.image import ImageRecord
 from deskd.domain.state import ContainerRecord
 from deskd.errors import Conflict, InvalidArgument, NotFound, SystemFailure
+from deskd.kernel.cgroup.features import Features
 from deskd.layout import DataRoot
 from deskd.record import Record, field
 from deskd.runtime import confinement, resource_rules
 from deskd.runtime.log_options import log_spec
 from deskd.services.containers import merging, mounting
+from deskd.services.containers.config_checks import check_config
 from deskd.services.containers.files import Files
 from deskd.services.containers.names import check_name, random_name
 from deskd.services.containers.outcomes import log_extra
 from deskd.services.containers.registry import Container, ContainerRegistry
+from deskd.services.containers.resource_checks import settle_resources
 from deskd.services.containers.wishes import check_wishes
 from deskd.services.images import Images
 from deskd.services.ports import RootFilesystems
@@ -32,8 +35,7 @@ from deskd.services.volumes import Volumes
 class Defaults(Record):
     """What the engine's settings and the machine say about every new container."""
 
-    cpus: int
-    cgroup_v2: bool
+    features: Features
     log_options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -76,8 +78,8 @@ class ContainerCreation:
         name = check_name(request.name) if request.name else ""
         if name:
             self._registry.check_free(name)
-        merging.check_config(request.config)
-        merging.check_host_config(request.host_config, self._defaults.cpus)
+        check_config(request.config)
+        merging.check_host_config(request.host_config, self._defaults.features)
         check_wishes(request.host_config)
         if not request.config.image:
             raise InvalidArgument("no image given: name one in Image")
@@ -85,7 +87,8 @@ class ContainerCreation:
         parsed = image.config
         found = "/".join(filter(None, (parsed.os, parsed.architecture, parsed.variant)))
         merging.check_platform(request.platform, found, request.config.image)
-        record = self._record(request, image, name or self._free_name())
+        host_config, warnings = settle_resources(request.host_config, self._defaults.features)
+        record = self._record(request, host_config, image, name or self._free_name())
         self._check_plan(record)
         await self._settle_mounts(record)
         with ExitStack() as undo:
@@ -96,15 +99,17 @@ class ContainerCreation:
             container = self._registry.add(record)
             undo.pop_all()
         self._registry.tell(container, "create")
-        return container, self._warnings(record)
+        return container, warnings + _warnings(record.host_config)
 
-    def _record(self, request: CreateRequest, image: ImageRecord, name: str) -> ContainerRecord:
+    def _record(
+        self, request: CreateRequest, host_config: HostConfig, image: ImageRecord, name: str
+    ) -> ContainerRecord:
         container_id = secrets.token_hex(32)
         config = merging.merge_config(request.config, image.container_config)
         words = merging.command_line(config)
         host_config = merging.complete_host_config(
-            request.host_config,
-            cgroup_v2=self._defaults.cgroup_v2,
+            host_config,
+            cgroup_v2=self._defaults.features.version == 2,
             log_options=dict(self._defaults.log_options),
         )
         shares_network = host_config.network_mode.startswith("container:")
@@ -180,28 +185,12 @@ class ContainerCreation:
         self._roots.remove(container_id)
         remove_directory(self._layout.container(container_id))
 
-    def _warnings(self, record: ContainerRecord) -> list[str]:
-        host = record.host_config
-        warnings = []
-        if host.oom_kill_disable and not host.memory:
-            warnings.append(
-                "OOM killer is disabled for the container, but no memory limit is set, this can "
-                "result in the system running out of resources."
-            )
-        if self._defaults.cgroup_v2:
-            if host.oom_kill_disable:
-                warnings.append(
-                    "Your kernel does not support OomKillDisable. OomKillDisable discarded."
-                )
-            if host.memory_swappiness not in (None, -1):
-                warnings.append(
-                    "Your kernel does not support memory swappiness capabilities or the cgroup "
-                    "is not mounted. Memory swappiness discarded."
-                )
-        published = host.port_bindings or host.publish_all_ports
-        if published and host.network_mode == "host":
-            warnings.append("Published ports are discarded when using host network mode")
-        return warnings
+
+def _warnings(host_config: HostConfig) -> list[str]:
+    published = host_config.port_bindings or host_config.publish_all_ports
+    if published and host_config.network_mode == "host":
+        return ["Published ports are discarded when using host network mode"]
+    return []
 
 
 def remove_directory(path: str) -> None:

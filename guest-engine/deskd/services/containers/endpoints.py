@@ -98,7 +98,12 @@ class Endpoints:
             if address == "host-gateway":
                 address = gateway
             lines.append(f"{address}\t{name}")
-        lines += self._networks.hosts_lines(record.id)
+        names = _own_names(record)
+        lines += [
+            f"{endpoint.settings.ip_address}\t{names}"
+            for endpoint in record.endpoints.values()
+            if endpoint.settings.ip_address
+        ]
         return (
             self._write(record.id, "hosts", "\n".join(lines) + "\n"),
             self._write(record.id, "hostname", record.config.hostname + "\n"),
@@ -122,6 +127,15 @@ class Endpoints:
         finally:
             os.close(descriptor)
         return path
+
+
+def _own_names(record: ContainerRecord) -> str:
+    """Return what a container's hosts file calls itself: the full name first, then the short."""
+    full = record.config.hostname or record.short_id
+    if record.config.domainname:
+        full += f".{record.config.domainname}"
+    short, dot, _ = full.partition(".")
+    return f"{full} {short}" if dot else full
 
 
 def _machine_hosts() -> list[str]:

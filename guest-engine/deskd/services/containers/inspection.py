@@ -166,7 +166,6 @@ def render_config(record: ContainerRecord) -> dict[str, Any]:
     rendered["Entrypoint"] = as_list(config.entrypoint) or None
     rendered["Image"] = record.image_name
     rendered["Labels"] = config.labels or {}
-    rendered["Env"] = config.env or []
     for name in ("Healthcheck", "StopTimeout", "Shell", "ExposedPorts", "StopSignal", "MacAddress"):
         if not rendered.get(name):
             rendered.pop(name, None)

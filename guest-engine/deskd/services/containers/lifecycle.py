@@ -9,7 +9,6 @@ import signal as signals
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from deskd.domain.container import HostConfig
 from deskd.domain.process import Exit
 from deskd.domain.state import Status
 from deskd.errors import Conflict, DeskdError, InvalidArgument, NotModified
@@ -374,7 +373,7 @@ class Lifecycle:
                 )
             if status is not Status.RUNNING:
                 raise Conflict(f"Container {reference} is not running")
-            await _in_cgroup(container, self._resources.pause)
+            await in_cgroup(container, self._resources.pause)
             container.record.move(Status.PAUSED)
             self._health.end(container)
             self._registry.save(container)
@@ -386,7 +385,7 @@ class Lifecycle:
         async with container.lock:
             if container.record.state.status is not Status.PAUSED:
                 raise Conflict(f"Container {reference} is not paused")
-            await _in_cgroup(container, self._resources.resume)
+            await in_cgroup(container, self._resources.resume)
             container.record.move(Status.RUNNING)
             self._health.begin(container)
             self._registry.save(container)
@@ -399,12 +398,12 @@ class Lifecycle:
         async with container.lock:
             freeze = wanted and container.record.state.status is Status.RUNNING
             if freeze:
-                await _in_cgroup(container, self._resources.pause)
+                await in_cgroup(container, self._resources.pause)
             try:
                 yield
             finally:
                 if freeze:
-                    await _in_cgroup(container, self._resources.resume)
+                    await in_cgroup(container, self._resources.resume)
 
     async def resize(self, reference: str, rows: int, columns: int) -> None:
         """Tell the terminal's size. Raises ``Conflict`` where nothing runs."""
@@ -485,31 +484,7 @@ class Lifecycle:
                 with suppress(Conflict):  # another container uses it by --volumes-from
                     await self._volumes.remove(point.name, force=True)
 
-    # --- change while it lives ------------------------------------------------------------------
-
-    async def update(self, reference: str, changes: HostConfig, cpus: int) -> list[str]:
-        """Change limits and restart policy; a running container obeys at once.
-
-        Zero values mean "as before". Raises ``InvalidArgument`` and ``Conflict``.
-        """
-        container = self._registry.get(reference)
-        async with container.lock:
-            old = container.record.host_config
-            new = merging.updated_host_config(old, changes)
-            merging.check_ranges(new)
-            merging.check_resources(new, cpus)
-            merging.check_restart_policy(new.restart_policy)
-            if new.auto_remove and new.restart_policy.name not in ("", "no"):
-                raise Conflict(
-                    "Restart policy cannot be updated because AutoRemove is enabled for the "
-                    "container"
-                )
-            if container.record.state.running:
-                await _in_cgroup(container, lambda key: self._resources.update(key, new))
-            container.record.host_config = new
-            self._registry.save(container)
-            self._registry.tell(container, "update")
-        return []
+    # --- name and waiting ------------------------------------------------------------------------
 
     async def rename(self, reference: str, name: str) -> None:
         """Give another name. Raises ``InvalidArgument`` and ``Conflict``."""
@@ -559,7 +534,7 @@ async def _logged(work: Awaitable[None]) -> None:
         log.exception("the files of a removed container cannot be deleted now")
 
 
-async def _in_cgroup(container: Container, work: Callable[[str], None]) -> None:
+async def in_cgroup(container: Container, work: Callable[[str], None]) -> None:
     """Do something to a running container's cgroup, in a thread. Raises ``Conflict`` where the
     container has ended in this moment."""
     try:

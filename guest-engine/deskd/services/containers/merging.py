@@ -18,19 +18,17 @@ from deskd.domain.container import (
     LogConfig,
     PortBinding,
     RestartPolicy,
-    docker_name,
 )
 from deskd.errors import InvalidArgument, NotFound, Unsupported
+from deskd.kernel.cgroup.features import Features
 from deskd.runtime import confinement
 from deskd.runtime.log_options import check_log_options
+from deskd.services.containers.resource_checks import check_ranges, check_resources
 
-MIN_MEMORY_BYTES = 6 * 1024 * 1024
 DEFAULT_SHM_BYTES = 64 * 1024 * 1024
-MAX_LABEL_BYTES = 64 * 1024
 RUNTIMES = ("", "desk", "runc", "io.containerd.runc.v2")
 RESTART_POLICIES = ("", "no", "always", "unless-stopped", "on-failure")
 PROTOCOLS = ("tcp", "udp", "sctp")
-_HOST_NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?")
 
 
 def as_list(value: list[str] | str | None) -> list[str]:
@@ -57,16 +55,21 @@ def merge_config(given: ContainerConfig, image: ContainerConfig) -> ContainerCon
         user=given.user or image.user,
         entrypoint=entrypoint or None,
         cmd=cmd or None,
-        env=[item for item in (given.env or []) if item] + inherited,
+        env=[*(given.env or []), *inherited] or None,
         exposed_ports=_joined(image.exposed_ports, given.exposed_ports),
         volumes=_joined(image.volumes, given.volumes),
         labels={**(image.labels or {}), **(given.labels or {})},
-        working_dir=given.working_dir or image.working_dir,
+        working_dir=_clean(given.working_dir or image.working_dir),
         stop_signal=given.stop_signal or image.stop_signal,
         stop_timeout=given.stop_timeout if given.stop_timeout is not None else image.stop_timeout,
         shell=given.shell or image.shell,
         healthcheck=_merged_health(given.healthcheck, image.healthcheck),
     )
+
+
+def _clean(path: str) -> str:
+    """Return a directory without ``.`` and ``..``, as Docker shows it; ``""`` stays."""
+    return os.path.normpath(path).replace("//", "/") if path else ""
 
 
 def _joined(
@@ -111,7 +114,8 @@ def complete_host_config(
         "ipc_mode": host_config.ipc_mode or "private",
         "cgroupns_mode": host_config.cgroupns_mode
         or ("private" if cgroup_v2 and not host_config.privileged else "host"),
-        "runtime": "desk",
+        "runtime": host_config.runtime or "desk",
+        "security_opt": host_config.security_opt or _security_options(host_config),
         "restart_policy": (
             host_config.restart_policy
             if host_config.restart_policy.name
@@ -121,12 +125,8 @@ def complete_host_config(
             type=log.type or "json-file",
             config=log.config or (dict(log_options) if log.type in ("", "json-file") else {}),
         ),
-        "memory_swap": _memory_swap(host_config),
     }
-    if host_config.privileged:
-        changes["masked_paths"] = host_config.masked_paths or []
-        changes["readonly_paths"] = host_config.readonly_paths or []
-    else:
+    if not host_config.privileged:
         if host_config.masked_paths is None:
             changes["masked_paths"] = list(confinement.MASKED_PATHS)
         if host_config.readonly_paths is None:
@@ -134,63 +134,22 @@ def complete_host_config(
     return msgspec.structs.replace(host_config, **changes)
 
 
-def _memory_swap(host_config: HostConfig) -> int:
-    # As Docker: with a memory limit and no word on swap, as much swap as memory is allowed.
-    if host_config.memory > 0 and host_config.memory_swap == 0:
-        return host_config.memory * 2
-    return host_config.memory_swap
+def _security_options(host_config: HostConfig) -> list[str] | None:
+    # As Docker: no SELinux label can be right where another's namespaces are entered.
+    shares = host_config.pid_mode == "host" or host_config.ipc_mode == "host"
+    return ["label=disable"] if host_config.privileged or shares else None
 
 
-def check_config(config: ContainerConfig) -> None:
-    """Raise ``InvalidArgument`` for what no container can have."""
-    for item in config.env or []:
-        if item.startswith("=") or "\0" in item:
-            raise InvalidArgument(f"invalid environment variable: {item[:200]}")
-    if config.working_dir and not config.working_dir.startswith("/"):
-        raise InvalidArgument(
-            f"the working directory '{config.working_dir}' is invalid, it needs to be an "
-            "absolute path"
-        )
-    if config.hostname and (len(config.hostname) > 63 or not _HOST_NAME.fullmatch(config.hostname)):
-        raise InvalidArgument(f"invalid hostname format: {config.hostname[:200]}")
-    for port in config.exposed_ports or {}:
-        parse_port(port)
-    for path in config.volumes or {}:
-        check_mount_target(path)
-    for key, value in (config.labels or {}).items():
-        if len(key) + len(value) > MAX_LABEL_BYTES:
-            raise InvalidArgument(
-                f"the label {key[:60]}… is {len(key) + len(value)} bytes long, at most "
-                f"{MAX_LABEL_BYTES} are allowed"
-            )
-    if config.stop_timeout is not None and config.stop_timeout < -1:
-        raise InvalidArgument(f"invalid stop timeout: {config.stop_timeout}")
-    if config.stop_signal:
-        parse_signal(config.stop_signal)
-    _check_health(config.healthcheck)
-
-
-def _check_health(health: HealthConfig | None) -> None:
-    if health is None:
-        return
-    for name, value in (
-        ("Interval", health.interval),
-        ("Timeout", health.timeout),
-        ("StartPeriod", health.start_period),
-        ("StartInterval", health.start_interval),
-    ):
-        if value != 0 and value < 1_000_000:
-            raise InvalidArgument(f"{name} in Healthcheck cannot be less than 1ms")
-    if health.retries < 0:
-        raise InvalidArgument("Retries in Healthcheck cannot be negative")
-
-
-def check_host_config(host_config: HostConfig, cpus: int) -> None:
+def check_host_config(host_config: HostConfig, features: Features) -> None:
     """Raise a named error for contradictions and impossible values."""
     if host_config.runtime not in RUNTIMES:
         raise InvalidArgument(f"unknown or invalid runtime name: {host_config.runtime}")
+    if host_config.isolation.lower() not in ("", "default"):
+        raise InvalidArgument(
+            f"Invalid isolation: \"{host_config.isolation}\" - linux only supports 'default'"
+        )
     check_ranges(host_config)
-    check_resources(host_config, cpus)
+    check_resources(host_config, features)
     check_restart_policy(host_config.restart_policy)
     if host_config.auto_remove and host_config.restart_policy.name not in ("", "no"):
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
@@ -227,14 +186,6 @@ def check_host_config(host_config: HostConfig, cpus: int) -> None:
     _check_modes(host_config)
 
 
-def check_ranges(host_config: HostConfig) -> None:
-    """Raise ``InvalidArgument`` for a number that no kernel interface can take."""
-    for name in host_config.__struct_fields__:
-        value = getattr(host_config, name)
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise InvalidArgument(f"invalid JSON: {docker_name(name)} {value} does not fit 64 bits")
-
-
 def _check_modes(host_config: HostConfig) -> None:
     network = host_config.network_mode
     if network.startswith("container:") or network == "host":
@@ -265,62 +216,6 @@ def _check_modes(host_config: HostConfig) -> None:
             raise InvalidArgument(f"invalid {name} mode: {value}")
 
 
-def check_resources(host_config: HostConfig, cpus: int) -> None:
-    """Raise ``InvalidArgument`` for limits that contradict each other or make no sense."""
-    memory, swap = host_config.memory, host_config.memory_swap
-    if memory < 0 or 0 < memory < MIN_MEMORY_BYTES:
-        raise InvalidArgument("Minimum memory limit allowed is 6MB")
-    if memory > 0 and 0 < swap < memory:
-        raise InvalidArgument(
-            "Minimum memoryswap limit should be larger than memory limit, see usage"
-        )
-    if memory == 0 and swap > 0:
-        raise InvalidArgument(
-            "You should always set the Memory limit when using Memoryswap limit, see usage"
-        )
-    if swap < -1:
-        raise InvalidArgument(f"invalid memory-swap {swap}: use -1 for no limit")
-    swappiness = host_config.memory_swappiness
-    if swappiness is not None and not -1 <= swappiness <= 100:
-        raise InvalidArgument(
-            f"Invalid value: {swappiness}, valid memory swappiness range is 0-100"
-        )
-    reservation = host_config.memory_reservation
-    if reservation < 0 or 0 < reservation < MIN_MEMORY_BYTES:
-        raise InvalidArgument("Minimum memory reservation allowed is 6MB")
-    if 0 < memory < reservation:
-        raise InvalidArgument(
-            "Minimum memory limit can not be less than memory reservation limit, see usage"
-        )
-    if host_config.nano_cpus:
-        if host_config.cpu_period or host_config.cpu_quota:
-            raise InvalidArgument(
-                "Conflicting options: Nano CPUs and CPU Period or CPU Quota cannot both be set"
-            )
-        if not 0 < host_config.nano_cpus <= cpus * 1_000_000_000:
-            raise InvalidArgument(
-                f"range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
-            )
-    if host_config.cpu_shares < 0:
-        raise InvalidArgument(
-            f"invalid CPU shares ({host_config.cpu_shares}): value must be positive"
-        )
-    if host_config.cpu_period and not 1000 <= host_config.cpu_period <= 1_000_000:
-        raise InvalidArgument(
-            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"
-        )
-    if host_config.cpu_quota and host_config.cpu_quota < 1000 and host_config.cpu_quota != -1:
-        raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-    if host_config.blkio_weight and not 10 <= host_config.blkio_weight <= 1000:
-        raise InvalidArgument("Range of blkio weight is from 10 to 1000")
-    for text, what in (
-        (host_config.cpuset_cpus, "cpus"),
-        (host_config.cpuset_mems, "mems"),
-    ):
-        if text and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-            raise InvalidArgument(f"Invalid value {text} for cpuset {what}")
-
-
 def check_restart_policy(policy: RestartPolicy) -> None:
     """Raise ``InvalidArgument`` for an unknown policy or a count where none belongs."""
     if policy.name not in RESTART_POLICIES:
@@ -328,7 +223,7 @@ def check_restart_policy(policy: RestartPolicy) -> None:
             f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', "
             "'on-failure', or 'unless-stopped'"
         )
-    if policy.name != "on-failure" and policy.maximum_retry_count:
+    if policy.name not in ("", "on-failure") and policy.maximum_retry_count:
         raise InvalidArgument(
             "invalid restart policy: maximum retry count can only be used with 'on-failure'"
         )
@@ -424,50 +319,3 @@ def duplicates(items: Sequence[str]) -> str | None:
             return item
         seen.add(item)
     return None
-
-
-_UPDATABLE = (
-    "blkio_weight",
-    "blkio_weight_device",
-    "blkio_device_read_bps",
-    "blkio_device_write_bps",
-    "blkio_device_read_iops",
-    "blkio_device_write_iops",
-    "cpu_period",
-    "cpu_quota",
-    "cpu_realtime_period",
-    "cpu_realtime_runtime",
-    "cpu_shares",
-    "cpuset_cpus",
-    "cpuset_mems",
-    "memory",
-    "memory_reservation",
-    "memory_swap",
-    "nano_cpus",
-    "pids_limit",
-)
-
-
-def updated_host_config(old: HostConfig, changes: HostConfig) -> HostConfig:
-    """Return ``old`` with the limits and the restart policy that ``changes`` names.
-
-    Raises ``InvalidArgument`` for a memory limit above the present swap limit, as Docker does.
-    """
-    values = {
-        name: getattr(changes, name)
-        for name in _UPDATABLE
-        if getattr(changes, name) not in (0, "", None)
-    }
-    if "memory" in values and "memory_swap" not in values and 0 < old.memory_swap < changes.memory:
-        raise InvalidArgument(
-            "Memory limit should be smaller than already set memoryswap limit, update the "
-            "memoryswap at the same time"
-        )
-    if "nano_cpus" in values:
-        values.setdefault("cpu_period", 0)
-        values.setdefault("cpu_quota", 0)
-    elif "cpu_quota" in values or "cpu_period" in values:
-        values.setdefault("nano_cpus", 0)
-    if changes.restart_policy.name:
-        values["restart_policy"] = changes.restart_policy
-    return msgspec.structs.replace(old, **values)
