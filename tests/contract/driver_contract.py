@@ -80,6 +80,10 @@ class DriverContract:
         manager_file = Manager(home, self.table())._store.file(spec.name)
         return self.table().make(spec.driver, DriverContext(home, spec.name, manager_file))
 
+    def end_the_hard_way(self, manager: Manager, name: str) -> None:
+        """End the machine ``name``, which runs, without an orderly shutdown."""
+        manager.kill(name)
+
     def test_refused_creation_leaves_nothing(self, home: Home, bad_spec: MachineSpec) -> None:
         manager = Manager(home, self.table())
         with pytest.raises(DeskError) as caught:
@@ -137,7 +141,7 @@ class DriverContract:
         manager.start(spec.name)
         assert driver.endpoint() == endpoint
         assert engine_obstacle(paths.engine_socket, timeout_s=10.0) == ""
-        manager.kill(spec.name)
+        self.end_the_hard_way(manager, spec.name)
         assert driver.state() is State.STOPPED
 
         manager.remove(spec.name)

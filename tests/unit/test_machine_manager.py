@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fakes.machine_driver import FakeDriver
@@ -102,6 +104,36 @@ def test_start_that_takes_too_long_says_what_is_missing(manager: Manager) -> Non
     with pytest.raises(MachineError, match="cannot reach the engine"):
         manager.start("box", deadline_s=0.1)
     assert manager.status("box").state is State.STOPPED
+
+
+class ShyDriver(FakeDriver):
+    """Asking for its state costs the machine something."""
+
+    features = dataclasses.replace(FakeDriver.features, state_interval_s=3600.0)
+    asked = 0
+
+    def state(self) -> State:
+        type(self).asked += 1
+        return super().state()
+
+
+def test_driver_that_is_disturbed_by_questions_is_asked_rarely(manager: Manager) -> None:
+    shy = Manager(manager.home, DriverTable({"fake": ShyDriver}))
+    shy.create(spec(fail="boot"))
+    ShyDriver.asked = 0
+    rounds: list[float] = []
+    engine_obstacle = shy._obstacle
+
+    def obstacle(machine: Any, timeout_s: float) -> str:
+        rounds.append(timeout_s)
+        return engine_obstacle(machine, timeout_s)
+
+    shy._obstacle = obstacle  # type: ignore[method-assign]
+    with pytest.raises(MachineError, match="cannot reach the engine"):
+        shy.start("box", deadline_s=1.5)
+    assert len(rounds) > 5
+    # By the two sides of the lock, by the driver's own start, and once while waiting.
+    assert ShyDriver.asked <= 4
 
 
 def test_start_can_be_cancelled(manager: Manager) -> None:

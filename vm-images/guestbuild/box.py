@@ -125,7 +125,8 @@ def _make_boot(image: Path, manifest: dict[str, object], target: Path) -> None:
         what="making the boot partition",
     )  # fmt: skip
     console = recipe.ARCHITECTURES[str(manifest["arch"])].console
-    cmdline = f"{recipe.CMDLINE.format(console=console)} desk.disk={SIGNATURE:08x} desk.box"
+    cmdline = f"{recipe.CMDLINE.format(console=console)} {recipe.CMDLINE_BOX}"
+    cmdline = f"{cmdline} desk.disk={SIGNATURE:08x} desk.box"
     config = f"DEFAULT desk\nPROMPT 0\nTIMEOUT 0\nLABEL desk\n  LINUX /vmlinuz\n  INITRD /initramfs.cpio\n  APPEND {cmdline}\n"  # noqa: E501
     config_file = target.with_name("syslinux.cfg")
     config_file.write_text(config, "ascii")

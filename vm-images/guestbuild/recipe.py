@@ -213,6 +213,10 @@ nothing here: the clock is read without the RTC driver, there is a virtio entrop
 modules are not checked for signatures. ``cryptomgr.notests`` leaves out self-tests of ciphers, of
 which ``crypto_kdf108_init`` is one more."""
 
+CMDLINE_BOX = "no_timer_check"
+"""Under a real hypervisor Linux leaves this check out by itself. Emulated on a busy computer, the
+timer is late for it, and the kernel goes on with fallbacks that are meant for broken hardware."""
+
 CMDLINE_DIRECT = "maxcpus=1 noreplace-smp tsc=reliable"
 CMDLINE_DIRECT_X86 = "pci=noacpi no_timer_check"
 """What QEMU's machines get in addition, which the recipe's kernel and initramfs belong to.

@@ -457,14 +457,19 @@ class _Patience:
 
 def _power(machine: _Machine) -> Requirement:
     lost_at: float | None = None
+    asks_at = time.monotonic()
+    interval_s = machine.driver.features.state_interval_s
 
     def powered(_left_s: float) -> str:
-        nonlocal lost_at
+        nonlocal lost_at, asks_at
+        if time.monotonic() < asks_at:
+            return ""
         state = machine.driver.state()
+        asks_at = time.monotonic() + interval_s
         if state is not State.RUNNING:
-            # Drivers that ask the network can miss an answer on a busy computer.
+            # Drivers that ask the network can miss an answer, or two, on a busy computer.
             lost_at = lost_at or time.monotonic()
-            gone = time.monotonic() - lost_at >= _POWER_LOSS_S
+            gone = time.monotonic() - lost_at >= max(_POWER_LOSS_S, 3 * interval_s)
             return f"it is {state.value.lower()} again" if gone else ""
         lost_at = None
         if machine.driver.features.has_console:

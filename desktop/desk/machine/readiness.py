@@ -17,7 +17,7 @@ class Requirement:
     """One thing that must hold before a machine is of use.
 
     ``probe`` returns an empty text when it holds and else says what is missing; it takes the
-    seconds left and stays below a second itself. An error that it raises ends the wait. A
+    seconds left and stays below some two seconds itself. An error that it raises ends the wait. A
     ``fatal`` requirement is one that waiting will not mend once it is violated: it must hold at
     its first probe and at every round after it.
     """

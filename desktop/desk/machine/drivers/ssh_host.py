@@ -41,7 +41,12 @@ class SshHostDriver:
     """An engine on another Linux; power means the engine's."""
 
     features = Features(
-        needs_guest_image=False, has_ssh=True, can_power=True, has_console=False, live_memory=False
+        needs_guest_image=False,
+        has_ssh=True,
+        can_power=True,
+        has_console=False,
+        live_memory=False,
+        state_interval_s=5.0,
     )
 
     def __init__(self, context: DriverContext) -> None:

@@ -5,13 +5,14 @@ the machine's directory. Options: ``provider`` (libvirt, virtualbox, hyperv, …
 ``accelerator``. The machine's ``image`` is the box: a path or a URL.
 
 Vagrant needs a second or more to answer anything, so what it says is asked once, after ``up``, and
-kept as facts: ``host``, ``port``, ``power``. Vagrant's own limits bound a halt, not ``grace_s``.
+kept as facts: ``host``, ``port``, ``power``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -34,7 +35,8 @@ from desk.ssh.endpoint import Endpoint
 OPTIONS = frozenset({"provider", "vagrantfile", "accelerator"})
 _PARTS = ("Vagrantfile", "vm-images/boxes/provision.sh")
 _USUAL_BOX = "build/desk-libvirt.box"
-_PROBE_S = 0.5
+_PROBE_S = 2.0
+_HALT_S = 60  # Vagrant's own default
 _NOISE = re.compile(r"^(?:==> \S+: |    \S+: )|\x1b\[[0-9;]*[A-Za-z]")
 _BAR = "Progress: "
 
@@ -49,6 +51,7 @@ class VagrantDriver:
         has_console=False,
         live_memory=False,
         own_guest=True,
+        state_interval_s=5.0,
     )
 
     def __init__(self, context: DriverContext) -> None:
@@ -117,18 +120,26 @@ class VagrantDriver:
         self._record.update({"host": host, "port": str(port), "power": "on"})
 
     def stop(self, *, grace_s: float) -> None:
-        """``vagrant halt``: an orderly end first, then the hard way, in Vagrant's own time."""
-        self._halt(force=False)
+        """``vagrant halt``, which asks by SSH, then by the power button, then pulls the plug."""
+        if not self._may_run():
+            return
+        try:
+            with self._vagrant("halt", patience_s=max(1, math.ceil(grace_s))) as vagrant:
+                vagrant.halt(self._name)
+        except DriverError:
+            # vagrant-libvirt gives up where the guest ignores the power button.
+            self.kill()
+        self._record.update({"power": "off"})
 
     def kill(self) -> None:
-        self._halt(force=True)
-
-    def _halt(self, *, force: bool) -> None:
-        if self._record.get("power") != "on" and not self._has_vm():
+        if not self._may_run():
             return
-        with self._vagrant("halt") as vagrant:
-            vagrant.halt(self._name, force=force)
+        with self._vagrant("halt", patience_s=0) as vagrant:
+            vagrant.halt(self._name, force=True)
         self._record.update({"power": "off"})
+
+    def _may_run(self) -> bool:
+        return self._record.get("power") == "on" or self._has_vm()
 
     def remove(self) -> None:
         """``vagrant destroy``; the box stays in Vagrant's own store, for the next machine."""
@@ -179,8 +190,11 @@ class VagrantDriver:
     # --- Vagrant ---------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _vagrant(self, verb: str) -> Iterator[Any]:
-        """Lend python-vagrant's object; its failures come back as ``DriverError``."""
+    def _vagrant(self, verb: str, *, patience_s: int = _HALT_S) -> Iterator[Any]:
+        """Lend python-vagrant's object; its failures come back as ``DriverError``.
+
+        A guest gets ``patience_s`` seconds to end in order.
+        """
         if shutil.which("vagrant") is None:
             raise DriverError(
                 "vagrant is not installed",
@@ -192,7 +206,7 @@ class VagrantDriver:
         spec = self._record.read().spec
         client = make(
             root=str(self._paths.vagrant_directory),
-            env=self._environment(spec),
+            env={**self._environment(spec), "DESK_HALT_S": str(patience_s)},
             out_cm=self._log,
             err_cm=self._log,
         )
