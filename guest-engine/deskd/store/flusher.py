@@ -41,11 +41,13 @@ class Flusher:
         self._thread = None
 
     def _run(self) -> None:
-        # Asked for anew each time: an end that is ordered just before ``clear`` has lost its note.
-        while not self._closing.is_set():
+        closing = False
+        while not closing:
             self._noted.wait()
             self._closing.wait(DELAY_S)
             self._noted.clear()  # before the flush: what is committed during it wants another
+            # Asked after ``clear``, which may have taken back the note of an end just ordered.
+            closing = self._closing.is_set()
             self._flush()
 
     def _flush(self) -> None:
