@@ -188,7 +188,9 @@ class Daemon:
             images=images,
             networks=Networks(network, registry, runtime, events),
             volumes=volumes,
-            system=System(settings, machine, database, registry, listing, images, volumes, events),
+            system=System(
+                settings, machine, database, registry, listing, images, volumes, events, features
+            ),
             events=events,
         )
         await Recovery(registry, runtime, endpoints, lifecycle, health).restore()

@@ -533,7 +533,7 @@ def test_sharing_namespaces_with_another_container(api: Api) -> None:
         "/containers/create",
         {"Image": IMAGE, "HostConfig": {"NetworkMode": "container:none-such"}},
     )
-    assert error.status == 404
+    assert error.status == 400
 
 
 def test_events_tell_the_whole_life(api: Api) -> None:

@@ -14,6 +14,7 @@ MS_NODEV = 4
 MS_NOEXEC = 8
 MS_SYNCHRONOUS = 16
 MS_REMOUNT = 32
+MS_DIRSYNC = 1 << 7
 MS_NOATIME = 1024
 MS_NODIRATIME = 2048
 MS_BIND = 4096
@@ -32,6 +33,7 @@ FLAGS = {
     "nodev": MS_NODEV,
     "noexec": MS_NOEXEC,
     "sync": MS_SYNCHRONOUS,
+    "dirsync": MS_DIRSYNC,
     "noatime": MS_NOATIME,
     "nodiratime": MS_NODIRATIME,
     "relatime": MS_RELATIME,

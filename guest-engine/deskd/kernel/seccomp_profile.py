@@ -76,11 +76,20 @@ def read_profile(text: str, capabilities: Iterable[str]) -> Profile:
     """
     try:
         data = json.loads(text)
+    except ValueError as error:
+        raise InvalidArgument(f"the seccomp profile is no JSON object: {error}") from error
+    if not isinstance(data, dict):
+        raise InvalidArgument("the seccomp profile is no JSON object")
+    if "defaultAction" not in data:
+        raise InvalidArgument("the seccomp profile has no defaultAction")
+    try:
         return _read(data, frozenset(capabilities))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
         raise InvalidArgument(
-            f"the seccomp profile is not valid: {error!r}; it is Docker's JSON format"
+            f"the seccomp profile lacks or misspells {error}; it is to be in Docker's format"
         ) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InvalidArgument(f"the seccomp profile is not in Docker's format: {error}") from error
 
 
 def _read(data: Mapping[str, Any], capabilities: frozenset[str]) -> Profile:

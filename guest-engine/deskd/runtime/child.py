@@ -78,7 +78,9 @@ class Child(Record, frozen=False):
         else:
             self._enter_container()
         self.step = "process"
-        program = credentials.prepare(plan.process, filter_bytes)
+        program = credentials.prepare(
+            plan.process, filter_bytes, make_directory=plan.root is not None
+        )
         self.channel.send(Message.PREPARED)
         self.channel.expect(Message.EXECUTE)
         self.step = "exec"
@@ -212,6 +214,9 @@ class Child(Record, frozen=False):
                 ) from error
             try:
                 os.write(fd, value.encode())
+            except OSError as error:
+                text = f"the kernel refuses the value {value!r}: {error.strerror}"
+                raise StepFailed(self.step, text, error.errno or 0, "InvalidArgument") from error
             finally:
                 os.close(fd)
 

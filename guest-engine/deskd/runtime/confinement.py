@@ -74,7 +74,7 @@ def security_options(options: Sequence[str], *, privileged: bool) -> SecurityOpt
         elif name == "apparmor":
             if value not in ("", "unconfined", "docker-default"):
                 raise Unsupported(f"the AppArmor profile {value!r} is not loaded on this machine")
-        elif name not in ("label", "systempaths", "writable-cgroups") and option != "disable":
+        elif option not in ("disable", "systempaths=unconfined") and name != "label":
             raise InvalidArgument(f"invalid --security-opt: {option!r}")
     return SecurityOptions(seccomp, no_new_privileges)
 

@@ -33,15 +33,16 @@ class Prepared(Record):
     no_new_privileges: bool
 
 
-def prepare(spec: ProcessSpec, seccomp_filter: bytes) -> Prepared:
-    """Take on limits, directory and identity; find the program. Raises ``StepFailed``."""
+def prepare(spec: ProcessSpec, seccomp_filter: bytes, *, make_directory: bool = False) -> Prepared:
+    """Take on limits, directory and identity; find the program. ``make_directory``: a missing
+    working directory is made. Raises ``StepFailed``."""
     try:
         identity = look_up(spec.user, spec.extra_groups)
     except LookupFailed as error:
         raise StepFailed("user", str(error), errno.EINVAL, "InvalidArgument") from error
     env = dict(item.partition("=")[::2] for item in spec.env)
     env.setdefault("HOME", identity.home)
-    _enter_directory(spec.cwd)
+    _enter_directory(spec.cwd, make=make_directory)
     _set_rlimits(spec.rlimits)
     wanted, present = _capability_masks(spec)
     capabilities.limit_bounding_set(wanted, present)
@@ -115,10 +116,12 @@ def _not_executable(path: str) -> str:
     return "" if info.st_mode & 0o111 else "permission denied"
 
 
-def _enter_directory(path: str) -> None:
+def _enter_directory(path: str, *, make: bool) -> None:
     try:
         os.chdir(path)
-    except FileNotFoundError:
+    except FileNotFoundError as missing:
+        if not make:
+            raise cannot_enter(path, missing) from missing
         try:
             os.makedirs(path, 0o755)
             os.chdir(path)

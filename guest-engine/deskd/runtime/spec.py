@@ -103,6 +103,12 @@ def build_container_plan(inputs: ContainerInputs) -> Plan:
     argv = _words(config.entrypoint) + _words(config.cmd)
     if not argv:
         raise InvalidArgument("no command specified: give one, or use an image that has one")
+    for request in host.device_requests or ():
+        words = ["[" + " ".join(names) + "]" for names in request.capabilities or ()]
+        raise Unsupported(
+            f'could not select device driver "{request.driver}" with capabilities: '
+            f"[{' '.join(words)}]; this engine passes no GPUs on, leave --gpus out"
+        )
     hostname = config.hostname or inputs.container_id[:12]
     rows, columns = host.console_size
     init = _init_path() if host.init else ""
@@ -315,46 +321,50 @@ def _root_propagation(mounts: Sequence[MountStep]) -> str:
 
 
 def _tmpfs_steps(host: HostConfig) -> list[MountStep]:
-    steps = []
-    for target, options in (host.tmpfs or {}).items():
-        words = [word for word in options.split(",") if word]
-        flags, data = ["nosuid", "nodev", "noexec"], []
-        for word in words:
-            if word in ("exec", "suid", "dev"):
-                flags.remove(f"no{word}") if f"no{word}" in flags else None
-            elif word in _TMPFS_FLAGS:
-                flags.append(word)
-            elif word not in ("rw", "ro"):
-                data.append(word)
-        steps.append(_tmpfs(target, data, flags, read_only="ro" in words))
+    steps = [
+        _tmpfs(target, [word for word in options.split(",") if word])
+        for target, options in (host.tmpfs or {}).items()
+    ]
     for mount in host.mounts or ():
         if mount.type != "tmpfs":
             continue
         own = mount.tmpfs_options
-        data, flags = [], ["nosuid", "nodev", "noexec"]
+        words = ["=".join(option) for option in (own.options if own else None) or ()]
         if own and own.size_bytes:
-            data.append(f"size={own.size_bytes}")
+            words.append(f"size={own.size_bytes}")
         if own and own.mode:
-            data.append(f"mode={own.mode:o}")
-        for option in (own.options if own else None) or ():
-            if option == ["exec"]:
-                flags.remove("noexec")
-            else:
-                data.append("=".join(option))
-        steps.append(_tmpfs(mount.target, data, flags, read_only=mount.read_only))
+            words.append(f"mode={own.mode:o}")
+        steps.append(_tmpfs(mount.target, [*words, "ro"] if mount.read_only else words))
     return steps
 
 
 _TMPFS_FLAGS = frozenset(
-    ("nosuid", "nodev", "noexec", "noatime", "relatime", "strictatime", "nodiratime", "sync")
-)
+    ("nosuid", "nodev", "noexec", "noatime", "relatime", "strictatime", "nodiratime", "sync",
+     "dirsync")
+)  # fmt: skip
+_TMPFS_OPPOSITES = {
+    "exec": "noexec", "suid": "nosuid", "dev": "nodev", "atime": "noatime",
+    "norelatime": "relatime", "nostrictatime": "strictatime", "diratime": "nodiratime",
+    "async": "sync",
+}  # fmt: skip
 
 
-def _tmpfs(target: str, data: list[str], flags: list[str], *, read_only: bool) -> MountStep:
+def _tmpfs(target: str, words: Sequence[str]) -> MountStep:
+    """Sort a tmpfs's options into flags of the mount and those of the file system."""
     if not target.startswith("/"):
         raise InvalidArgument(f"invalid mount path {target!r}: it must be absolute")
+    flags, data, read_only = ["nosuid", "nodev", "noexec"], [], False
+    for word in words:
+        if word in ("ro", "rw"):
+            read_only = word == "ro"
+        elif word in _TMPFS_FLAGS:
+            flags.append(word)
+        elif word in _TMPFS_OPPOSITES:
+            flags = [flag for flag in flags if flag != _TMPFS_OPPOSITES[word]]
+        elif word != "defaults":
+            data.append(word)
     if not any(word.startswith("mode=") for word in data):
-        data = [*data, "mode=1777"]
+        data.append("mode=1777")
     return MountStep(
         "tmpfs",
         target,
@@ -365,22 +375,33 @@ def _tmpfs(target: str, data: list[str], flags: list[str], *, read_only: bool) -
     )
 
 
-_IPC_SYSCTLS = ("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")
+_IPC_SYSCTLS = frozenset(
+    ("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall",
+     "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced")
+)  # fmt: skip
+
+
+def check_sysctls(host: HostConfig) -> None:
+    """Raise ``InvalidArgument`` for a sysctl that is not the container's own."""
+    for given in host.sysctls or {}:
+        name = given.replace("/", ".")
+        if name.startswith("net."):
+            if host.network_mode == "host":
+                raise InvalidArgument(f"sysctl {name!r} not allowed in host network namespace")
+        elif name in _IPC_SYSCTLS or name.startswith("fs.mqueue."):
+            if host.ipc_mode == "host":
+                raise InvalidArgument(f"sysctl {name!r} not allowed in host ipc namespace")
+        elif name == "kernel.domainname":
+            if host.uts_mode == "host":
+                raise InvalidArgument(f"sysctl {name!r} not allowed in host UTS namespace")
+        else:
+            hint = "use --hostname" if name == "kernel.hostname" else "set it on the machine"
+            raise InvalidArgument(f"sysctl {name!r} is not in a separate kernel namespace; {hint}")
 
 
 def _sysctls(host: HostConfig, namespaces: NamespaceSpec) -> tuple[tuple[str, str], ...]:
-    values = dict(host.sysctls or {})
-    for name in values:
-        if name.startswith("net."):
-            if namespaces.net == "host":
-                raise InvalidArgument(f"sysctl {name!r} not allowed in host network namespace")
-        elif name.startswith(_IPC_SYSCTLS):
-            if namespaces.ipc == "host":
-                raise InvalidArgument(f"sysctl {name!r} not allowed in host ipc namespace")
-        else:
-            raise InvalidArgument(
-                f"sysctl {name!r} is not in a namespace of the container; set it on the machine"
-            )
+    check_sysctls(host)
+    values = {name.replace("/", "."): value for name, value in (host.sysctls or {}).items()}
     if namespaces.net == "private" and namespaces.user == "host":
         # Docker's defaults since 20.10: no privilege for low ports and for ping.
         values.setdefault("net.ipv4.ip_unprivileged_port_start", "0")

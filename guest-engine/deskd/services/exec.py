@@ -13,7 +13,7 @@ from deskd.domain.state import Status
 from deskd.errors import Conflict, InvalidArgument, NotFound
 from deskd.record import Record, field
 from deskd.runtime import spec
-from deskd.services.containers.outcomes import failed_start_code
+from deskd.services.containers.outcomes import CANNOT_INVOKE, failed_start_code
 from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.ports import AttachStream, Process, Runtime
 
@@ -147,7 +147,8 @@ class Execs:
             if not attach:
                 await stream.close()
         except Exception as error:
-            found.exit = Exit(failed_start_code(str(error)), 0, error=str(error))
+            code = failed_start_code(error, otherwise=CANNOT_INVOKE)
+            found.exit = Exit(code, 0, error=str(error))
             found.ended.set()
             self._forget_later(found)
             raise
@@ -202,14 +203,15 @@ class Execs:
         """Return ``ExecInspectResponse``."""
         found = self.get(exec_id)
         command = found.config.cmd or []
+        user = found.config.user or found.container.record.config.user
         process_config: dict[str, Any] = {
             "tty": found.config.tty,
             "entrypoint": command[0],
             "arguments": command[1:],
             "privileged": found.config.privileged,
         }
-        if found.config.user:
-            process_config["user"] = found.config.user
+        if user:
+            process_config["user"] = user
         return {
             "ID": found.id,
             "Running": found.running,

@@ -12,6 +12,7 @@ from typing import Any
 from deskd import __version__
 from deskd.domain.filters import Filters
 from deskd.domain.times import rfc3339
+from deskd.kernel.cgroup.features import Features
 from deskd.kernel.cgroup.hierarchy import detect
 from deskd.record import Record
 from deskd.services.containers.listing import Listing
@@ -99,8 +100,10 @@ class System:
         images: Images,
         volumes: Volumes,
         events: Events,
+        features: Features,
     ) -> None:
         self._settings = settings
+        self._features = features
         self._machine = machine
         self._database = database
         self._registry = registry
@@ -150,16 +153,21 @@ class System:
             "ContainersStopped": counts["stopped"],
             "Images": len(images),
             "Driver": "overlay2",
-            "DriverStatus": [["Backing Filesystem", _file_system(settings.data_root)]],
+            "DriverStatus": [
+                ["Backing Filesystem", _file_system(settings.data_root)],
+                ["Supports d_type", "true"],
+                ["Native Overlay Diff", "true"],
+                ["userxattr", "false"],
+            ],
             "DockerRootDir": settings.data_root,
             "Plugins": {
                 "Volume": ["local"],
                 "Network": ["bridge", "host", "null"],
                 "Authorization": None,
-                "Log": ["json-file"],
+                "Log": ["json-file", "local"],
             },
             "MemoryLimit": True,
-            "SwapLimit": machine.cgroup_version == 2 or _has_swap_limit(),
+            "SwapLimit": self._features.swap_limit,
             "CpuCfsPeriod": True,
             "CpuCfsQuota": True,
             "CPUShares": True,
@@ -222,7 +230,7 @@ class System:
             ],
             "ProductLicense": "Apache-2.0",
             "CDISpecDirs": None,
-            "Warnings": None,
+            "Warnings": None if self._features.swap_limit else ["WARNING: No swap limit support"],
         }
 
     def _security_options(self) -> list[str]:
@@ -267,11 +275,6 @@ def _read_flag(path: str) -> bool:
             return file.read().strip() == "1"
     except OSError:
         return False
-
-
-def _has_swap_limit() -> bool:
-    place = detect().controllers.get("memory", "")
-    return bool(place) and os.path.exists(f"{place}/memory.memsw.limit_in_bytes")
 
 
 def _file_system(path: str) -> str:

@@ -13,11 +13,11 @@ import msgspec
 from deskd.domain.container import ContainerConfig, EndpointSettings, HostConfig, NetworkingConfig
 from deskd.domain.image import ImageRecord
 from deskd.domain.state import ContainerRecord
-from deskd.errors import Conflict, InvalidArgument, NotFound, SystemFailure
+from deskd.errors import Conflict, InvalidArgument, SystemFailure
 from deskd.kernel.cgroup.features import Features
 from deskd.layout import DataRoot
 from deskd.record import Record, field
-from deskd.runtime import confinement, resource_rules
+from deskd.runtime import confinement, resource_rules, spec
 from deskd.runtime.log_options import log_spec
 from deskd.services.containers import merging, mounting
 from deskd.services.containers.config_checks import check_config
@@ -73,7 +73,8 @@ class ContainerCreation:
     async def create(self, request: CreateRequest) -> tuple[Container, list[str]]:
         """Return the new container and warnings.
 
-        Raises ``InvalidArgument``, ``NotFound`` (no such image), ``Conflict`` (the name).
+        Raises ``InvalidArgument``, ``NotFound`` (no such image or volume driver) and ``Conflict``
+        (the name).
         """
         name = check_name(request.name) if request.name else ""
         if name:
@@ -140,22 +141,28 @@ class ContainerCreation:
     def _check_plan(self, record: ContainerRecord) -> None:
         """Let the rules of the plan refuse now what would fail at every start."""
         host = record.host_config
+        spec.check_sysctls(host)
         resource_rules.limits(host)
         resource_rules.rlimits(host)
-        confinement.security_options(host.security_opt or (), privileged=host.privileged)
-        confinement.capability_set(
+        options = confinement.security_options(host.security_opt or (), privileged=host.privileged)
+        capabilities, _ = confinement.capability_set(
             host.cap_add or (), host.cap_drop or (), privileged=host.privileged
         )
-        options = host.log_config.config or {}
-        extra = log_extra(record, options)
-        log_spec(host.log_config.type, record.log_path, options, extra)
+        if options.seccomp not in ("", "default"):
+            from deskd.kernel.seccomp_profile import read_profile
+
+            read_profile(options.seccomp, capabilities)
+        log_options = host.log_config.config or {}
+        extra = log_extra(record, log_options)
+        log_spec(host.log_config.type, record.log_path, log_options, extra)
         for mode in (host.network_mode, host.ipc_mode, host.pid_mode):
             if mode.startswith("container:"):
                 self._shared_container(mode.removeprefix("container:"))
 
     def _shared_container(self, reference: str) -> None:
         if self._registry.find(reference) is None:
-            raise NotFound(f"No such container: {reference}")
+            # Not "not found": clients would take that for the image and pull it.
+            raise InvalidArgument(f"No such container: {reference}")
 
     async def _settle_mounts(self, record: ContainerRecord) -> None:
         record.mounts = mounting.settle(

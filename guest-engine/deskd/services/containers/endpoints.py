@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
+import msgspec
+
 from deskd.domain.container import PortBinding
 from deskd.domain.network import Endpoint, EndpointRequest, NetlinkScript, PortRequest
 from deskd.domain.state import ContainerRecord, StoredEndpoint
@@ -37,7 +39,7 @@ class Endpoints:
         scripts = []
         ports = port_requests(record)
         gateway = self._networks.gateway_network(list(record.networks))
-        for index, (network, settings) in enumerate(record.networks.items()):
+        for index, (network, settings) in enumerate(list(record.networks.items())):
             request = EndpointRequest(
                 container_id=record.id,
                 container_name=record.name,
@@ -51,6 +53,10 @@ class Endpoints:
             endpoint = await self._networks.join(request)
             undo.push_async_callback(self._networks.leave, record.id, endpoint.network_id)
             record.endpoints[endpoint.network_name] = store(endpoint)
+            # What a stopped container shows of its networks.
+            record.networks[network] = msgspec.structs.replace(
+                settings, network_id=endpoint.network_id
+            )
             record.endpoint_interfaces[endpoint.network_name] = request.interface
             scripts.append(endpoint.script)
         return tuple(scripts)

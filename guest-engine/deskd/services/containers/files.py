@@ -161,12 +161,14 @@ class Files:
         return arguments | {"root": steps, "staging": staging}
 
 
-_NAME_FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
+_SYSTEM_PLACES = (
+    "/dev", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/proc", "/sys",
+)  # fmt: skip
 
 
 def without_mount_points(changes: Sequence[Change], record: ContainerRecord) -> list[Change]:
     """Leave out what the engine made to mount on: it is not the container's doing."""
-    own = {*_NAME_FILES, *(point.destination for point in record.mounts)}
+    own = {*_SYSTEM_PLACES, *(point.destination for point in record.mounts)}
     kept: list[Change] = []
     for change in reversed(changes):  # what is inside a directory comes before it
         if change.kind is ChangeKind.ADDED and change.path in own:

@@ -166,6 +166,8 @@ def render_config(record: ContainerRecord) -> dict[str, Any]:
     rendered["Entrypoint"] = as_list(config.entrypoint) or None
     rendered["Image"] = record.image_name
     rendered["Labels"] = config.labels or {}
+    if config.healthcheck is not None:
+        rendered["Healthcheck"] = _without_zeros(rendered["Healthcheck"])
     for name in ("Healthcheck", "StopTimeout", "Shell", "ExposedPorts", "StopSignal", "MacAddress"):
         if not rendered.get(name):
             rendered.pop(name, None)
@@ -179,12 +181,23 @@ def render_host_config(host_config: HostConfig) -> dict[str, Any]:
     """Return ``HostConfig``; Go clients expect maps and lists that may be null."""
     rendered: dict[str, Any] = msgspec.to_builtins(host_config)
     rendered["PortBindings"] = host_config.port_bindings or {}
+    if host_config.mounts is not None:
+        rendered["Mounts"] = [_without_zeros(mount) for mount in rendered["Mounts"]]
     for name in ("Mounts", "StorageOpt", "Tmpfs", "Sysctls", "Annotations", "Init"):
         if rendered.get(name) is None:
             rendered.pop(name, None)
     for name in ("CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth"):
         rendered.setdefault(name, 0)
     return rendered
+
+
+def _without_zeros(value: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the fields that Docker omits when they are empty."""
+    return {
+        name: _without_zeros(item) if isinstance(item, dict) else item
+        for name, item in value.items()
+        if item not in (None, "", 0, False)
+    }
 
 
 def render_mount(point: MountPoint) -> dict[str, Any]:

@@ -99,7 +99,6 @@ class Lifecycle:
         record.move(Status.RUNNING)
         state.pid, state.exit_code, state.error = process.pid, 0, ""
         state.oom_killed, state.started_at_ns = False, started_at_ns
-        state.finished_at_ns = 0
         container.process = process
         self._health.begin(container, fresh=True)
         self._registry.save(container)
@@ -164,11 +163,10 @@ class Lifecycle:
         record = container.record
         text = str(error) or type(error).__name__
         record.state.error = text
-        record.state.exit_code = failed_start_code(text)
+        record.state.exit_code = failed_start_code(error)
         record.endpoints = {}
         if record.state.status is Status.RESTARTING:
             record.move(Status.EXITED)
-        record.state.finished_at_ns = record.state.finished_at_ns or 0
         for attach in container.pending_attaches:
             if not attach.stream.done():
                 attach.stream.set_exception(Conflict(text))

@@ -46,9 +46,7 @@ class Listing:
         """Return ``ContainerSummary`` objects. Raises ``InvalidArgument`` for bad filters."""
         filters.check(FILTERS)
         tests = self._tests(filters)
-        if filters.get("status") or filters.get("exited") or limit > 0:
-            everything = True
-        if filters.get("before") or filters.get("since"):
+        if filters.get("status") or limit > 0:
             everything = True
         ordered = sorted(self._registry, key=lambda c: c.record.created_ns, reverse=True)
         chosen = []
@@ -155,6 +153,8 @@ class Listing:
     async def prune(self, filters: Filters) -> dict[str, Any]:
         """Delete containers that do not run. Returns ``ContainersPruneResponse``."""
         filters.check(PRUNE_FILTERS)
+        if len(filters.get("until")) > 1:
+            raise InvalidArgument("more than one until filter specified")
         until_ns = None
         for text in filters.get("until"):
             until_ns = _until(text)

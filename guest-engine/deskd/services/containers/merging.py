@@ -170,13 +170,6 @@ def check_host_config(host_config: HostConfig, features: Features) -> None:
         raise Unsupported(
             "--storage-opt is not supported: the size of a container's root cannot be limited yet"
         )
-    if host_config.device_requests:
-        raise Unsupported(
-            'could not select device driver "" with capabilities: [[gpu]]; '
-            "this engine passes no GPUs on, leave --gpus out"
-        )
-    if host_config.volume_driver not in ("", "local"):
-        raise NotFound(f'plugin "{host_config.volume_driver}" not found')
     for given, bindings in (host_config.port_bindings or {}).items():
         parse_port(given)
         for binding in bindings or []:

@@ -6,10 +6,10 @@ import re
 
 from deskd.domain.container import RestartPolicy
 from deskd.domain.state import ContainerRecord
-from deskd.errors import InvalidArgument
+from deskd.errors import InvalidArgument, StartFailed
 from deskd.runtime.log_options import pattern
 
-CANNOT_INVOKE, NOT_FOUND, ENGINE_ERROR = 126, 127, 128
+CANNOT_INVOKE, ENGINE_ERROR = 126, 128
 
 
 def policy_restarts(policy: RestartPolicy, exit_code: int, restarts: int) -> bool:
@@ -20,14 +20,9 @@ def policy_restarts(policy: RestartPolicy, exit_code: int, restarts: int) -> boo
     return policy.maximum_retry_count == 0 or restarts < policy.maximum_retry_count
 
 
-def failed_start_code(text: str) -> int:
-    """As the docker CLI decides: 127 not found, 126 cannot be invoked, else the engine's fault."""
-    lowered = text.lower()
-    if "executable file not found" in lowered or "no such file or directory" in lowered:
-        return NOT_FOUND
-    if "permission denied" in lowered or "is a directory" in lowered:
-        return CANNOT_INVOKE
-    return ENGINE_ERROR
+def failed_start_code(error: Exception, otherwise: int = ENGINE_ERROR) -> int:
+    """Return the exit code of a start that failed: the program's own fault has one."""
+    return error.exit_code if isinstance(error, StartFailed) else otherwise
 
 
 def log_extra(record: ContainerRecord, options: dict[str, str]) -> tuple[tuple[str, str], ...]:
