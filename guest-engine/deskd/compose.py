@@ -33,6 +33,7 @@ from deskd.services.containers.observing import Observing
 from deskd.services.containers.recovery import Recovery
 from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.containers.updating import Updating
+from deskd.services.distribution import Distribution
 from deskd.services.engine import Engine
 from deskd.services.events import Events
 from deskd.services.exec import Execs
@@ -136,6 +137,8 @@ class Daemon:
         roots.sweep({container.id for container in registry})
         images = Images(catalog, registry, events, roots, bundled=BUNDLED_IMAGES)
         stack.push_async_callback(images.close)
+        distribution = Distribution(catalog, events, settings, self._data)
+        stack.push_async_callback(distribution.close)
         volumes = Volumes(
             records.volumes(database, VolumeRecord, key=lambda r: r.name),
             self._data,
@@ -186,6 +189,7 @@ class Daemon:
             files=files,
             execs=execs,
             images=images,
+            distribution=distribution,
             networks=Networks(network, registry, runtime, events),
             volumes=volumes,
             system=System(

@@ -11,6 +11,10 @@ BUNDLED_IMAGES = "/usr/share/desk/images"
 """Image archives that ship with the guest, loaded at the engine's first start."""
 
 
+CERTIFICATES = ("/etc/desk/certs.d", "/etc/docker/certs.d")
+"""CAs and client certificates of registries, in a directory HOST or HOST:PORT each."""
+
+
 class DataRoot:
     """Names below ``--data-root``: everything that outlives a reboot."""
 
@@ -23,6 +27,7 @@ class DataRoot:
         self.containers = os.path.join(path, "containers")
         self.volumes = os.path.join(path, "volumes")
         self.temporary = os.path.join(path, "tmp")
+        self.certificates = os.path.join(path, "certs.d")
 
     def container(self, container_id: str) -> str:
         return os.path.join(self.containers, container_id)

@@ -57,6 +57,8 @@ class Settings(Record):
     labels: tuple[str, ...] = ()
     log_level: str = "info"
     log_options: dict[str, str] = field(default_factory=dict)
+    registry_mirrors: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
     tls: TlsSettings = TlsSettings()
     debug: bool = False
 
@@ -106,10 +108,10 @@ _OPTIONS: tuple[_Option, ...] = (
             refusal="the only default log driver is json-file", neutral=("", "json-file")),
     _Option("live-restore", "live-restore", "", "always on: containers outlive the engine", "bool",
             refusal="live restore cannot be switched off", neutral=(True,)),
-    _Option("registry-mirror", "registry-mirrors", "", "mirror of the default registry", "list",
-            refusal="this version does not pull from registries yet", neutral=()),
-    _Option("insecure-registry", "insecure-registries", "", "registry without verified TLS", "list",
-            refusal="this version does not pull from registries yet", neutral=()),
+    _Option("registry-mirror", "registry-mirrors", "registry_mirrors",
+            "mirror of docker.io, as https://HOST", "list", metavar="URL"),
+    _Option("insecure-registry", "insecure-registries", "insecure_registries",
+            "registry (HOST:PORT or network) without verified TLS", "list", metavar="REGISTRY"),
     _Option("userns-remap", "userns-remap", "", "user of the containers' user namespace",
             refusal="this version does not remap users yet", neutral=("",)),
 )  # fmt: skip
@@ -343,6 +345,10 @@ def _build(raw: dict[str, Any]) -> Settings:
         if values.get(name):
             values[name] = os.path.abspath(values[name])
     _check_addresses(values)
+    for mirror in values.get("registry_mirrors", ()):
+        parse_mirror(mirror)
+    for registry in values.get("insecure_registries", ()):
+        _check_insecure(registry)
     return Settings(tls=tls, **values)
 
 
@@ -389,3 +395,44 @@ def _address_pool(value: Any) -> AddressPool:
             f"{base.max_prefixlen - 2}"
         )
     return AddressPool(str(base), size)
+
+
+def parse_mirror(text: str) -> tuple[str, str, str]:
+    """Split ``https://HOST[:PORT][/PATH]`` in scheme, host and path; raises ``InvalidArgument``."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise InvalidArgument(f'invalid mirror: "{text}": {error}') from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidArgument(
+            f'invalid mirror: unsupported scheme "{parts.scheme}" in "{text}": write https://HOST'
+        )
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise InvalidArgument(
+            f'invalid mirror: "{text}" has a user, a query or a fragment: write https://HOST'
+        )
+    return parts.scheme, parts.netloc, parts.path.rstrip("/")
+
+
+def is_network(text: str) -> bool:
+    """Say whether this is a network such as 10.0.0.0/8."""
+    import ipaddress
+
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return "/" in text
+
+
+def _check_insecure(text: str) -> None:
+    if "://" in text:
+        raise InvalidArgument(
+            f"insecure registry {text} should not contain '://': write HOST or HOST:PORT"
+        )
+    if "/" in text and not is_network(text):
+        raise InvalidArgument(
+            f"insecure registry {text} is neither HOST:PORT nor a network such as 10.0.0.0/8"
+        )

@@ -600,7 +600,6 @@ def test_prune_removes_what_nothing_uses(service: Service) -> None:
 def test_what_needs_a_registry_says_what_to_do_instead(service: Service) -> None:
     async def work() -> None:
         for call, remedy in (
-            (service.images.pull("busybox"), "docker load"),
             (service.images.push("busybox"), "docker save"),
             (service.images.search("busybox"), "docker images"),
         ):

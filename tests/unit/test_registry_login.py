@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import threading
@@ -14,7 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from deskd.errors import InvalidArgument, Unauthorized, Unavailable
-from deskd.services.registry_login import Credentials, log_in
+from deskd.registry.authorization import Credentials
+from deskd.registry.cancellation import Cancellation
+from deskd.registry.endpoints import Endpoints
+from deskd.registry.login import log_in
 
 GOOD = "Basic " + base64.b64encode(b"ann:s3cret").decode()
 
@@ -74,13 +76,10 @@ def registry(scheme: str) -> Iterator[str]:
 def attempt(address: str, password: str = "s3cret", token: str = "") -> str:
     name = "" if token else "ann"
     secret = "" if token else password
-    return asyncio.run(
-        log_in(
-            Credentials(
-                username=name, password=secret, server_address=address, identity_token=token
-            )
-        )
+    given = Credentials(
+        username=name, password=secret, server_address=address, identity_token=token
     )
+    return log_in(Endpoints(), given, Cancellation())
 
 
 def test_each_scheme_lets_the_right_ones_in() -> None:
@@ -113,7 +112,7 @@ def test_nobody_there_and_no_address() -> None:
     with pytest.raises(InvalidArgument, match="no address of a registry"):
         attempt("http://[::1/")
     with pytest.raises(InvalidArgument, match="needs a username"):
-        asyncio.run(log_in(Credentials()))
+        log_in(Endpoints(), Credentials(), Cancellation())
 
 
 def test_a_scheme_that_is_not_known_is_told() -> None:

@@ -56,10 +56,12 @@ class ImageConfig(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ImageRecord(msgspec.Struct, kw_only=True, frozen=True):
-    """A stored image. ``raw_config`` is the exact text whose SHA-256 is the ID."""
+    """A stored image. ``raw_config`` is the exact text whose SHA-256 is the ID, ``raw_manifest``
+    that of the manifest with which it came from a registry."""
 
     id: str
     raw_config: str
+    raw_manifest: str = ""
     parent: str = ""
     size_bytes: int = 0
     last_tagged_ns: int = 0
@@ -94,6 +96,23 @@ class LayerRecord(msgspec.Struct, kw_only=True, frozen=True):
     parent: str = ""
     size_bytes: int = 0
     tar_bytes: int = 0
+
+
+class KnownBlob(msgspec.Struct, kw_only=True, frozen=True):
+    """A compressed form of a layer, and the repositories (``host/path``) that are known to hold it,
+    the latest last."""
+
+    digest: str
+    size_bytes: int
+    media_type: str
+    places: list[str] = []
+
+
+class BlobRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """What registries call a layer: a layer that was compressed twice has two blobs."""
+
+    diff_id: str
+    blobs: list[KnownBlob] = []
 
 
 class RootRecord(msgspec.Struct, kw_only=True, frozen=True):

@@ -7,7 +7,6 @@ Formats: Docker's image specification v1.2 (``manifest.json``) and the OCI image
 
 from __future__ import annotations
 
-import hashlib
 import posixpath
 import tarfile
 from collections.abc import Callable, Sequence
@@ -20,9 +19,19 @@ import msgspec
 from deskd import errors
 from deskd.domain import image as rules
 from deskd.domain.image import ImageRecord
+from deskd.domain.manifest import (
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Descriptor,
+    Manifest,
+    digest_of,
+    parse_platform,
+    suitable,
+)
 from deskd.domain.reference import Reference, parse
 from deskd.images.catalog import Catalog
-from deskd.images.importing import host_architecture
 from deskd.images.layers import StagedLayer
 from deskd.images.streams import ByteReader, ForwardReader, decompressed, is_damage
 from deskd.images.unpack import clean_name, members
@@ -32,10 +41,6 @@ T = TypeVar("T")
 Progress = Callable[[dict[str, Any]], None]
 JSON_LIMIT_BYTES = 8 * 1024 * 1024
 PROGRESS_STEP_BYTES = 1024 * 1024
-_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
-_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _NAME_ANNOTATION = "io.containerd.image.name"
 _REF_ANNOTATION = "org.opencontainers.image.ref.name"
 
@@ -46,31 +51,6 @@ class ArchiveEntry(msgspec.Struct, frozen=True):
     Config: str
     Layers: list[str] | None = None
     RepoTags: list[str] | None = None
-
-
-class Platform(msgspec.Struct, frozen=True):
-    """``platform`` of an OCI descriptor."""
-
-    architecture: str = ""
-    os: str = ""
-
-
-class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
-    """An OCI content descriptor."""
-
-    digest: str
-    media_type: str = ""
-    size: int = 0
-    platform: Platform | None = None
-    annotations: dict[str, str] | None = None
-
-
-class Manifest(msgspec.Struct, frozen=True):
-    """An OCI image manifest or image index."""
-
-    config: Descriptor | None = None
-    layers: list[Descriptor] | None = None
-    manifests: list[Descriptor] | None = None
 
 
 class Loaded(Record):
@@ -302,9 +282,7 @@ def _layout_images(contents: _Contents) -> list[_Wanted]:
         layers = [_blob(layer.digest) for layer in manifest.layers or []]
         wanted.append((contents.document(_blob(manifest.config.digest)), layers, names))
     if not wanted:
-        raise errors.InvalidArgument(
-            f"the image archive has no image for linux/{host_architecture()}"
-        )
+        raise errors.InvalidArgument(f"the image archive has no image for {parse_platform('')}")
     return wanted
 
 
@@ -316,15 +294,11 @@ def _choose(contents: _Contents, descriptor: Descriptor) -> Manifest | None:
     manifest = _decode(contents.documents[name], Manifest, name)
     if not manifest.manifests:
         return manifest
-    for candidate in manifest.manifests:
-        platform = candidate.platform
-        if platform is None or (platform.os, platform.architecture) == (
-            "linux",
-            host_architecture(),
-        ):
-            found = _choose(contents, candidate)
-            if found is not None:
-                return found
+    # What an archive holds of an index may be less than the index names.
+    for candidate in suitable(manifest.manifests, parse_platform("")):
+        found = _choose(contents, candidate)
+        if found is not None:
+            return found
     return None
 
 
@@ -345,7 +319,8 @@ def _add(
         if resolved in contents.layers:
             staged.append(contents.layers[resolved])
     references = [parse(name).with_default_tag() for name in names]
-    record = catalog.add(raw_config, staged, references)
+    with catalog.layers.copies(config.diff_ids, staged) as copies:
+        record = catalog.add(raw_config, [*staged, *copies], references)
     return Loaded(record, [reference.familiar for reference in references])
 
 
@@ -417,19 +392,19 @@ def save(catalog: Catalog, plan: SavePlan, sink: Callable[[bytes], None]) -> Non
         manifest = msgspec.json.encode(
             {
                 "schemaVersion": 2,
-                "mediaType": _MANIFEST_TYPE,
-                "config": _descriptor(_CONFIG_TYPE, record.id, len(raw_config)),
+                "mediaType": OCI_MANIFEST,
+                "config": _descriptor(OCI_CONFIG, record.id, len(raw_config)),
                 "layers": [
-                    _descriptor(_LAYER_TYPE, layer.diff_id, layer.tar_bytes) for layer in layers
+                    _descriptor(OCI_LAYER, layer.diff_id, layer.tar_bytes) for layer in layers
                 ],
             }
         )
-        manifest_id = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+        manifest_id = digest_of(manifest)
         for digest, data in ((record.id, raw_config), (manifest_id, manifest)):
             if digest not in written:
                 written.add(digest)
                 _write(sink, _blob(digest), data)
-        descriptor = _descriptor(_MANIFEST_TYPE, manifest_id, len(manifest))
+        descriptor = _descriptor(OCI_MANIFEST, manifest_id, len(manifest))
         descriptors += [
             {**descriptor, "annotations": {_NAME_ANNOTATION: str(name), _REF_ANNOTATION: name.tag}}
             for name in names
@@ -441,7 +416,7 @@ def save(catalog: Catalog, plan: SavePlan, sink: Callable[[bytes], None]) -> Non
                 "Layers": [_blob(layer.diff_id) for layer in layers],
             }
         )
-    index = {"schemaVersion": 2, "mediaType": _INDEX_TYPE, "manifests": descriptors}
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": descriptors}
     _write(sink, "index.json", msgspec.json.encode(index))
     _write(sink, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
     _write(sink, "manifest.json", msgspec.json.encode(entries))

@@ -6,16 +6,21 @@ import re
 import time
 from collections.abc import Sequence
 
+from msgspec import structs
+
 from deskd import errors
 from deskd.domain import image as rules
-from deskd.domain.image import DIGEST_PREFIX, ImageRecord, TagRecord
+from deskd.domain.image import DIGEST_PREFIX, BlobRecord, ImageRecord, KnownBlob, TagRecord
 from deskd.domain.reference import Reference, parse
 from deskd.images.layers import LayerStore, StagedLayer
+from deskd.record import replace
 from deskd.store import records
 from deskd.store.database import Database
 
 _HEX = re.compile(r"[0-9a-f]{1,64}")
 _ID_DIGITS = 64
+_MAXIMUM_BLOBS = 4
+_MAXIMUM_PLACES = 20
 
 
 class Catalog:
@@ -26,6 +31,7 @@ class Catalog:
         self.layers = layers
         self._images = records.images(database)
         self._tags = records.tags(database)
+        self._blobs = records.blobs(database)
 
     # --- looking --------------------------------------------------------------------------------
 
@@ -48,11 +54,13 @@ class Catalog:
         if not name:
             raise errors.InvalidArgument("invalid reference format: the image's name is empty")
         reference = parse(name).with_default_tag()
+        if reference.digest:
+            reference = replace(reference, tag="")  # it says more than the tag beside it
         tagged = self._tags.get(str(reference))
         if tagged is not None:
             return self._images.get(tagged.image)
         if reference.digest:
-            # The digest is an image ID here, as long as no manifest came from a registry.
+            # An image that did not come from a registry has no manifest, only its ID.
             found = self._images.get(reference.digest)
             named = found and any(other.name == reference.name for other in self.names(found.id))
             return found if named else None
@@ -109,6 +117,7 @@ class Catalog:
         names: Sequence[Reference] = (),
         *,
         parent: str = "",
+        raw_manifest: bytes = b"",
     ) -> ImageRecord:
         """Record an image with its new layers and names, all or nothing.
 
@@ -125,15 +134,19 @@ class Catalog:
                 if layer is None:
                     layer = self.layers.record(below, self._staged_layer(staged, diff_id))
                 below, size_bytes = layer.chain_id, size_bytes + layer.size_bytes
-            if self._images.get(image_id) is None:
+            known = self._images.get(image_id)
+            if known is None:
                 self._images.insert(
                     ImageRecord(
                         id=image_id,
                         raw_config=raw_config.decode(),
+                        raw_manifest=raw_manifest.decode(),
                         parent=parent,
                         size_bytes=size_bytes,
                     )
                 )
+            elif raw_manifest:
+                self._images.put(structs.replace(known, raw_manifest=raw_manifest.decode()))
             for name in names:
                 self.tag(name, image_id)
         return self.get(image_id)
@@ -155,15 +168,35 @@ class Catalog:
             if record is None:
                 raise errors.NotFound(f"No such image: {image_id}")
             self._tags.put(TagRecord(reference=str(reference.with_default_tag()), image=image_id))
-            self._images.put(
-                ImageRecord(
-                    id=record.id,
-                    raw_config=record.raw_config,
-                    parent=record.parent,
-                    size_bytes=record.size_bytes,
-                    last_tagged_ns=time.time_ns(),
-                )
-            )
+            self._images.put(structs.replace(record, last_tagged_ns=time.time_ns()))
+
+    # --- registries -----------------------------------------------------------------------------
+
+    def blobs(self, diff_id: str) -> list[KnownBlob]:
+        """Return the compressed forms of a layer that registries are known to hold."""
+        record = self._blobs.get(diff_id)
+        return record.blobs if record else []
+
+    def remember_blob(self, diff_id: str, blob: KnownBlob, place: str) -> None:
+        """Note that the repository ``place`` (``host/path``) holds this form of a layer."""
+        with self.database.transaction():
+            others = [other for other in self.blobs(diff_id) if other.digest != blob.digest]
+            known = next((o for o in self.blobs(diff_id) if o.digest == blob.digest), blob)
+            places = [*(other for other in known.places if other != place), place]
+            noted = structs.replace(known, places=places[-_MAXIMUM_PLACES:])
+            blobs = [*others, noted][-_MAXIMUM_BLOBS:]
+            self._blobs.put(BlobRecord(diff_id=diff_id, blobs=blobs))
+
+    def forget_place(self, diff_id: str, digest: str, place: str) -> None:
+        """Undo ``remember_blob``: the repository turned out not to hold it any more."""
+        with self.database.transaction():
+            blobs = [
+                structs.replace(blob, places=[p for p in blob.places if p != place])
+                if blob.digest == digest
+                else blob
+                for blob in self.blobs(diff_id)
+            ]
+            self._blobs.put(BlobRecord(diff_id=diff_id, blobs=blobs))
 
     def untag(self, reference: Reference) -> bool:
         """Take a name away; return whether there was such a name."""

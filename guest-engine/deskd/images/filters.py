@@ -30,7 +30,7 @@ def select(catalog: Catalog, filters: Filters, *, include_intermediate: bool) ->
         created = created_ns(image)
         if not own and image.id in parents and (dangling or not include_intermediate):
             continue
-        if dangling is not None and dangling == bool(own):
+        if dangling is not None and (any(name.tag for name in own) if dangling else not own):
             continue
         if any(created >= moment for moment in before) or any(created <= m for m in since):
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
@@ -12,17 +11,12 @@ from deskd import errors
 from deskd.domain import image as rules
 from deskd.domain.container import ContainerConfig
 from deskd.domain.image import History, ImageConfig, ImageRecord, RootFs
+from deskd.domain.manifest import parse_platform
 from deskd.domain.reference import Reference
 from deskd.images import changes as instructions
 from deskd.images.catalog import Catalog
 from deskd.images.streams import ByteReader, decompressed, is_damage
 from deskd.record import Record
-
-ARCHITECTURES = {
-    "x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386",
-    "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64",
-}  # fmt: skip
-"""Machine names as uname(2) says them, and as images name them (GOARCH)."""
 
 
 class ImportRequest(Record):
@@ -46,12 +40,6 @@ class CommitRequest(Record):
     changes: tuple[str, ...] = ()
 
 
-def host_architecture() -> str:
-    """Return this machine's architecture as images name it."""
-    machine = platform.machine()
-    return ARCHITECTURES.get(machine, machine)
-
-
 def now() -> str:
     """Return the time as image configurations write it (RFC 3339, nanoseconds, UTC)."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
@@ -60,29 +48,12 @@ def now() -> str:
 def check(request: ImportRequest) -> None:
     """Raise ``InvalidArgument`` for what can be seen to be wrong before any byte is read."""
     instructions.apply(ContainerConfig(), request.changes)
-    _platform(request.platform)
-
-
-def _platform(text: str) -> tuple[str, str, str]:
-    """Parse ``os[/arch[/variant]]`` (or an architecture alone); defaults are this machine's."""
-    parts = [part.lower() for part in text.split("/")] if text else []
-    if any(not part for part in parts) or len(parts) > 3:
-        raise errors.InvalidArgument(
-            f"invalid platform {text!r}: write os[/arch[/variant]], for example linux/arm64"
-        )
-    if len(parts) == 1 and parts[0] != "linux":
-        parts = ["linux", parts[0]]
-    system = parts[0] if parts else "linux"
-    if system != "linux":
-        raise errors.InvalidArgument(f"the operating system {system!r} is not supported: use linux")
-    architecture = parts[1] if len(parts) > 1 else host_architecture()
-    architecture = ARCHITECTURES.get(architecture, architecture)
-    return system, architecture, parts[2] if len(parts) > 2 else ""
+    parse_platform(request.platform)
 
 
 def import_image(catalog: Catalog, source: ByteReader, request: ImportRequest) -> ImageRecord:
     """Make an image of one layer; nothing is left behind on an error."""
-    system, architecture, variant = _platform(request.platform)
+    platform = parse_platform(request.platform)
     config = instructions.apply(ContainerConfig(), request.changes)
     try:
         plain = decompressed(source)
@@ -97,9 +68,9 @@ def import_image(catalog: Catalog, source: ByteReader, request: ImportRequest) -
         comment = request.message or "Imported from -"
         raw_config = rules.encode_config(
             ImageConfig(
-                architecture=architecture,
-                os=system,
-                variant=variant,
+                architecture=platform.architecture,
+                os=platform.os,
+                variant=platform.variant,
                 created=created,
                 comment=comment,
                 config=config,

@@ -12,14 +12,16 @@ import hashlib
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
 from deskd import errors
 from deskd.domain.image import LayerRecord, chain_ids, short_id
+from deskd.images.pack import IterReader
 from deskd.images.recipe import Replacement, replay
 from deskd.images.streams import ByteReader
 from deskd.images.unpack import Unpacked, unpack
@@ -56,6 +58,8 @@ class LayerStore:
         self._layers = records.layers(database)
         self._images = records.images(database)
         self._roots = records.roots(database)
+        self._blobs = records.blobs(database)
+        self._held: Counter[str] = Counter()  # guarded by the database's transaction, too
         self._placed: list[LayerRecord] | None = None  # guarded by the database's transaction
         for directory in (root.layers, root.temporary):
             Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -182,6 +186,52 @@ class LayerStore:
                 self.remove_tree(self._place(record.number))
             raise
 
+    @contextmanager
+    def holding(self, chain_ids: Iterable[str]) -> Iterator[None]:
+        """Keep these layers, there or not yet, from ``release_unused`` while the body runs."""
+        held = list(chain_ids)
+        with self._database.transaction():
+            self._held.update(held)
+        try:
+            yield
+        finally:
+            with self._database.transaction():
+                self._held.subtract(held)
+                self._held += Counter()  # drops those that nobody holds
+
+    @contextmanager
+    def copies(
+        self, diff_ids: Sequence[str], staged: Sequence[StagedLayer]
+    ) -> Iterator[list[StagedLayer]]:
+        """Stage again what an image needs more often than it was staged: a layer that stands twice
+        in one image, or in another place of an image that is here already."""
+        there = {layer.directory: layer.unpacked.diff_id for layer in staged if layer.is_there}
+        free = Counter(there.values())
+        known = {record.diff_id: record for record in self.all()}
+        with ExitStack() as undo:
+            made: list[StagedLayer] = []
+            for diff_id, chain_id in zip(diff_ids, chain_ids(list(diff_ids)), strict=True):
+                if self.get(chain_id) is not None:
+                    continue
+                if free[diff_id] > 0:
+                    free[diff_id] -= 1
+                    continue
+                source = self._source(diff_id, known, staged)
+                if source is not None:
+                    made.append(self.stage(IterReader(source)))
+                    undo.callback(self.discard, made[-1])
+            yield made
+
+    def _source(
+        self, diff_id: str, known: dict[str, LayerRecord], staged: Sequence[StagedLayer]
+    ) -> Iterator[bytes] | None:
+        if diff_id in known:
+            return self.open_tar(known[diff_id])
+        for layer in staged:
+            if layer.unpacked.diff_id == diff_id and layer.is_there:
+                return self._replay(Path(layer.directory))
+        return None
+
     def discard(self, staged: StagedLayer) -> None:
         """Remove what ``stage`` made, unless ``record`` took it over; idempotent."""
         self._remove_tree(staged.directory)
@@ -193,16 +243,8 @@ class LayerStore:
 
         Raises ``DataLoss`` at the end where the bytes do not have the layer's diff ID.
         """
-        base = self._place(record.number)
-        replaced: Sequence[Replacement] = ()
-        with suppress(FileNotFoundError):
-            replaced = msgspec.json.decode(
-                base.joinpath("replaced.json").read_bytes(), type=list[Replacement]
-            )
         digest = hashlib.sha256()
-        for chunk in replay(
-            str(base / "recipe"), str(base / "diff"), replaced, str(base / "replaced")
-        ):
+        for chunk in self._replay(self._place(record.number)):
             digest.update(chunk)
             yield chunk
         if f"sha256:{digest.hexdigest()}" != record.diff_id:
@@ -211,12 +253,21 @@ class LayerStore:
                 "image again"
             )
 
+    @staticmethod
+    def _replay(base: Path) -> Iterator[bytes]:
+        replaced: Sequence[Replacement] = ()
+        with suppress(FileNotFoundError):
+            replaced = msgspec.json.decode(
+                base.joinpath("replaced.json").read_bytes(), type=list[Replacement]
+            )
+        return replay(str(base / "recipe"), str(base / "diff"), replaced, str(base / "replaced"))
+
     # --- removing -------------------------------------------------------------------------------
 
     def release_unused(self) -> list[LayerRecord]:
         """Remove the layers that no image and no container stands on; return them."""
         with self._database.transaction():
-            used: set[str] = set()
+            used: set[str] = set(self._held)
             for image in self._images.all():
                 used.update(chain_ids(image.config.diff_ids))
             by_chain_id = {record.chain_id: record for record in self._layers.all()}
@@ -226,8 +277,11 @@ class LayerStore:
                     used.add(top)
                     top = by_chain_id[top].parent
             unused = [record for record in by_chain_id.values() if record.chain_id not in used]
+            kept = {record.diff_id for record in by_chain_id.values() if record.chain_id in used}
             for record in unused:
                 self._layers.delete(record.chain_id)
+                if record.diff_id not in kept:
+                    self._blobs.delete(record.diff_id)
         for record in unused:
             self.remove_tree(self._place(record.number))
         return unused

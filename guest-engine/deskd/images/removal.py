@@ -14,7 +14,7 @@ from deskd.domain.image import DIGEST_PREFIX, ImageRecord, short_id
 from deskd.domain.reference import Reference, parse
 from deskd.images import filters
 from deskd.images.catalog import Catalog
-from deskd.record import Record
+from deskd.record import Record, replace
 
 
 class ImageUse(Record):
@@ -132,6 +132,8 @@ def _remove_named(removal: _Removal, name: str, *, force: bool, prune_parents: b
     quiet = False
     if not _is_id(name, image.id):
         reference = parse(name).with_default_tag()
+        if reference.digest:
+            reference = replace(reference, tag="")
         if not force and _is_single(names) and (users := removal.users(image.id)):
             raise errors.Conflict(
                 f'conflict: unable to remove repository reference "{name}" (must force) - '
@@ -139,6 +141,10 @@ def _remove_named(removal: _Removal, name: str, *, force: bool, prune_parents: b
                 f"{short_id(image.id)}"
             )
         removal.untag([reference], image.id)
+        left = [name for name in removal.catalog.names(image.id) if name.name == reference.name]
+        if reference.tag and not any(name.tag for name in left):
+            # Digests without a tag of their repository would keep an image that nobody sees.
+            removal.untag(left, image.id)
         if removal.catalog.names(image.id):
             return
         quiet = True
@@ -171,7 +177,7 @@ def prune(catalog: Catalog, uses: Sequence[ImageUse], wanted: Filters) -> tuple[
             if catalog.by_id(image.id) is None:
                 continue  # it went as the parent of an earlier one
             names = catalog.names(image.id)
-            if removal.users(image.id) or (names and dangling_only):
+            if removal.users(image.id) or (dangling_only and any(name.tag for name in names)):
                 continue
             if removal.obstacle(image.id, soft=True, ignore_names=True) is None:
                 removal.untag(names, image.id)

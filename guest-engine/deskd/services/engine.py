@@ -13,6 +13,7 @@ from deskd.services.containers.logs import Logs
 from deskd.services.containers.observing import Observing
 from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.containers.updating import Updating
+from deskd.services.distribution import Distribution
 from deskd.services.events import Events
 from deskd.services.exec import Execs
 from deskd.services.images import Images
@@ -36,6 +37,7 @@ class Engine(Record):
     files: Files
     execs: Execs
     images: Images
+    distribution: Distribution
     networks: Networks
     volumes: Volumes
     system: System

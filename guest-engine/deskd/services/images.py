@@ -233,14 +233,6 @@ class Images:
         record = await asyncio.to_thread(importing.commit_image, self._catalog, tar, wanted)
         return record.id
 
-    async def pull(self, reference: str, progress: Progress | None = None) -> None:
-        """Raise ``Unsupported``: this engine has no registry client yet."""
-        name = references.parse(reference).familiar
-        raise errors.Unsupported(
-            f"cannot pull {name}: this engine has no registry client yet; bring the image in "
-            "with `docker load`, or make one from a root file system with `docker import`"
-        )
-
     async def push(self, reference: str, progress: Progress | None = None) -> None:
         """Raise ``Unsupported``: this engine has no registry client yet."""
         name = references.parse(reference).familiar

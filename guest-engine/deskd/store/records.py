@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from deskd.domain.image import ImageRecord, LayerRecord, RootRecord, TagRecord
+from deskd.domain.image import BlobRecord, ImageRecord, LayerRecord, RootRecord, TagRecord
 from deskd.store.database import Database, Records
 
 T = TypeVar("T")
@@ -42,6 +42,11 @@ def layers(database: Database) -> Records[LayerRecord]:
         key=lambda record: record.chain_id,
         columns={"number": lambda record: record.number},
     )
+
+
+def blobs(database: Database) -> Records[BlobRecord]:
+    """What registries call layers, by diff ID."""
+    return Records(database, "blobs", BlobRecord, key=lambda record: record.diff_id)
 
 
 def roots(database: Database) -> Records[RootRecord]:

@@ -37,4 +37,9 @@ def first_tables(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (first_tables,)
+def blobs_of_registries(connection: sqlite3.Connection) -> None:
+    """Version 2: ``blobs`` says under which digests registries hold a layer, by diff ID."""
+    connection.execute("CREATE TABLE blobs (id TEXT PRIMARY KEY, document BLOB NOT NULL)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (first_tables, blobs_of_registries)

@@ -49,10 +49,7 @@ async def create(engine: Engine, request: Request) -> Answer:
     """``ImageCreate``: pull (``fromImage``) or import (``fromSrc``)"""
     query = request.query
     if query.text("fromImage"):
-        name, tag = query.text("fromImage"), query.text("tag")
-        separator = "@" if ":" in tag else ":"
-        reference = f"{name}{separator}{tag}" if tag else name
-        return await _with_progress(lambda tell: engine.images.pull(reference, tell))
+        return await _pull(engine, request)
     source = query.text("fromSrc")
     if not source:
         raise InvalidArgument("give fromImage to pull or fromSrc to import")
@@ -70,6 +67,21 @@ async def create(engine: Engine, request: Request) -> Answer:
         )
 
     return await _with_progress(work)
+
+
+async def _pull(engine: Engine, request: Request) -> Answer:
+    from deskd.registry.authorization import parse_header
+
+    query = request.query
+    name, tag = query.text("fromImage"), query.text("tag")
+    separator = "@" if ":" in tag else ":"
+    reference = f"{name}{separator}{tag}" if tag else name
+    credentials = parse_header(request.headers.get("x-registry-auth", ""))
+    return await _with_progress(
+        lambda tell: engine.distribution.pull(
+            reference, credentials, tell, platform=query.text("platform")
+        )
+    )
 
 
 async def _fetch(url: str) -> AsyncIterator[bytes]:
@@ -133,7 +145,7 @@ async def push(engine: Engine, request: Request) -> Answer:
 
 async def distribution(engine: Engine, request: Request) -> Answer:
     """``DistributionInspect``"""
-    await engine.images.pull(request.path_values["name"])
+    await engine.images.push(request.path_values["name"])
     return json_response({})
 
 

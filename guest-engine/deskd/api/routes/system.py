@@ -56,12 +56,12 @@ async def disk_usage(engine: Engine, request: Request) -> Answer:
     return json_response(await engine.system.disk_usage(request.query.texts("type")))
 
 
-async def auth(_engine: Engine, request: Request) -> Answer:
+async def auth(engine: Engine, request: Request) -> Answer:
     """``SystemAuth``"""
-    # Few ask; http.client and what it brings need not be part of every engine's start.
-    from deskd.services.registry_login import Credentials, log_in
+    # Few ask; the client of registries need not be part of every engine's start.
+    from deskd.registry.authorization import Credentials
 
-    token = await log_in(await request.json(Credentials))
+    token = await engine.distribution.log_in(await request.json(Credentials))
     return json_response({"Status": "Login Succeeded", "IdentityToken": token})
 
 

@@ -1,0 +1,405 @@
+"""Registries that lie, loop, hang and misuse what they are told: nothing of it gets in or out."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deskd import errors
+from deskd.registry import blobs, transport
+from deskd.registry.authorization import Credentials
+from tests.engine.test_registry_pull import Service, service
+from tests.kernel.image_store import entry, symlink, tar
+from tests.registry_process import OCI, digest
+
+pytestmark = pytest.mark.root
+
+Reply = tuple[int, dict[str, str], bytes]
+
+
+class Liar(BaseHTTPRequestHandler):
+    """Answers what the test says; ``seen`` keeps the requests with their credentials."""
+
+    protocol_version = "HTTP/1.1"
+    answer: Callable[[str], Reply]
+    seen: list[tuple[str, str]]
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet."""
+
+    def do_GET(self) -> None:
+        type(self).seen.append((self.path, self.headers.get("Authorization", "")))
+        if self.path == "/v2/":
+            status, headers, body = type(self).answer("ping") or (200, {}, b"{}")
+        else:
+            status, headers, body = type(self).answer(self.path)
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(body)
+
+
+class Server:
+    def __init__(self, answer: Callable[[str], Reply | None]) -> None:
+        self.seen: list[tuple[str, str]] = []
+        handler = type("Handler", (Liar,), {"answer": staticmethod(answer), "seen": self.seen})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Service]:
+    with service(tmp_path / "data") as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr("deskd.registry.repository.RETRY_DELAYS_S", (0.01, 0.01))
+    monkeypatch.setattr(transport, "READ_TIMEOUT_S", 0.5)
+
+
+class Image:
+    """An image as a registry gives it out; a test changes what it likes."""
+
+    def __init__(self, *layers: bytes, compress: Callable[[bytes], bytes] = gzip.compress) -> None:
+        self.config = json.dumps(
+            {"architecture": "amd64", "os": "linux",
+             "rootfs": {"type": "layers", "diff_ids": [digest(layer) for layer in layers]}}
+        ).encode()  # fmt: skip
+        self.blobs = {digest(self.config): self.config}
+        described = []
+        for layer in layers:
+            blob = compress(layer)
+            self.blobs[digest(blob)] = blob
+            described.append(
+                {"mediaType": f"{OCI}.layer.v1.tar+gzip", "digest": digest(blob), "size": len(blob)}
+            )
+        self.manifest: dict[str, Any] = {
+            "schemaVersion": 2,
+            "mediaType": f"{OCI}.manifest.v1+json",
+            "config": {"mediaType": f"{OCI}.config.v1+json", "digest": digest(self.config),
+                       "size": len(self.config)},
+            "layers": described,
+        }  # fmt: skip
+
+    def __call__(self, path: str) -> Reply | None:
+        if path == "ping":
+            return None
+        if "/manifests/" in path:
+            raw = json.dumps(self.manifest).encode()
+            return 200, {"Content-Type": self.manifest.get("mediaType", "")}, raw
+        blob = self.blobs.get(path.rpartition("/")[2])
+        return (200, {}, blob) if blob is not None else (404, {}, b"{}")
+
+
+def refused(here: Service, answer: Callable[[str], Reply | None], text: str) -> errors.DeskdError:
+    with Server(answer) as server, pytest.raises(errors.DeskdError, match=text) as caught:
+        here.pull(f"{server.address}/x:1")
+    here.check_nothing_left()
+    return caught.value
+
+
+GOOD = tar(entry("a", b"a"))
+
+
+def test_the_liar_can_be_honest(here: Service) -> None:
+    with Server(Image(GOOD)) as server:
+        here.pull(f"{server.address}/x:1")
+        assert here.content(f"{server.address}/x:1") == {"a": b"a"}
+
+
+# --- manifests ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"", "is not valid"),
+        (b"\xff\xfe", "is not valid"),
+        (b"[1,2]", "is not valid"),
+        (b'{"config": 5}', "is not valid"),
+        (b"{}", "describes neither an image nor an index"),
+        (b"[" * 100_000, "is not valid"),
+        (b'{"a":"' + b"x" * (5 << 20) + b'"}', "larger than 4194304 bytes"),
+        (b'{"config": {"digest": "../../etc/passwd"}}', "is not a digest"),
+        (b'{"config": {"digest": "sha256:' + b"A" * 64 + b'"}}', "written in lowercase"),
+        (b'{"config": {"digest": "sha256:' + b"a" * 64 + b'", "size": -5}}', "is negative"),
+        (b'{"config": {"digest": "sha256:' + b"a" * 64 + b'", "size": 999999999}}', "refused"),
+        (b'{"config": {"mediaType": "application/vnd.cncf.helm.config.v1+json", "digest": "x"}}',
+         "is not a container image"),
+    ],
+)  # fmt: skip
+def test_bad_manifests(here: Service, body: bytes, text: str) -> None:
+    def answer(path: str) -> Reply | None:
+        kind = {"Content-Type": f"{OCI}.manifest.v1+json"}
+        return (200, kind, body) if "/manifests/" in path else None
+
+    refused(here, answer, text)
+
+
+def test_indexes_without_end(here: Service) -> None:
+    kind = f"{OCI}.index.v1+json"
+    raws = {"1": b""}
+    inner = b'{"manifests": []}'
+    for _ in range(5):
+        entry_ = {"digest": digest(inner), "size": len(inner)}
+        raws[digest(inner)] = inner
+        inner = json.dumps({"mediaType": kind, "manifests": [entry_]}).encode()
+    raws["1"] = inner
+
+    def answer(path: str) -> Reply | None:
+        raw = raws.get(path.rpartition("/")[2])
+        return None if raw is None else (200, {"Content-Type": kind}, raw)
+
+    refused(here, answer, "an index of indexes without end")
+    first = json.loads(inner)["manifests"][0]["digest"]
+    raws[first] = b"{}"
+    refused(here, answer, "manifest verification failed")
+
+
+def test_old_schemas_and_unknown_layers(here: Service) -> None:
+    def old(path: str) -> Reply | None:
+        kind = {"Content-Type": "application/vnd.docker.distribution.manifest.v1+prettyjws"}
+        return (200, kind, b'{"schemaVersion": 1}') if "/manifests/" in path else None
+
+    refused(here, old, "schema 1 is not supported")
+    image = Image(GOOD)
+    image.manifest["layers"][0]["mediaType"] = "application/octet-stream"
+    refused(here, image, "unknown type")
+    image = Image(GOOD)
+    image.manifest["layers"] *= 200
+    refused(here, image, "at most 128 layers")
+    image = Image(GOOD)
+    image.manifest["layers"] *= 2
+    refused(here, image, "2 layers in its manifest and 1 in its configuration")
+
+
+# --- blobs --------------------------------------------------------------------------------------
+
+
+def test_blobs_that_are_not_what_they_say(here: Service) -> None:
+    image = Image(GOOD)
+    blob = image.manifest["layers"][0]["digest"]
+    image.blobs[blob] = gzip.compress(tar(entry("b", b"b")))
+    image.manifest["layers"][0]["size"] = len(image.blobs[blob])
+    refused(here, image, "filesystem layer verification failed")
+    image = Image(GOOD)
+    image.blobs[digest(image.config)] = image.config.replace(b"amd64", b"arm64")
+    refused(here, image, "verification failed")
+    image = Image(GOOD)
+    image.blobs[blob] = image.blobs[blob] + bytes(100_000)
+    refused(here, image, "is longer than")
+    image = Image(GOOD)
+    other = Image(tar(entry("c", b"c")))
+    image.manifest["layers"] = other.manifest["layers"]
+    image.blobs |= other.blobs
+    refused(here, image, "which the image's configuration says")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        tar(entry("../../outside", b"x")),
+        b"no archive at all",
+        tar(entry("a", b"a"))[:700],
+    ],
+)
+def test_layers_that_cannot_be_unpacked(here: Service, layer: bytes) -> None:
+    refused(here, Image(layer), "cannot be unpacked")
+
+
+def test_links_in_layers_lead_nowhere(here: Service, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    layer = tar(symlink("way", str(outside)), entry("way/file", b"x"))
+    with Server(Image(layer)) as server, contextlib.suppress(errors.InvalidArgument):
+        here.pull(f"{server.address}/x:1")
+    assert list(outside.iterdir()) == []
+    assert here.stores.leftovers() == []
+
+
+def test_a_truncated_gzip_stream(here: Service) -> None:
+    refused(here, Image(GOOD, compress=lambda data: gzip.compress(data)[:-6]), "cannot be unpacked")
+
+
+# --- redirects and credentials ------------------------------------------------------------------
+
+
+def test_redirect_loops_end(here: Service) -> None:
+    def answer(path: str) -> Reply | None:
+        return None if path == "ping" else (307, {"Location": path + "x"}, b"")
+
+    refused(here, answer, "redirects in a circle")
+
+
+def test_redirects_to_no_address(here: Service) -> None:
+    for target in ("file:///etc/passwd", "ftp://x/y", "https:///x"):
+
+        def answer(path: str, target: str = target) -> Reply | None:
+            return None if path == "ping" else (302, {"Location": target}, b"")
+
+        refused(here, answer, "which is no address")
+
+
+def test_credentials_do_not_follow_to_another_host(here: Service) -> None:
+    image = Image(GOOD)
+    with Server(image) as other:
+        challenge = {"WWW-Authenticate": 'Basic realm="here"'}
+        wanted = f"Basic {base64.b64encode(b'ann:s3cret').decode()}"
+        server: Server
+
+        def answer(path: str) -> Reply | None:
+            if server.seen[-1][1] != wanted:
+                return 401, challenge, b"{}"
+            if "/blobs/" in path:
+                return 307, {"Location": f"http://{other.address}{path}"}, b""
+            return image(path)
+
+        server = Server(answer)
+        with server:
+            credentials = Credentials(username="ann", password="s3cret")
+            here.pull(f"{server.address}/x:1", credentials=credentials)
+            assert here.content(f"{server.address}/x:1") == {"a": b"a"}
+    assert other.seen
+    assert all(authorization == "" for _, authorization in other.seen)
+
+
+def test_an_endless_401(here: Service) -> None:
+    calls: list[str] = []
+
+    def answer(path: str) -> Reply | None:
+        calls.append(path)
+        return 401, {"WWW-Authenticate": 'Basic realm="x"'}, b"{}"
+
+    with Server(answer) as server, pytest.raises(errors.DeskdError, match="unauthorized"):
+        here.pull(f"{server.address}/x:1", credentials=Credentials(username="a", password="b"))
+    assert len(calls) < 12
+
+
+@pytest.mark.parametrize(
+    "realm", ["", "file:///etc/passwd", "http://127.0.0.1:1/token", "nonsense"]
+)
+def test_bad_token_services(here: Service, realm: str) -> None:
+    def answer(path: str) -> Reply | None:
+        return 401, {"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'}, b"{}"
+
+    refused(here, answer, "no address|connect: ")
+
+
+def test_a_token_service_that_gives_no_token(here: Service) -> None:
+    server: Server
+
+    def answer(path: str) -> Reply | None:
+        if path.startswith("/token"):
+            return 200, {}, b'{"token": "a\\r\\nX-Evil: 1"}'
+        realm = f"http://{server.address}/token"
+        return 401, {"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'}, b"{}"
+
+    server = Server(answer)
+    with server, pytest.raises(errors.DeskdError, match="impossible token"):
+        here.pull(f"{server.address}/x:1")
+
+
+def test_tokens_by_scope(here: Service) -> None:
+    image = Image(GOOD)
+    server: Server
+    asked: list[str] = []
+
+    def answer(path: str) -> Reply | None:
+        if path.startswith("/token"):
+            asked.append(path)
+            return 200, {}, b'{"access_token": "t0ken", "expires_in": 60}'
+        if server.seen[-1][1] != "Bearer t0ken":
+            realm = f"http://{server.address}/token"
+            return 401, {"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'}, b"{}"
+        return image(path)
+
+    server = Server(answer)
+    with server:
+        here.pull(f"{server.address}/team/x:1")
+    assert asked == ["/token?service=s&scope=repository%3Ateam%2Fx%3Apull"]
+
+
+# --- what passes by itself ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_registry_is_asked_again(here: Service, status: int) -> None:
+    image = Image(GOOD)
+    failures = {"/v2/x/manifests/1": 2, "blob": 2}
+
+    def answer(path: str) -> Reply | None:
+        key = "blob" if "/blobs/" in path else path
+        if failures.get(key, 0):
+            failures[key] -= 1
+            return status, {"Retry-After": "0"}, b"<html>busy</html>"
+        return image(path)
+
+    with Server(answer) as server:
+        here.pull(f"{server.address}/x:1")
+        assert here.content(f"{server.address}/x:1") == {"a": b"a"}
+
+
+def test_a_registry_that_stays_broken(here: Service) -> None:
+    def answer(path: str) -> Reply | None:
+        return None if path == "ping" else (500, {}, b"<html>out of order</html>")
+
+    refused(here, answer, "received unexpected HTTP status: 500")
+
+
+def test_a_registry_that_hangs(here: Service) -> None:
+    release = threading.Event()
+
+    def answer(path: str) -> Reply | None:
+        if "/blobs/" in path:
+            release.wait(30)
+        return Image(GOOD)(path)
+
+    try:
+        with Server(answer) as server:
+            with pytest.raises(errors.DeskdError, match="does not answer in time"):
+                here.pull(f"{server.address}/x:1")
+            release.set()
+        here.check_nothing_left()
+    finally:
+        release.set()
+
+
+def test_a_bomb_fills_no_memory(here: Service) -> None:
+    """A layer of zeros, a thousand times its size unpacked, passes in pieces."""
+    import resource
+
+    zeros = tar(entry("zeros", bytes(300 << 20)))
+    image = Image(zeros, compress=lambda data: gzip.compress(data, 1))
+    expected = hashlib.sha256(zeros).hexdigest()
+    del zeros
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with Server(image) as server:
+        here.pull(f"{server.address}/x:1")
+    after_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert here.stores.layers.all()[0].diff_id == f"sha256:{expected}"
+    assert after_kib - before_kib < 50 * 1024
