@@ -98,6 +98,11 @@ def running_registry(
         process.wait(10)
 
 
+def packed(data: bytes) -> bytes:
+    """Compress, the same at every time."""
+    return gzip.compress(data, mtime=0)
+
+
 # --- a client that puts anything there ----------------------------------------------------------
 
 
@@ -156,7 +161,7 @@ class Pusher:
         layers: Sequence[bytes],
         *,
         family: str = OCI,
-        compress: Callable[[bytes], bytes] = gzip.compress,
+        compress: Callable[[bytes], bytes] = packed,
         suffix: str = "+gzip",
         platform: dict[str, str] | None = None,
         **config: Any,
@@ -174,7 +179,7 @@ class Pusher:
         repository: str,
         layers: Sequence[bytes],
         family: str = OCI,
-        compress: Callable[[bytes], bytes] = gzip.compress,
+        compress: Callable[[bytes], bytes] = packed,
         suffix: str = "+gzip",
         platform: dict[str, str] | None = None,
         **config: Any,

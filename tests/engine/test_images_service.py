@@ -595,15 +595,3 @@ def test_prune_removes_what_nothing_uses(service: Service) -> None:
 
     asyncio.run(work())
     service.check_nothing_half_made()
-
-
-def test_what_needs_a_registry_says_what_to_do_instead(service: Service) -> None:
-    async def work() -> None:
-        for call, remedy in (
-            (service.images.push("busybox"), "docker save"),
-            (service.images.search("busybox"), "docker images"),
-        ):
-            with pytest.raises(errors.Unsupported, match=f"busybox.*no registry.*{remedy}"):
-                await call
-
-    asyncio.run(work())

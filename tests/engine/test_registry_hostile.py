@@ -9,7 +9,6 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +17,12 @@ import pytest
 from deskd import errors
 from deskd.registry import blobs, transport
 from deskd.registry.authorization import Credentials
-from tests.engine.test_registry_pull import Service, service
+from tests.engine.liar import Reply, Server
 from tests.kernel.image_store import entry, symlink, tar
-from tests.registry_process import OCI, digest
+from tests.registry_process import OCI, digest, packed
+from tests.registry_service import Service, service
 
 pytestmark = pytest.mark.root
-
-Reply = tuple[int, dict[str, str], bytes]
-
-
-class Liar(BaseHTTPRequestHandler):
-    """Answers what the test says; ``seen`` keeps the requests with their credentials."""
-
-    protocol_version = "HTTP/1.1"
-    answer: Callable[[str], Reply]
-    seen: list[tuple[str, str]]
-
-    def log_message(self, *_: object) -> None:
-        """Stay quiet."""
-
-    def do_GET(self) -> None:
-        type(self).seen.append((self.path, self.headers.get("Authorization", "")))
-        if self.path == "/v2/":
-            status, headers, body = type(self).answer("ping") or (200, {}, b"{}")
-        else:
-            status, headers, body = type(self).answer(self.path)
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        with contextlib.suppress(OSError):
-            self.wfile.write(body)
-
-
-class Server:
-    def __init__(self, answer: Callable[[str], Reply | None]) -> None:
-        self.seen: list[tuple[str, str]] = []
-        handler = type("Handler", (Liar,), {"answer": staticmethod(answer), "seen": self.seen})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.address = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-
-    def __enter__(self) -> Server:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture
@@ -85,7 +41,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Image:
     """An image as a registry gives it out; a test changes what it likes."""
 
-    def __init__(self, *layers: bytes, compress: Callable[[bytes], bytes] = gzip.compress) -> None:
+    def __init__(self, *layers: bytes, compress: Callable[[bytes], bytes] = packed) -> None:
         self.config = json.dumps(
             {"architecture": "amd64", "os": "linux",
              "rootfs": {"type": "layers", "diff_ids": [digest(layer) for layer in layers]}}
@@ -204,7 +160,7 @@ def test_old_schemas_and_unknown_layers(here: Service) -> None:
 def test_blobs_that_are_not_what_they_say(here: Service) -> None:
     image = Image(GOOD)
     blob = image.manifest["layers"][0]["digest"]
-    image.blobs[blob] = gzip.compress(tar(entry("b", b"b")))
+    image.blobs[blob] = packed(tar(entry("b", b"b")))
     image.manifest["layers"][0]["size"] = len(image.blobs[blob])
     refused(here, image, "filesystem layer verification failed")
     image = Image(GOOD)
@@ -243,7 +199,7 @@ def test_links_in_layers_lead_nowhere(here: Service, tmp_path: Path) -> None:
 
 
 def test_a_truncated_gzip_stream(here: Service) -> None:
-    refused(here, Image(GOOD, compress=lambda data: gzip.compress(data)[:-6]), "cannot be unpacked")
+    refused(here, Image(GOOD, compress=lambda data: packed(data)[:-6]), "cannot be unpacked")
 
 
 # --- redirects and credentials ------------------------------------------------------------------

@@ -4,10 +4,8 @@ way. The service runs in the test's process, on a data root of its own."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gzip
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,7 @@ from deskd.registry.cancellation import Cancellation
 from deskd.registry.endpoints import Endpoint
 from deskd.registry.failures import Unreachable
 from deskd.registry.transport import Transport, finish
-from deskd.services.distribution import Distribution
-from deskd.settings import Settings
-from tests.kernel.image_store import Stores, directory, entry, stores, tar
+from tests.kernel.image_store import directory, entry, tar
 from tests.registry_process import (
     DOCKER,
     OCI,
@@ -31,8 +27,10 @@ from tests.registry_process import (
     USER,
     FaultProxy,
     Pusher,
+    packed,
     running_registry,
 )
+from tests.registry_service import Service, service
 
 pytestmark = pytest.mark.root
 
@@ -43,65 +41,6 @@ TOP = tar(entry("hello", b"hello\n"))
 def big_layer(seed: int, size: int = 2_000_000) -> bytes:
     """Make a layer that does not compress."""
     return tar(entry(f"file{seed}", random.Random(seed).randbytes(size)))
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.events: list[tuple[str, str, str]] = []
-
-    def publish(self, kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
-        self.events.append((action, actor_id, attributes["name"]))
-
-
-class Service:
-    """The distribution service and what it stands on."""
-
-    def __init__(self, opened: Stores, settings: Settings) -> None:
-        self.stores = opened
-        self.recorder = Recorder()
-        self.service = Distribution(opened.catalog, self.recorder, settings, opened.root)
-        self.told: list[dict[str, Any]] = []
-
-    def pull(self, reference: str, **wanted: Any) -> list[str]:
-        """Pull; return the lines as a terminal shows them."""
-        return asyncio.run(self.pulling(reference, **wanted))
-
-    async def pulling(
-        self, reference: str, credentials: Credentials | None = None, platform: str = ""
-    ) -> list[str]:
-        told: list[dict[str, Any]] = []
-        self.told = told
-        await self.service.pull(
-            reference, credentials or Credentials(), told.append, platform=platform
-        )
-        await asyncio.sleep(0)
-        return [" ".join(filter(None, (m.get("id", ""), m["status"]))) for m in told]
-
-    def content(self, name: str) -> dict[str, bytes]:
-        """Return the files of an image's layers, lowest first."""
-        record = self.stores.catalog.get(name)
-        found: dict[str, bytes] = {}
-        from deskd.domain.image import chain_ids
-
-        for chain_id in chain_ids(record.config.diff_ids):
-            layer = self.stores.layers.get(chain_id)
-            assert layer is not None
-            place = Path(self.stores.layers.directory(layer))
-            for path in place.rglob("*"):
-                if path.is_file():
-                    found[str(path.relative_to(place))] = path.read_bytes()
-        return found
-
-    def check_nothing_left(self) -> None:
-        assert self.stores.leftovers() == []
-        assert self.stores.layers.all() == []
-        assert self.stores.catalog.all() == []
-
-
-@contextlib.contextmanager
-def service(path: Path, **settings: Any) -> Iterator[Service]:
-    with stores(path) as opened:
-        yield Service(opened, Settings(**settings))
 
 
 @pytest.fixture
@@ -131,8 +70,8 @@ def zstd(data: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("family", "compress", "suffix"),
-    [(OCI, gzip.compress, "+gzip"), (OCI, zstd, "+zstd"), (OCI, bytes, ""),
-     (DOCKER, gzip.compress, "")],
+    [(OCI, packed, "+gzip"), (OCI, zstd, "+zstd"), (OCI, bytes, ""),
+     (DOCKER, packed, "")],
 )  # fmt: skip
 def test_each_format_gives_the_same_files(
     here: Service, registry: str, family: str, compress: Callable[[bytes], bytes], suffix: str

@@ -67,8 +67,15 @@ def _open_zstd(raw: io.BufferedReader) -> ByteReader:
     return cast(ByteReader, reader)
 
 
+def _open_gzip(raw: io.BufferedReader) -> ByteReader:
+    from isal import igzip
+
+    reader = igzip.IGzipFile(fileobj=raw, mode="rb")  # type: ignore[no-untyped-call]
+    return cast(ByteReader, reader)
+
+
 _FORMATS: tuple[tuple[bytes, Callable[[io.BufferedReader], ByteReader]], ...] = (
-    (b"\x1f\x8b", lambda raw: gzip.GzipFile(fileobj=raw, mode="rb")),
+    (b"\x1f\x8b", _open_gzip),
     (b"\xfd7zXZ\x00", lzma.LZMAFile),
     (b"BZh", bz2.BZ2File),
     (b"\x28\xb5\x2f\xfd", _open_zstd),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from deskd.domain import reference as references
@@ -17,6 +17,9 @@ from deskd.services.ports import Progress
 from deskd.settings import Settings
 
 if TYPE_CHECKING:
+    from deskd.domain.filters import Filters
+    from deskd.domain.image import ImageRecord
+    from deskd.domain.reference import Reference
     from deskd.images.connecting import Registries
     from deskd.images.pulling import Transfers
     from deskd.registry.authorization import Credentials
@@ -73,10 +76,40 @@ class Distribution:
             lambda registries: pulling.pull(self._catalog, transfers, registries, wanted, tell),
         )
         for image in pulled:
-            name = image.reference.familiar
-            attributes = dict(image.record.container_config.labels or {})
-            attributes["name"] = image.reference.familiar_name
-            self._events.publish("image", "pull", name, attributes)
+            self._publish("pull", image.reference, image.record)
+
+    async def push(self, reference: str, credentials: Credentials, progress: Progress) -> None:
+        """Send an image to its registry: ``name:tag``, or all tags of a name alone."""
+        from deskd.images import pushing
+
+        wanted = references.parse(reference)
+        tell = self._on_loop(progress)
+        pushed = await self._transfer(
+            credentials,
+            lambda registries: pushing.push(self._catalog, registries, wanted, tell),
+        )
+        for image in pushed:
+            self._publish("push", image.reference, image.record)
+
+    async def inspect(self, reference: str, credentials: Credentials) -> dict[str, Any]:
+        """Return ``DistributionInspect``: what a registry says of an image."""
+        from deskd.images import remote
+
+        wanted = references.parse(reference)
+        return await self._transfer(
+            credentials, lambda registries: remote.inspect(registries, wanted)
+        )
+
+    async def search(
+        self, term: str, credentials: Credentials, *, limit: int, filters: Filters
+    ) -> Sequence[dict[str, Any]]:
+        """Return ``ImageSearch``: what a registry (Docker Hub, or the one that ``term`` begins
+        with) finds."""
+        from deskd.images import remote
+
+        return await self._transfer(
+            credentials, lambda registries: remote.search(registries, term, limit, filters)
+        )
 
     async def log_in(self, credentials: Credentials) -> str:
         """See whether a registry knows somebody; return its identity token, mostly empty."""
@@ -92,6 +125,11 @@ class Distribution:
         for cancellation in self._running:
             cancellation.cancel()
         await self._idle.wait()
+
+    def _publish(self, action: str, reference: Reference, record: ImageRecord) -> None:
+        attributes = dict(record.container_config.labels or {})
+        attributes["name"] = reference.familiar_name
+        self._events.publish("image", action, reference.familiar, attributes)
 
     # --- between loop and threads ---------------------------------------------------------------
 

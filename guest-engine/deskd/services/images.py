@@ -233,21 +233,6 @@ class Images:
         record = await asyncio.to_thread(importing.commit_image, self._catalog, tar, wanted)
         return record.id
 
-    async def push(self, reference: str, progress: Progress | None = None) -> None:
-        """Raise ``Unsupported``: this engine has no registry client yet."""
-        name = references.parse(reference).familiar
-        raise errors.Unsupported(
-            f"cannot push {name}: this engine has no registry client yet; write the image to "
-            "a file with `docker save`"
-        )
-
-    async def search(self, term: str) -> None:
-        """Raise ``Unsupported``: this engine has no registry client yet."""
-        raise errors.Unsupported(
-            f"cannot search for {term}: this engine has no registry client yet; `docker images` "
-            "lists what is here"
-        )
-
     # --- names and removal ----------------------------------------------------------------------
 
     async def tag(self, name: str, repo: str, tag: str = "") -> None:

@@ -196,9 +196,7 @@ class System:
             "RegistryConfig": {
                 "AllowNondistributableArtifactsCIDRs": None,
                 "AllowNondistributableArtifactsHostnames": None,
-                "InsecureRegistryCIDRs": [],
-                "IndexConfigs": {},
-                "Mirrors": None,
+                **_registries(self._settings),
             },
             "GenericResources": None,
             "HttpProxy": os.environ.get("HTTP_PROXY", ""),
@@ -288,3 +286,19 @@ def _file_system(path: str) -> str:
             if inside and len(target) >= len(best):
                 best, kind = target, fields[2]
     return kind
+
+
+def _registries(settings: Settings) -> dict[str, Any]:
+    """Return the part of ``info`` that says how registries are reached."""
+    insecure = settings.insecure_registries
+    hosts = [text for text in insecure if "/" not in text]
+    mirrors = [f"{mirror.rstrip('/')}/" for mirror in settings.registry_mirrors]
+    indexes = {
+        name: {"Name": name, "Mirrors": [], "Secure": False, "Official": False} for name in hosts
+    }
+    official = {"Name": "docker.io", "Mirrors": mirrors, "Secure": True, "Official": True}
+    return {
+        "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8", *(t for t in insecure if "/" in t)],
+        "IndexConfigs": {"docker.io": official, **indexes},
+        "Mirrors": mirrors or None,
+    }

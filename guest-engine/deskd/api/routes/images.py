@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deskd.api.http import Answer, Request, Response, Stream, json_lines, json_response
 from deskd.api.status import status_of
@@ -14,6 +14,11 @@ from deskd.errors import DeskdError, InvalidArgument
 from deskd.services.engine import Engine
 from deskd.services.images import CommitSource
 from deskd.services.ports import Progress
+
+if TYPE_CHECKING:
+    from deskd.registry.authorization import Credentials
+
+SEARCH_LIMIT = 25
 
 
 async def select(engine: Engine, request: Request) -> Answer:
@@ -70,13 +75,11 @@ async def create(engine: Engine, request: Request) -> Answer:
 
 
 async def _pull(engine: Engine, request: Request) -> Answer:
-    from deskd.registry.authorization import parse_header
-
     query = request.query
     name, tag = query.text("fromImage"), query.text("tag")
     separator = "@" if ":" in tag else ":"
     reference = f"{name}{separator}{tag}" if tag else name
-    credentials = parse_header(request.headers.get("x-registry-auth", ""))
+    credentials = _credentials(request)
     return await _with_progress(
         lambda tell: engine.distribution.pull(
             reference, credentials, tell, platform=query.text("platform")
@@ -131,22 +134,35 @@ async def _archive(engine: Engine, names: list[str]) -> Answer:
 
 async def search(engine: Engine, request: Request) -> Answer:
     """``ImageSearch``"""
-    await engine.images.search(request.query.text("term"))
-    return json_response([])
+    query = request.query
+    limit = query.integer("limit", 0)
+    found = await engine.distribution.search(
+        query.text("term"),
+        _credentials(request),
+        limit=limit or SEARCH_LIMIT,
+        filters=parse_filters(query.text("filters")),
+    )
+    return json_response(found)
+
+
+def _credentials(request: Request) -> Credentials:
+    from deskd.registry.authorization import parse_header
+
+    return parse_header(request.headers.get("x-registry-auth", ""))
 
 
 async def push(engine: Engine, request: Request) -> Answer:
     """``ImagePush``"""
     name, tag = request.path_values["name"], request.query.text("tag")
     reference = f"{name}:{tag}" if tag else name
-    await engine.images.resolve(reference)
-    return await _with_progress(lambda tell: engine.images.push(reference, tell))
+    credentials = _credentials(request)
+    return await _with_progress(lambda tell: engine.distribution.push(reference, credentials, tell))
 
 
 async def distribution(engine: Engine, request: Request) -> Answer:
     """``DistributionInspect``"""
-    await engine.images.push(request.path_values["name"])
-    return json_response({})
+    name = request.path_values["name"]
+    return json_response(await engine.distribution.inspect(name, _credentials(request)))
 
 
 async def tag(engine: Engine, request: Request) -> Answer:
