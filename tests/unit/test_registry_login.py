@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from deskd.errors import InvalidArgument, Unauthorized, Unavailable
-from deskd.registry.authorization import Credentials
+from deskd.registry.authorization import Credentials, parse_header
 from deskd.registry.cancellation import Cancellation
 from deskd.registry.endpoints import Endpoints
 from deskd.registry.login import log_in
@@ -118,3 +118,22 @@ def test_nobody_there_and_no_address() -> None:
 def test_a_scheme_that_is_not_known_is_told() -> None:
     with registry("Digest") as address, pytest.raises(Unauthorized):
         attempt(address)
+
+
+def test_the_header_of_clients_is_read() -> None:
+    given = {"username": "ann", "password": "ü?>", "serveraddress": "r", "identitytoken": "t"}
+
+    def without_padding(raw: bytes) -> bytes:
+        return base64.urlsafe_b64encode(raw).rstrip(b"=")
+
+    for encode in (base64.urlsafe_b64encode, without_padding):
+        found = parse_header(encode(json.dumps(given).encode()).decode())
+        assert (found.username, found.password, found.identity_token) == ("ann", "ü?>", "t")
+    basic = {"auth": base64.b64encode(b"ann:s3:cret").decode()}
+    found = parse_header(base64.urlsafe_b64encode(json.dumps(basic).encode()).decode())
+    assert found.basic == f"Basic {base64.b64encode(b'ann:s3:cret').decode()}"
+    for nobody in ("", "e30=", "e30", "bnVsbA=="):
+        assert parse_header(nobody) == Credentials()
+    for bad in ("%%%", "e3", "W10="):
+        with pytest.raises(InvalidArgument, match="X-Registry-Auth"):
+            parse_header(bad)

@@ -60,9 +60,13 @@ CONTAINER = {
 IMAGE = {
     "history": Entry("images:history", "Show how an image was made."),
     "load": Entry("images:load", "Load images from a tar archive."),
-    "pull": Entry("images:pull", "Fetch an image from a registry."),
+    "login": Entry("registries:login", "Log in to a registry."),
+    "logout": Entry("registries:logout", "Log out from a registry."),
+    "pull": Entry("registries:pull", "Fetch an image from a registry."),
+    "push": Entry("registries:push", "Send an image to a registry."),
     "rmi": Entry("images:rmi", "Remove images."),
     "save": Entry("images:save", "Write images to a tar archive."),
+    "search": Entry("registries:search", "Search a registry for images."),
     "tag": Entry("images:tag", "Give an image another name."),
 }
 
@@ -102,7 +106,11 @@ CONTAINER_GROUP = {
 }
 
 IMAGE_GROUP = {
-    **{name: entry for name, entry in IMAGE.items() if name != "rmi"},
+    **{
+        name: entry
+        for name, entry in IMAGE.items()
+        if name not in ("login", "logout", "rmi", "search")
+    },
     "import": COMMON["import"],
     "inspect": Entry("details:inspect_image", "Show everything about images."),
     "ls": Entry("images:ls", "List images."),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import click
 
@@ -100,15 +101,44 @@ def _has_image(client: EngineClient, image: str) -> bool:
 
 
 def pull_image(
-    client: EngineClient, image: str, *, platform: str | None = None, quiet: bool = False
+    client: EngineClient,
+    image: str,
+    *,
+    platform: str | None = None,
+    quiet: bool = False,
+    all_tags: bool = False,
+    stream: TextIO | None = None,
 ) -> None:
-    """Fetch an image; its progress goes to standard error, as the command's output is not it."""
+    """Fetch an image; its progress goes to standard error unless it is the command's output."""
+    from desk.cli.layer_lines import show_layers
+    from desk.engine.logins import Logins, encode_header, server_of
+
     name, tag = split_reference(image)
-    with render.Progress() as progress:
-        for message in client.images.pull(name, tag=tag, platform=platform):
-            if not quiet and message.get("status"):
-                prefix = f"{message['id']}: " if message.get("id") else ""
-                progress(f"{prefix}{message['status']}")
+    server = server_of(image)
+    messages = client.images.pull(
+        name,
+        tag=None if all_tags else tag,
+        platform=platform,
+        headers=encode_header(Logins().find(server), server),
+    )
+    if quiet:
+        for _ in messages:
+            pass
+    else:
+        show_layers(messages, stream or sys.stderr)
+
+
+def full_name(image: str, *, with_tag: bool = True) -> str:
+    """Return an image's name with its registry, as Docker's clients print it after a transfer."""
+    first, slash, _ = image.partition("/")
+    if not slash:
+        image = f"docker.io/library/{image}"
+    elif "." not in first and ":" not in first and first != "localhost":
+        image = f"docker.io/{image}"
+    if not with_tag:
+        return image
+    name, tag = split_reference(image)
+    return f"{name}{'@' if ':' in tag else ':'}{tag}"
 
 
 # --- foreground ---------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from desk.engine.connection import EngineConnection, JsonObject, JsonObjects, segment
 from desk.engine.containers import Filters, encode_filters
 from desk.engine.streams import ByteStream, ProgressStream
 
 _FOR_EVER = float("inf")
+_TRANSFER_START_S = 120.0
 
 
 class Images:
@@ -52,11 +53,47 @@ class Images:
         return self._connection.progress("POST", "/images/create", query=query, pieces=pieces)
 
     def pull(
-        self, name: str, *, tag: str | None = None, platform: str | None = None
+        self,
+        name: str,
+        *,
+        tag: str | None = None,
+        platform: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> ProgressStream:
-        """Fetch an image from its registry."""
+        """Fetch an image from its registry; all tags where none is said. ``headers`` are those of
+        a login (``desk.engine.logins``)."""
         query = {"fromImage": name, "tag": tag, "platform": platform}
-        return self._connection.progress("POST", "/images/create", query=query)
+        return self._connection.progress(
+            "POST", "/images/create", query=query, headers=headers, timeout_s=_FOR_EVER
+        )
+
+    def push(
+        self, name: str, *, tag: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> ProgressStream:
+        """Send an image to its registry; all tags where none is said."""
+        return self._connection.progress(
+            "POST",
+            f"/images/{segment(name)}/push",
+            query={"tag": tag},
+            # Docker's engine wants the header even of somebody who is nobody.
+            headers=headers or {"X-Registry-Auth": "e30="},
+            timeout_s=_FOR_EVER,
+        )
+
+    def search(
+        self,
+        term: str,
+        *,
+        limit: int | None = None,
+        filters: Filters | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> JsonObjects:
+        """Return what a registry finds."""
+        query = {"term": term, "limit": limit, "filters": encode_filters(filters)}
+        found: JsonObjects | None = self._connection.call(
+            "GET", "/images/search", query=query, headers=headers, timeout_s=_TRANSFER_START_S
+        )
+        return found or []
 
     def load(self, archive: Iterable[bytes], *, quiet: bool = False) -> ProgressStream:
         """Load the images in a tar archive that ``save`` made."""

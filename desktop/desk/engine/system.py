@@ -25,6 +25,11 @@ class System:
         details: JsonObject = self._connection.call("GET", "/info")
         return details
 
+    def log_in(self, login: JsonObject) -> JsonObject:
+        """Have the engine ask a registry whether it knows somebody (``AuthConfig``)."""
+        answer: JsonObject = self._connection.call("POST", "/auth", body=login, timeout_s=120)
+        return answer
+
     def disk_usage(self) -> JsonObject:
         """Return ``Images``, ``Containers``, ``Volumes``, ``BuildCache`` with their sizes."""
         usage: JsonObject = self._connection.call("GET", "/system/df", timeout_s=600)

@@ -13,7 +13,6 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
-from deskd.domain.container import ApiStruct
 from deskd.errors import InvalidArgument, Unauthorized
 from deskd.registry.failures import Broken, RegistryError
 from deskd.registry.transport import Answer, Transport, finish, read_limited, refusal
@@ -23,7 +22,9 @@ TOKEN_ANSWER_BYTES = 1024 * 1024
 _PARAMETER = re.compile(r'([a-zA-Z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
 
 
-class Credentials(ApiStruct, frozen=True):
+class Credentials(
+    msgspec.Struct, kw_only=True, frozen=True, rename=lambda name: name.replace("_", "")
+):
     """``AuthConfig``: body of ``POST /auth`` and content of ``X-Registry-Auth``."""
 
     username: str = ""

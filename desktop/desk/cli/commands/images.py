@@ -16,7 +16,7 @@ from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand
 from desk.cli.render import Table
 from desk.cli.session import Session, pass_session
-from desk.cli.starting import pull_image, split_reference
+from desk.cli.starting import split_reference
 from desk.cli.units import ago, format_created_at, human_size
 from desk.engine.streams import ByteStream
 from desk.errors import EngineError, EngineUnreachable, UsageError
@@ -397,19 +397,3 @@ def commit(
             pause=pause,
         )
     )
-
-
-@click.command(cls=DeskCommand, example="desk pull debian:trixie")
-@click.option("--platform", metavar="PLATFORM", help="Platform, such as linux/amd64.")
-@click.option("-q", "--quiet", is_flag=True, help="Print the image's name only.")
-@click.argument("image", metavar="IMAGE[:TAG|@DIGEST]")
-@pass_session
-def pull(session: Session, image: str, platform: str | None, quiet: bool) -> None:
-    """Fetch an image from a registry."""
-    client = session.starting_client
-    if quiet:
-        pull_image(client, image, platform=platform, quiet=True)
-        render.out(image)
-        return
-    name, wanted = split_reference(image)
-    render.show_progress(client.images.pull(name, tag=wanted, platform=platform))
