@@ -73,3 +73,30 @@ def test_non_blocking_keeps_what_fits(api: Api) -> None:
     deadline = time.monotonic() + 5
     while len(api.logs(container).splitlines()) < 2000:
         assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize(
+    ("driver", "options", "text"),
+    [
+        ("json-file", {"max-size": "much"}, "invalid size 'much' for max-size"),
+        ("json-file", {"max-size": "0"}, "max-size must be a positive number"),
+        ("json-file", {"max-size": "-1"}, "max-size must be a positive number"),
+        ("json-file", {"max-size": "1m", "max-file": "x"}, "max-file 'x' is not a number"),
+        ("json-file", {"max-size": "1m", "max-file": "0"}, "max-file must be 1 or more"),
+        ("json-file", {"compress": "perhaps"}, "compress must be true or false"),
+        ("json-file", {"compress": "true", "max-size": "1m"}, "compress cannot be true when"),
+        ("json-file", {"mode": "sometimes"}, "logging mode not supported: sometimes"),
+        ("json-file", {"max-buffer-size": "1m"}, "only supported with 'mode=non-blocking'"),
+        ("json-file", {"labels-regex": "("}, "labels-regex is no regular expression"),
+        ("json-file", {"tag": "{{"}, "has an unclosed action"),
+        ("local", {"tag": "x"}, "unknown log opt 'tag' for log driver local"),
+        ("syslog", {}, "no log driver named 'syslog' is registered"),
+    ],
+)
+def test_log_options_that_cannot_be(
+    api: Api, driver: str, options: dict[str, str], text: str
+) -> None:
+    log = {"LogConfig": {"Type": driver, "Config": options}}
+    error = api.error("POST", "/containers/create", {"Image": "busybox", "HostConfig": log})
+    assert error.status == 400
+    assert text in error.message

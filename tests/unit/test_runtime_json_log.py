@@ -7,10 +7,12 @@ import os
 import re
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deskd.runtime.json_log import LINE_BYTES, JsonLog
+from deskd.runtime.local_log import LocalLog
 from deskd.runtime.plan import LogSpec
 
 
@@ -92,3 +94,33 @@ def test_a_full_disk_costs_lines_and_says_so_later(tmp_path: Path) -> None:
         "2 log lines were lost: the log could not be written\n",
         "kept\n",
     ]
+
+
+@pytest.mark.parametrize("kind", [JsonLog, LocalLog])
+@pytest.mark.parametrize("block", [1, 7, 100, 10_000])
+def test_a_file_is_full_with_the_line_that_reaches_its_size(
+    tmp_path: Path, kind: type[JsonLog], block: int
+) -> None:
+    path = tmp_path / "log"
+    log = kind(LogSpec(str(path), max_size_bytes=3000, max_files=100))
+    data = b"".join(b"line %d\n" % number for number in range(700))
+    for start in range(0, len(data), block):
+        log.write("stdout", data[start : start + block])
+    log.close()
+    files = [path, *(Path(f"{path}.{number}") for number in range(1, 100))]
+    texts = [file.read_bytes() for file in files if file.exists()]
+    assert len(texts) > 5
+    for text in texts[1:]:
+        *all_but_last, _ = text.splitlines(keepends=True)
+        assert sum(map(len, all_but_last)) < 3000 <= len(text)
+    assert sum(text.count(b"\n") for text in texts) == 700
+
+
+def test_one_file_alone_starts_again_when_it_is_full(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = JsonLog(LogSpec(str(path), max_size_bytes=1000, max_files=1))
+    log.write("stdout", b"".join(b"line %d\n" % number for number in range(200)))
+    log.close()
+    assert path.stat().st_size < 1100
+    assert entries(path)[-1]["log"] == "line 199\n"
+    assert list(tmp_path.iterdir()) == [path]

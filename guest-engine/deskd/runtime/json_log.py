@@ -61,7 +61,7 @@ class JsonLog:
             rest = self._long_line(entries, stream, rest, now, complete=False)
         self._rest[stream] = rest
         if entries:
-            self._append("".join(entries).encode(self.encoding), len(entries))
+            self._append_all(entries)
 
     def _long_line(
         self, entries: list[str], stream: str, line: bytes, now: str, *, complete: bool
@@ -96,6 +96,24 @@ class JsonLog:
             self._second = seconds
             self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         return f"{self._second_text}.{nanoseconds:09d}Z"
+
+    def _append_all(self, entries: list[str]) -> None:
+        """Append entries; a file is full with the entry that reaches its limit, as in Docker."""
+        data = "".join(entries).encode(self.encoding)
+        limit = self._spec.max_size_bytes
+        if not limit or self._size + len(data) <= limit:
+            self._append(data, len(entries))
+            return
+        part: list[bytes] = []
+        size = 0
+        for entry in entries:
+            part.append(entry.encode(self.encoding))
+            size += len(part[-1])
+            if (self._size if self._size < limit else 0) + size >= limit:
+                self._append(b"".join(part), len(part))
+                part, size = [], 0
+        if part:
+            self._append(b"".join(part), len(part))
 
     def _append(self, data: bytes, count: int) -> None:
         limit = self._spec.max_size_bytes
@@ -160,7 +178,7 @@ class JsonLog:
         for stream, rest in self._rest.items():
             if rest:
                 when = self._partial_time[stream] or self._now()
-                self._append(self._entry(rest, "", stream, when).encode(self.encoding), 1)
+                self._append_all([self._entry(rest, "", stream, when)])
             self._rest[stream] = b""
         os.close(self._fd)
 

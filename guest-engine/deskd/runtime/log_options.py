@@ -77,6 +77,8 @@ def log_spec(
         return None
     given = {**_DEFAULTS[driver], **options}
     max_size = parse_size(given["max-size"], "max-size")
+    if "max-size" in options and max_size <= 0:
+        raise InvalidArgument(f"max-size must be a positive number, not {options['max-size']!r}")
     max_files = _count(given["max-file"])
     compress = _flag("compress", given["compress"])
     if compress and (max_files < 2 or max_size <= 0):

@@ -67,4 +67,7 @@ def _tag(record: ContainerRecord, template: str) -> str:
             )
         return fields[match[1]]
 
-    return re.sub(r"\{\{\s*\.?(.*?)\s*\}\}", value, template)
+    text = re.sub(r"\{\{\s*\.?(.*?)\s*\}\}", value, template)
+    if "{{" in text:
+        raise InvalidArgument(f"the log tag {template!r} has an unclosed action")
+    return text
