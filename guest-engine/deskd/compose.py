@@ -27,6 +27,7 @@ from deskd.services.containers.files import Files
 from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.inspection import Inspection
 from deskd.services.containers.lifecycle import Lifecycle
+from deskd.services.containers.links import Links
 from deskd.services.containers.listing import Listing
 from deskd.services.containers.logs import Logs
 from deskd.services.containers.observing import Observing
@@ -158,7 +159,7 @@ class Daemon:
             records.networks(database, NetworkRecord, key=lambda r: r.id, name=lambda r: r.name),
         )
         stack.push_async_callback(network.close)
-        endpoints = Endpoints(network, self._data)
+        endpoints = Endpoints(network, self._data, Links(registry))
         execs = Execs(registry, runtime, cgroup_parent=settings.cgroup_parent)
         stack.push_async_callback(execs.close)
         health = HealthChecks(registry, execs)
@@ -184,6 +185,7 @@ class Daemon:
             listing=listing,
             inspection=inspection,
             logs=logs,
+            links=Links(registry),
             attaching=Attaching(registry, logs),
             observing=Observing(registry, resources),
             files=files,

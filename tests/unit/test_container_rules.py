@@ -105,7 +105,6 @@ FEATURES = Features(
         ),
         (HostConfig(port_bindings={"80": [PortBinding(host_ip="a")]}), "invalid host address"),
         (HostConfig(runtime="kata"), "unknown or invalid runtime name: kata"),
-        (HostConfig(links=["a:b"]), "--link is not supported yet"),
         (HostConfig(storage_opt={"size": "1g"}), "--storage-opt is not supported"),
     ],
 )

@@ -124,8 +124,8 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     """Everything about a container that the database keeps.
 
     ``config`` is merged with the image's; ``networks`` is what was asked for, by network name,
-    ``endpoints`` what is held while the container runs, ``endpoint_interfaces`` the names of its
-    interfaces there.
+    ``links`` are container IDs by alias, ``endpoints`` what is held while the container runs,
+    ``endpoint_interfaces`` the names of its interfaces there.
     """
 
     id: str
@@ -142,6 +142,7 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     endpoints: dict[str, StoredEndpoint] = {}
     endpoint_interfaces: dict[str, str] = {}
     mounts: list[MountPoint] = []
+    links: dict[str, str] = {}
     state: State = msgspec.field(default_factory=State)
     restart_count: int = 0
     log_path: str = ""

@@ -63,6 +63,7 @@ class ContainerInputs(Record, kw_only=True):
     hostname_file: str = ""
     resolv_conf_file: str = ""
     networks: Sequence[_Messages] = ()
+    link_environment: tuple[str, ...] = ()
     namespaces: NamespaceSpec = field(default_factory=NamespaceSpec)
     log_driver: str = "json-file"
     log_path: str = ""
@@ -82,6 +83,7 @@ class ExecInputs(Record, kw_only=True):
     config: ContainerConfig
     host_config: HostConfig
     command: Sequence[str]
+    link_environment: tuple[str, ...] = ()
     env: Sequence[str] = ()
     user: str = ""
     working_dir: str = ""
@@ -116,7 +118,7 @@ def build_container_plan(inputs: ContainerInputs) -> Plan:
         key=inputs.container_id,
         process=_process(
             argv=("/sbin/docker-init", "--", *argv) if init else argv,
-            env=environment(config, hostname, tty=config.tty),
+            env=environment(config, hostname, tty=config.tty, links=inputs.link_environment),
             cwd=config.working_dir or "/",
             user=config.user,
             host=host,
@@ -152,7 +154,9 @@ def build_exec_plan(inputs: ExecInputs) -> Plan:
         raise InvalidArgument("no exec command specified")
     config, host = inputs.config, inputs.host_config
     hostname = config.hostname or inputs.container_id[:12]
-    env = environment(config, hostname, tty=inputs.tty, extra=inputs.env)
+    env = environment(
+        config, hostname, tty=inputs.tty, links=inputs.link_environment, extra=inputs.env
+    )
     return Plan(
         key=inputs.exec_id,
         process=_process(
@@ -211,14 +215,20 @@ def resolve_namespaces(
 
 
 def environment(
-    config: ContainerConfig, hostname: str, *, tty: bool, extra: Sequence[str] = ()
+    config: ContainerConfig,
+    hostname: str,
+    *,
+    tty: bool,
+    links: Sequence[str] = (),
+    extra: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """Order a container's environment as Docker does: defaults, then the configuration's, then
-    ``extra``; a later value replaces an earlier one, and a name without ``=`` removes it."""
+    """Order a container's environment as Docker does: defaults, what ``links`` tell, then the
+    configuration's, then ``extra``; a later value replaces an earlier one, and a name without
+    ``=`` removes it."""
     values: dict[str, str] = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
     if tty:
         values["TERM"] = "xterm"
-    for item in (*(config.env or ()), *extra):
+    for item in (*links, *(config.env or ()), *extra):
         name, separator, value = item.partition("=")
         if separator:
             values[name] = value

@@ -8,6 +8,7 @@ from deskd.services.containers.creation import ContainerCreation
 from deskd.services.containers.files import Files
 from deskd.services.containers.inspection import Inspection
 from deskd.services.containers.lifecycle import Lifecycle
+from deskd.services.containers.links import Links
 from deskd.services.containers.listing import Listing
 from deskd.services.containers.logs import Logs
 from deskd.services.containers.observing import Observing
@@ -32,6 +33,7 @@ class Engine(Record):
     listing: Listing
     inspection: Inspection
     logs: Logs
+    links: Links
     attaching: Attaching
     observing: Observing
     files: Files

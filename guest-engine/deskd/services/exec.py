@@ -13,6 +13,7 @@ from deskd.domain.state import Status
 from deskd.errors import Conflict, InvalidArgument, NotFound
 from deskd.record import Record, field
 from deskd.runtime import spec
+from deskd.services.containers.links import Links
 from deskd.services.containers.outcomes import CANNOT_INVOKE, failed_start_code
 from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.ports import AttachStream, Process, Runtime
@@ -125,6 +126,7 @@ class Execs:
                     container_id=record.id,
                     container_pid=record.state.pid,
                     config=record.config,
+                    link_environment=Links(self._registry).environment(record),
                     host_config=record.host_config,
                     command=config.cmd or [],
                     env=config.env or [],

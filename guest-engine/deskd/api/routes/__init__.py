@@ -27,6 +27,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/containers/{id}/update", "containers:update"),
     Route("POST", "/containers/{id}/wait", "containers:wait"),
     Route("DELETE", "/containers/{id}", "containers:remove"),
+    Route("DELETE", "/containers/{id}/{alias}", "containers:unlink"),
     Route("GET", "/containers/{id}/logs", "streams:logs"),
     Route("POST", "/containers/{id}/attach", "streams:attach"),
     Route("GET", "/containers/{id}/attach/ws", "websockets:attach"),

@@ -10,7 +10,7 @@ import msgspec
 from deskd.api.http import NO_CONTENT, Answer, Request, Stream, decode, json_response
 from deskd.domain.container import ApiStruct, ContainerConfig, HostConfig, NetworkingConfig
 from deskd.domain.filters import parse_filters
-from deskd.errors import InvalidArgument
+from deskd.errors import InvalidArgument, NotFound
 from deskd.services.containers.creation import CreateRequest
 from deskd.services.containers.registry import WaitResult
 from deskd.services.engine import Engine
@@ -137,12 +137,18 @@ async def remove(engine: Engine, request: Request) -> Answer:
     """``ContainerDelete``"""
     query = request.query
     if query.flag("link"):
-        raise InvalidArgument(
-            "links between containers are names in a network here; nothing can be unlinked"
-        )
+        raise InvalidArgument("Conflict, cannot remove the default link name of the container")
     await engine.lifecycle.remove(
         request.path_values["id"], force=query.flag("force"), volumes=query.flag("v")
     )
+    return NO_CONTENT
+
+
+async def unlink(engine: Engine, request: Request) -> Answer:
+    """``ContainerDelete`` of a link: ``/containers/OTHER/ALIAS?link=1``."""
+    if not request.query.flag("link"):
+        raise NotFound("page not found")
+    engine.links.unlink(request.path_values["id"], request.path_values["alias"])
     return NO_CONTENT
 
 

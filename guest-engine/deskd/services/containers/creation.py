@@ -22,6 +22,7 @@ from deskd.runtime.log_options import log_spec
 from deskd.services.containers import merging, mounting
 from deskd.services.containers.config_checks import check_config
 from deskd.services.containers.files import Files
+from deskd.services.containers.links import Links
 from deskd.services.containers.names import check_name, random_name
 from deskd.services.containers.outcomes import log_extra
 from deskd.services.containers.registry import Container, ContainerRegistry
@@ -108,6 +109,7 @@ class ContainerCreation:
         container_id = secrets.token_hex(32)
         config = merging.merge_config(request.config, image.container_config)
         words = merging.command_line(config)
+        links = Links(self._registry).settle(host_config)
         host_config = merging.complete_host_config(
             host_config,
             cgroup_v2=self._defaults.features.version == 2,
@@ -128,6 +130,7 @@ class ContainerCreation:
             image_name=request.config.image,
             config=config,
             host_config=host_config,
+            links=links,
             path=words[0],
             args=words[1:],
             networks=_wanted_networks(config, host_config, request.networking),

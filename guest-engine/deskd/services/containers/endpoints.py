@@ -11,17 +11,21 @@ import msgspec
 from deskd.domain.container import PortBinding
 from deskd.domain.network import Endpoint, EndpointRequest, NetlinkScript, PortRequest
 from deskd.domain.state import ContainerRecord, StoredEndpoint
+from deskd.errors import Conflict
 from deskd.layout import DataRoot
+from deskd.services.containers.links import Links, with_lines
 from deskd.services.containers.merging import parse_port
+from deskd.services.containers.registry import Container
 from deskd.services.ports import ContainerNetworks
 
 
 class Endpoints:
     """Joins and leaves networks for containers."""
 
-    def __init__(self, networks: ContainerNetworks, layout: DataRoot) -> None:
+    def __init__(self, networks: ContainerNetworks, layout: DataRoot, links: Links) -> None:
         self._networks = networks
         self._layout = layout
+        self._links = links
 
     async def join_all(
         self, record: ContainerRecord, undo: AsyncExitStack
@@ -110,11 +114,25 @@ class Endpoints:
             for endpoint in record.endpoints.values()
             if endpoint.settings.ip_address
         ]
+        lines += self._links.hosts_lines(record)
         return (
             self._write(record.id, "hosts", "\n".join(lines) + "\n"),
             self._write(record.id, "hostname", record.config.hostname + "\n"),
             self._write(record.id, "resolv.conf", self._networks.resolv_conf(host, first)),
         )
+
+    def refresh_followers(self, container: Container) -> None:
+        """Tell those that are linked to a container its address, which may be another now."""
+        for parent in self._links.followers(container):
+            path = self._layout.container_file(parent.id, "hosts")
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                before = file.read()
+            try:
+                after = with_lines(before, self._links.hosts_lines(parent.record))
+            except Conflict:  # another of its links has ended; that one's start brings this again
+                continue
+            if after != before:
+                self._write(parent.id, "hosts", after)
 
     def files(self, container_id: str) -> tuple[str, str, str]:
         """Return the paths that ``write_files`` fills."""
@@ -129,7 +147,7 @@ class Endpoints:
         # Never replaced, always rewritten: a running container has the inode bound.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
-            os.write(descriptor, text.encode())
+            os.write(descriptor, text.encode("utf-8", "surrogateescape"))
         finally:
             os.close(descriptor)
         return path

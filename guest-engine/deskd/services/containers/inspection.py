@@ -12,6 +12,7 @@ from deskd.domain.state import ContainerRecord, Health, MountPoint, State, Statu
 from deskd.domain.times import NEVER, rfc3339
 from deskd.images.catalog import Catalog
 from deskd.layout import DataRoot
+from deskd.services.containers.links import Links
 from deskd.services.containers.merging import as_list
 from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.ports import RootFilesystems
@@ -31,6 +32,7 @@ class Inspection:
         layout: DataRoot,
     ) -> None:
         self._registry = registry
+        self._links = Links(registry)
         self._catalog = catalog
         self._roots = roots
         self._layout = layout
@@ -60,7 +62,10 @@ class Inspection:
             "ProcessLabel": "",
             "AppArmorProfile": "",
             "ExecIDs": list(container.exec_ids) or None,
-            "HostConfig": render_host_config(record.host_config),
+            "HostConfig": {
+                **render_host_config(record.host_config),
+                "Links": self._links.shown(record),
+            },
             "GraphDriver": self._graph_driver(record),
             "Mounts": [render_mount(point) for point in record.mounts],
             "Config": render_config(record),

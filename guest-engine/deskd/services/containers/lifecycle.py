@@ -18,6 +18,7 @@ from deskd.services.containers import merging, mounting
 from deskd.services.containers.creation import remove_directory
 from deskd.services.containers.endpoints import Endpoints
 from deskd.services.containers.health import HealthChecks
+from deskd.services.containers.links import Links
 from deskd.services.containers.outcomes import failed_start_code, log_extra, policy_restarts
 from deskd.services.containers.registry import Container, ContainerRegistry, WaitResult
 from deskd.services.ports import Process, Resources, RootFilesystems, Runtime
@@ -102,6 +103,7 @@ class Lifecycle:
         container.process = process
         self._health.begin(container, fresh=True)
         self._registry.save(container)
+        self._endpoints.refresh_followers(container)
         self._registry.tell_joined(container)
         self._registry.tell(container, "start")
         self.watch(container, process)
@@ -123,6 +125,7 @@ class Lifecycle:
             spec.ContainerInputs(
                 container_id=record.id,
                 config=record.config,
+                link_environment=Links(self._registry).environment(record),
                 host_config=host,
                 root=self._roots.mounts(record.id),
                 mounts=mounts,

@@ -14,6 +14,7 @@ from deskd.errors import Conflict, InvalidArgument
 from deskd.images.catalog import Catalog
 from deskd.services.containers.inspection import Inspection, render_mount, render_networks
 from deskd.services.containers.lifecycle import Lifecycle
+from deskd.services.containers.links import Links
 from deskd.services.containers.merging import parse_port
 from deskd.services.containers.registry import Container, ContainerRegistry
 
@@ -36,6 +37,7 @@ class Listing:
         lifecycle: Lifecycle,
     ) -> None:
         self._registry = registry
+        self._links = Links(registry)
         self._inspection = inspection
         self._catalog = catalog
         self._lifecycle = lifecycle
@@ -114,7 +116,7 @@ class Listing:
         words = [record.path, *record.args]
         return {
             "Id": record.id,
-            "Names": [f"/{record.name}"],
+            "Names": [f"/{record.name}", *self._links.names_of(container)],
             "Image": self._image_name(record, meanings),
             "ImageID": record.image_id,
             "Command": " ".join(_quoted(word) for word in words),

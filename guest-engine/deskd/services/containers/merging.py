@@ -161,11 +161,6 @@ def check_host_config(host_config: HostConfig, features: Features) -> None:
         )
     log = host_config.log_config
     check_log_options(log.type or "json-file", log.config or {})
-    if host_config.links:
-        raise Unsupported(
-            "--link is not supported yet; put both containers into one network made with "
-            "`docker network create`"
-        )
     if host_config.storage_opt:
         raise Unsupported(
             "--storage-opt is not supported: the size of a container's root cannot be limited yet"
@@ -185,9 +180,10 @@ def _check_modes(host_config: HostConfig) -> None:
         if network.startswith("container:") and not network.partition(":")[2]:
             raise InvalidArgument("invalid container format container:<name|id>")
         if host_config.links:
+            kind = "host" if network == "host" else "container"
             raise InvalidArgument(
-                "conflicting options: network type can't be used with links. This would result "
-                "in undefined behavior"
+                f"conflicting options: {kind} type networking can't be used with links. This "
+                "would result in undefined behavior"
             )
         if network != "host" and (host_config.port_bindings or host_config.publish_all_ports):
             raise InvalidArgument(
