@@ -40,6 +40,7 @@ from deskd.services.events import Events
 from deskd.services.exec import Execs
 from deskd.services.images import Images
 from deskd.services.networks import Networks
+from deskd.services.publishers import Publishers
 from deskd.services.system import System, look_at_machine
 from deskd.services.volumes import VolumeRecord, Volumes
 from deskd.settings import Settings
@@ -164,8 +165,9 @@ class Daemon:
         stack.push_async_callback(execs.close)
         health = HealthChecks(registry, execs)
         stack.push_async_callback(health.close)
+        publishers = Publishers()
         lifecycle = Lifecycle(
-            registry, runtime, resources, roots, endpoints, volumes, self._data, health,
+            registry, runtime, resources, roots, endpoints, volumes, self._data, health, publishers,
             cgroup_parent=settings.cgroup_parent,
         )  # fmt: skip
         stack.push_async_callback(lifecycle.close)
@@ -198,6 +200,7 @@ class Daemon:
                 settings, machine, database, registry, listing, images, volumes, events, features
             ),
             events=events,
+            publishers=publishers,
         )
         await Recovery(registry, runtime, endpoints, lifecycle, health).restore()
         return engine, network

@@ -13,6 +13,7 @@ import queue
 import socket
 import socketserver
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -26,7 +27,9 @@ class SmallEngine:
         self.path = path
         self.containers: list[dict[str, Any]] = []
         self.open_connections = 0
+        self.answers: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
         self._streams: list[queue.Queue[bytes | None]] = []
+        self._questions: list[queue.Queue[bytes | None]] = []
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._server: _Server | None = None
@@ -49,7 +52,8 @@ class SmallEngine:
         server.server_close()
         self.path.unlink(missing_ok=True)
         with self._lock:
-            streams, connections = list(self._streams), list(self._connections)
+            streams = [*self._streams, *self._questions]
+            connections = list(self._connections)
         for stream in streams:
             stream.put(None)
         for connection in connections:
@@ -61,6 +65,17 @@ class SmallEngine:
         with self._lock:
             for stream in self._streams:
                 stream.put(event + b"\n")
+
+    def ask(self, message: dict[str, Any]) -> None:
+        """Ask about ports, or tell that a question is settled; ``answers`` gets the answer.
+        Waits for somebody to ask."""
+        deadline = time.monotonic() + 10
+        while not self._questions:
+            assert time.monotonic() < deadline, "nobody follows the engine's questions"
+            time.sleep(0.01)
+        with self._lock:
+            for stream in self._questions:
+                stream.put(json.dumps(message).encode() + b"\n")
 
     def publish(self, name: str, *ports: dict[str, Any]) -> None:
         """Add a running container with these entries of ``Ports``, and tell of its start."""
@@ -117,7 +132,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path.removeprefix("/v1.47")
         if path == "/events":
-            self._events()
+            self._lines(self.engine._streams)
+        elif path == "/desk/ports":
+            self._lines(self.engine._questions)
         elif path == "/containers/json":
             self._json(self.engine.containers)
         elif path == "/version":
@@ -134,7 +151,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_POST(self) -> None:
-        """Become a raw stream that gives back what it gets, with ``END`` after the end."""
+        """Take an answer about ports; else become a raw stream that gives back what it gets, with
+        ``END`` after the end."""
+        if self.path.startswith("/desk/ports/"):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.engine.answers.put((self.path.rpartition("/")[2], body))
+            self._json(None)
+            return
         self.send_response(101, "UPGRADED")
         self.send_header("Connection", "Upgrade")
         self.send_header("Upgrade", "tcp")
@@ -155,20 +178,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _events(self) -> None:
+    def _lines(self, listeners: list[queue.Queue[bytes | None]]) -> None:
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         stream: queue.Queue[bytes | None] = queue.Queue()
         with self.engine._lock:
-            self.engine._streams.append(stream)
+            listeners.append(stream)
         try:
             while (event := stream.get()) is not None:
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
                 self.wfile.flush()
         finally:
             with self.engine._lock:
-                self.engine._streams.remove(stream)
+                listeners.remove(stream)
             self.close_connection = True
 
     def log_message(self, *arguments: object) -> None:

@@ -108,8 +108,8 @@ def test_requests_reach_the_engine_and_nothing_is_left_open(agent: Setting) -> N
     assert stat.S_IMODE(agent.paths.agent_socket.stat().st_mode) == 0o600
     for _ in range(5):
         assert agent.get("/version") == (200, {"Version": "0.0.1", "ApiVersion": "1.47"})
-    # The event stream, and a connection that the agent keeps for lists.
-    wait_for(lambda: agent.engine.open_connections <= 2, "the connections to end")
+    # The streams of events and questions, and a connection that the agent keeps for lists.
+    wait_for(lambda: agent.engine.open_connections <= 3, "the connections to end")
     wait_for(lambda: agent.status()["connections"] == 0, "the agent to forget them")
 
 
@@ -280,6 +280,54 @@ def test_a_busy_port_is_told_and_taken_when_free(agent: Setting) -> None:
     wait_for(
         lambda: agent.port_states()[f"127.0.0.1:{busy}/tcp"] == "open", "the port to be taken", 2
     )
+
+
+def test_a_port_is_promised_before_the_start_and_closed_when_nothing_starts(
+    agent: Setting,
+) -> None:
+    port = free_port()
+    agent.engine.ask({"Id": 7, "Names": ["/web"], "Ports": [published(port)]})
+    assert agent.engine.answers.get(timeout=10) == ("7", {"Refusal": ""})
+    assert agent.port_states()[f"127.0.0.1:{port}/tcp"] == "open"
+    agent.engine.publish("other", published(free_port()))
+    wait_for(lambda: len(agent.port_states()) == 4, "the other container's port")
+    assert agent.port_states()[f"127.0.0.1:{port}/tcp"] == "open"
+    agent.engine.ask({"Id": 7, "Settled": True})
+    wait_for(lambda: len(agent.port_states()) == 2, "the port to close")
+
+
+def test_a_promised_port_stays_with_the_container_that_started(agent: Setting) -> None:
+    port = free_port()
+    agent.engine.ask({"Id": 1, "Names": ["/web"], "Ports": [published(port)]})
+    agent.engine.answers.get(timeout=10)
+    agent.engine.publish("web", published(port))
+    agent.engine.ask({"Id": 1, "Settled": True})
+    agent.engine.publish("other", published(free_port()))
+    wait_for(lambda: len(agent.port_states()) == 4, "the other container's port")
+    assert agent.port_states()[f"127.0.0.1:{port}/tcp"] == "open"
+    assert agent.log.count(f"port 127.0.0.1:{port}/tcp of web is open") == 1
+
+
+def test_a_busy_port_is_refused_and_nothing_is_opened(agent: Setting) -> None:
+    free = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        busy = other.getsockname()[1]
+        ports = [published(free), published(busy)]
+        agent.engine.ask({"Id": 2, "Names": ["/web"], "Ports": ports})
+        number, answer = agent.engine.answers.get(timeout=10)
+    assert number == "2"
+    assert answer["Refusal"].startswith(
+        f"Bind for 127.0.0.1:{busy} failed: port is already allocated"
+    )
+    assert agent.port_states() == {}
+
+
+def test_promises_end_with_the_connection(agent: Setting) -> None:
+    port = free_port()
+    agent.engine.ask({"Id": 3, "Names": ["/web"], "Ports": [published(port)]})
+    agent.engine.answers.get(timeout=10)
+    agent.server.kill_sessions()
+    wait_for(lambda: agent.port_states() == {}, "the port to close")
 
 
 def test_a_udp_port_is_told_not_to_be_forwarded(agent: Setting) -> None:

@@ -163,6 +163,32 @@ def test_a_published_port_opens_within_a_second_and_closes_with_its_container(
     assert closed_s < 1
 
 
+def test_a_port_that_is_taken_on_this_computer_fails_the_start(machine: Machine) -> None:
+    address = f"unix://{machine.paths.engine_socket}"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = subprocess.run(
+            ["docker", "-H", address, "run", "--name", "late", "-p", f"{port}:80", "box", "true"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 125
+        assert f"Bind for 127.0.0.1:{port} failed: port is already allocated" in done.stderr
+        assert "stop that program or publish another port" in done.stderr
+        assert machine.docker("inspect", "-f", "{{.State.Status}}", "late") == "created"
+    machine.docker("start", "late")
+    machine.docker("rm", "-f", "late")
+
+
+def test_a_published_port_is_open_when_the_start_returns(machine: Machine) -> None:
+    port = free_port()
+    container = machine.docker("run", "-d", "-p", f"{port}:80", "box", "/bin/sleep", "60")
+    assert not _refused(port)
+    machine.docker("rm", "-f", container)
+    wait_for(lambda: _refused(port), "the port to close", 5)
+
+
 def _refused(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()

@@ -9,7 +9,7 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ class _Port:
     state: str
     error: str = ""
     hint: str = ""
+    refusal: str = ""
     listener: socket.socket | None = None
 
 
@@ -96,22 +97,47 @@ class PortForwards:
         self._acceptor = acceptor
         self._lock = threading.Lock()
         self._ports: dict[Forward, _Port] = {}
+        self._promised: dict[int, Collection[Forward]] = {}
 
     def reconcile(self, wanted: Mapping[Forward, str]) -> None:
-        """Close what is no longer wanted, open what is new, and try again what failed."""
+        """Close what is neither wanted nor promised, open what is new, try again what failed."""
         with self._lock:
-            for forward in [forward for forward in self._ports if forward not in wanted]:
+            held = {forward for promise in self._promised.values() for forward in promise}
+            for forward in [f for f in self._ports if f not in wanted and f not in held]:
                 self._close(forward, self._ports.pop(forward))
             for forward, container in wanted.items():
-                port = self._ports.get(forward)
-                if port is None:
-                    port = self._ports[forward] = _Port(container, "new")
-                port.container = container
-                if port.listener is None:
-                    self._open(forward, port)
+                self._want(forward, container)
+
+    def promise(self, number: int, wanted: Mapping[Forward, str]) -> str:
+        """Open ports for a container that is about to start, all or none, and hold them until
+        ``settle(number)``. Return why one that the container asks for cannot be had here, else an
+        empty text.
+        """
+        with self._lock:
+            fresh = [forward for forward in wanted if forward not in self._ports]
+            refusal = next(
+                filter(None, (self._want(f, name).refusal for f, name in wanted.items())), ""
+            )
+            if refusal:
+                for forward in [forward for forward in fresh if forward in self._ports]:
+                    self._close(forward, self._ports.pop(forward))
+            else:
+                self._promised[number] = wanted.keys()
+            return refusal
+
+    def settle(self, number: int) -> None:
+        """Forget a promise; ``reconcile`` closes what is not wanted after all. Idempotent."""
+        with self._lock:
+            self._promised.pop(number, None)
+
+    def settle_all(self) -> None:
+        """Forget every promise."""
+        with self._lock:
+            self._promised.clear()
 
     def close(self) -> None:
         """Close every port."""
+        self.settle_all()
         self.reconcile({})
 
     @property
@@ -136,6 +162,15 @@ class PortForwards:
                 for forward, port in sorted(self._ports.items(), key=lambda item: item[0])
             ]
 
+    def _want(self, forward: Forward, container: str) -> _Port:
+        port = self._ports.get(forward)
+        if port is None:
+            port = self._ports[forward] = _Port(container, "new")
+        port.container = container
+        if port.listener is None:
+            self._open(forward, port)
+        return port
+
     def _open(self, forward: Forward, port: _Port) -> None:
         before = port.error
         if forward.protocol != "tcp":
@@ -148,8 +183,9 @@ class PortForwards:
             except OSError as error:
                 port.state = "busy"
                 port.error, port.hint = _explain(forward, port.container, error)
+                port.refusal = _refuse(forward, error)
             else:
-                port.state, port.error, port.hint = "open", "", ""
+                port.state, port.error, port.hint, port.refusal = "open", "", "", ""
                 self._acceptor.add(port.listener, lambda local: self._serve(local, forward))
                 _log.info("port %s of %s is open", forward, port.container)
         if port.error and port.error != before:
@@ -188,6 +224,24 @@ def _listen(forward: Forward) -> socket.socket:
             listener.close()
         raise
     return listener
+
+
+def _refuse(forward: Forward, error: OSError) -> str:
+    """Return the words for a container that cannot start without the port, in Docker's form; empty
+    where it may start: a computer without IPv6 does not have ::1."""
+    address = f"[{forward.address}]" if ":" in forward.address else forward.address
+    where = f"Bind for {address}:{forward.port} failed: "
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"{where}port is already allocated: another program on this computer uses it; stop "
+            "that program or publish another port"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return (
+            f"{where}ports below 1024 need a privilege on this computer; publish one above 1023, "
+            "for example -p 8080:80"
+        )
+    return ""
 
 
 def _explain(forward: Forward, container: str, error: OSError) -> tuple[str, str]:

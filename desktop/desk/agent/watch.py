@@ -9,6 +9,7 @@ import time
 from desk.agent.door import EngineDoor
 from desk.agent.link import Link
 from desk.agent.ports import PortForwards, wanted_forwards
+from desk.agent.questions import PortQuestions
 from desk.engine.connection import EngineConnection
 from desk.engine.streams import JsonStream
 from desk.engine.transport import ChannelTransport, Connection
@@ -26,7 +27,8 @@ _ACTIONS = ["start", "die", "destroy", "rename", "update", "connect", "disconnec
 
 
 class EngineWatch:
-    """Two threads: one reads the engine's events, one lists containers after each.
+    """Two threads: one reads the engine's events, one lists containers after each. A third one
+    answers the engine's questions while there is a connection.
 
     They are apart so that events which come while a list is made ask for one more list, not for
     one each.
@@ -112,8 +114,13 @@ class EngineWatch:
                 self._dirty.set()
                 if self._closing.is_set():
                     return
-                for _event in stream:
-                    self._dirty.set()
+                questions = PortQuestions(engine, self._ports, self.look_again)
+                try:
+                    questions.start()
+                    for _event in stream:
+                        self._dirty.set()
+                finally:
+                    questions.close()
         finally:
             with self._lock:
                 self._engine = self._stream = None

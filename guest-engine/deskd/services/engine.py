@@ -19,6 +19,7 @@ from deskd.services.events import Events
 from deskd.services.exec import Execs
 from deskd.services.images import Images
 from deskd.services.networks import Networks
+from deskd.services.publishers import Publishers
 from deskd.services.system import System
 from deskd.services.volumes import Volumes
 
@@ -44,3 +45,4 @@ class Engine(Record):
     volumes: Volumes
     system: System
     events: Events
+    publishers: Publishers

@@ -74,6 +74,9 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/volumes/{name}", "volumes:inspect"),
     Route("PUT", "/volumes/{name}", "volumes:update", (1, 42)),
     Route("DELETE", "/volumes/{name}", "volumes:remove"),
+    # Desk's own: ports that an agent opens on another computer
+    Route("GET", "/desk/ports", "publishing:questions"),
+    Route("POST", "/desk/ports/{id}", "publishing:answer"),
     # what a Docker engine without a swarm or plugins answers
     Route("GET", "/plugins", "system:plugins"),
     Route("GET", "/swarm", "system:no_swarm"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 import msgspec
 
@@ -182,6 +183,24 @@ def port_requests(record: ContainerRecord) -> tuple[PortRequest, ...]:
     return tuple(
         PortRequest(number, protocol, bindings) for (number, protocol), bindings in wanted.items()
     )
+
+
+def published_ports(record: ContainerRecord) -> list[dict[str, Any]]:
+    """Return the granted ports as the API's container list shows them (``Port``)."""
+    ports = []
+    for endpoint in record.endpoints.values():
+        for name, bindings in endpoint.ports.items():
+            number, protocol = parse_port(name)
+            for binding in bindings:
+                ports.append(
+                    {
+                        "IP": binding.host_ip,
+                        "PrivatePort": number,
+                        "PublicPort": int(binding.host_port),
+                        "Type": protocol,
+                    }
+                )
+    return ports
 
 
 def store(endpoint: Endpoint) -> StoredEndpoint:

@@ -16,12 +16,13 @@ from deskd.layout import DataRoot
 from deskd.runtime import spec
 from deskd.services.containers import merging, mounting
 from deskd.services.containers.creation import remove_directory
-from deskd.services.containers.endpoints import Endpoints
+from deskd.services.containers.endpoints import Endpoints, published_ports
 from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.links import Links
 from deskd.services.containers.outcomes import failed_start_code, log_extra, policy_restarts
 from deskd.services.containers.registry import Container, ContainerRegistry, WaitResult
 from deskd.services.ports import Process, Resources, RootFilesystems, Runtime
+from deskd.services.publishers import Publishers
 from deskd.services.volumes import Volumes
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Lifecycle:
         volumes: Volumes,
         layout: DataRoot,
         health: HealthChecks,
+        publishers: Publishers,
         *,
         cgroup_parent: str = "",
     ) -> None:
@@ -57,6 +59,7 @@ class Lifecycle:
         self._volumes = volumes
         self._layout = layout
         self._health = health
+        self._publishers = publishers
         self._cgroup_parent = cgroup_parent or spec.DEFAULT_CGROUP_PARENT
         self._watchers: set[asyncio.Task[None]] = set()
         self._cleaning: set[asyncio.Future[None]] = set()
@@ -79,14 +82,21 @@ class Lifecycle:
             container.record.restart_count = 0
             container.restart_delay_s = 0.0
             state.manually_stopped = False
-            await self.start_locked(container)
+            try:
+                await self.start_locked(container, by_hand=True)
+            finally:
+                self._publishers.settle(container.id)
 
-    async def start_locked(self, container: Container) -> None:
-        """Start with the lock held; a failure is recorded and leaves nothing running."""
+    async def start_locked(self, container: Container, *, by_hand: bool = False) -> None:
+        """Start with the lock held; a failure is recorded and leaves nothing running.
+
+        Only a start ``by_hand`` fails for a port that is taken on the laptop: somebody is there to
+        choose another one.
+        """
         record = container.record
         try:
             async with AsyncExitStack() as undo:
-                process = await self._create_process(container, undo)
+                process = await self._create_process(container, undo, by_hand=by_hand)
                 undo.push_async_callback(process.discard)
                 await self._serve_pending(container, process)
                 started_at_ns = await process.release()
@@ -108,13 +118,17 @@ class Lifecycle:
         self._registry.tell(container, "start")
         self.watch(container, process)
 
-    async def _create_process(self, container: Container, undo: AsyncExitStack) -> Process:
+    async def _create_process(
+        self, container: Container, undo: AsyncExitStack, *, by_hand: bool
+    ) -> Process:
         record = container.record
         host = record.host_config
         namespaces = spec.resolve_namespaces(host, self._pid_to_share)
         mounts = mounting.mount_steps(record.mounts)
         scripts = await self._endpoints.join_all(record, undo)
         undo.callback(record.endpoints.clear)
+        if by_hand:
+            await self._publishers.ask(record.id, record.name, published_ports(record))
         if host.network_mode.startswith("container:"):
             shared = self._registry.get(host.network_mode.removeprefix("container:"))
             files = self._endpoints.files(shared.id)

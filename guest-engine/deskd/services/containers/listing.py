@@ -12,6 +12,7 @@ from deskd.domain.state import ContainerRecord, HealthStatus, Status
 from deskd.domain.times import parse_duration, parse_moment
 from deskd.errors import Conflict, InvalidArgument
 from deskd.images.catalog import Catalog
+from deskd.services.containers.endpoints import published_ports
 from deskd.services.containers.inspection import Inspection, render_mount, render_networks
 from deskd.services.containers.lifecycle import Lifecycle
 from deskd.services.containers.links import Links
@@ -242,21 +243,8 @@ def _has_network(record: ContainerRecord, wanted: list[str]) -> bool:
 def _summary_ports(record: ContainerRecord) -> list[dict[str, Any]]:
     if not record.state.running:
         return []
-    ports: list[dict[str, Any]] = []
-    published = set()
-    for endpoint in record.endpoints.values():
-        for name, bindings in endpoint.ports.items():
-            number, protocol = parse_port(name)
-            for binding in bindings:
-                published.add((number, protocol))
-                ports.append(
-                    {
-                        "IP": binding.host_ip,
-                        "PrivatePort": number,
-                        "PublicPort": int(binding.host_port),
-                        "Type": protocol,
-                    }
-                )
+    ports = published_ports(record)
+    published = {(port["PrivatePort"], port["Type"]) for port in ports}
     for name in record.config.exposed_ports or {}:
         number, protocol = parse_port(name)
         if (number, protocol) not in published:
