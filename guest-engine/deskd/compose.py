@@ -160,7 +160,8 @@ class Daemon:
             records.networks(database, NetworkRecord, key=lambda r: r.id, name=lambda r: r.name),
         )
         stack.push_async_callback(network.close)
-        endpoints = Endpoints(network, self._data, Links(registry))
+        endpoints = Endpoints(network, self._data, Links(registry), runtime)
+        stack.push_async_callback(endpoints.close)
         execs = Execs(registry, runtime, cgroup_parent=settings.cgroup_parent)
         stack.push_async_callback(execs.close)
         health = HealthChecks(registry, execs)
@@ -194,7 +195,7 @@ class Daemon:
             execs=execs,
             images=images,
             distribution=distribution,
-            networks=Networks(network, registry, runtime, events),
+            networks=Networks(network, registry, runtime, events, endpoints),
             volumes=volumes,
             system=System(
                 settings, machine, database, registry, listing, images, volumes, events, features

@@ -204,6 +204,11 @@ def allows_inter_container(record: NetworkRecord) -> bool:
     return is_true(record.options.get(OPTION_INTER_CONTAINER, "true"))
 
 
+def has_name_server(record: NetworkRecord) -> bool:
+    """Tell whether containers of a network find each other by name: in all that users made."""
+    return record.driver == "bridge" and record.name != DEFAULT_NETWORK
+
+
 def _new_record(name: str, driver: str) -> NetworkRecord:
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
     return NetworkRecord(

@@ -1,13 +1,13 @@
 """What a container's /etc/resolv.conf says. Source: resolv.conf(5).
 
-Containers get the machine's name servers in every network. A name server inside user-defined
-networks would be added here: such networks then get its address, and the list below becomes what
-that server forwards to.
+In the default network containers get the machine's name servers. In user-defined networks they get
+the engine's own (``name_server``), which sends on to the same servers what it does not know.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,11 +68,41 @@ def read_machine(
     return config
 
 
+class MachineResolver:
+    """The machine's configuration, read again when its file has changed."""
+
+    def __init__(self, path: str = RESOLV_CONF, systemd_path: str = SYSTEMD_RESOLV_CONF) -> None:
+        self._paths = path, systemd_path
+        self._seen: tuple[tuple[int, int, int] | None, ...] = ()
+        self._config = ResolverConfig()
+
+    def read(self) -> ResolverConfig:
+        """Return the configuration as it is now."""
+        seen = tuple(_identity(path) for path in self._paths)
+        if seen != self._seen:
+            self._config = read_machine(*self._paths)
+            self._seen = seen
+        return self._config
+
+
+def _identity(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def _read(path: str) -> ResolverConfig:
     try:
         return ResolverConfig.parse(Path(path).read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
         return ResolverConfig()
+
+
+def servers_for(machine: ResolverConfig) -> tuple[str, ...]:
+    """Return whom the engine asks for containers: it reaches the machine's loopback, too."""
+    return machine.servers or PUBLIC_SERVERS
 
 
 def for_container(
@@ -82,9 +112,11 @@ def for_container(
     search: Sequence[str] = (),
     options: Sequence[str] = (),
     shares_machine: bool = False,
+    name_server: str = "",
 ) -> ResolverConfig:
     """Return a container's configuration: given values win over the machine's, one by one.
 
+    With ``name_server`` that is the only server, and names without dots are asked for as they are.
     A search domain ``.`` means none. ``shares_machine`` is for containers in the machine's own
     namespace, where its loopback servers can be reached.
     """
@@ -94,9 +126,12 @@ def for_container(
         chosen = tuple(s for s in chosen if not _is_loopback(s) and ":" not in s)
         chosen = chosen or PUBLIC_SERVERS
     domains = tuple(search) or machine.search
-    return ResolverConfig(
-        chosen, () if tuple(domains) == (".",) else domains, tuple(options) or machine.options
-    )
+    wanted = tuple(options) or machine.options
+    if name_server:
+        chosen = (name_server,)
+        if not any(option.startswith("ndots:") for option in wanted):
+            wanted = (*wanted, "ndots:0")
+    return ResolverConfig(chosen, () if tuple(domains) == (".",) else domains, wanted)
 
 
 def _is_loopback(server: str) -> bool:

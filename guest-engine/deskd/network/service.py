@@ -16,6 +16,7 @@ import contextlib
 import logging
 import re
 import secrets
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Address
@@ -23,7 +24,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from deskd.domain.container import EndpointSettings, HostConfig, PortBinding
+from deskd.domain.container import EndpointSettings, HostConfig
 from deskd.domain.network import (
     OPTION_HOST_BINDING,
     Endpoint,
@@ -39,6 +40,7 @@ from deskd.domain.network import (
 from deskd.errors import Conflict, DeskdError, Forbidden, InvalidArgument, ResourceExhausted
 from deskd.kernel import netlink
 from deskd.kernel.conntrack import forget_udp
+from deskd.kernel.name_sockets import ADDRESS as NAME_SERVER
 from deskd.network import catalog as networks
 from deskd.network import resolver
 from deskd.network.bridge import (
@@ -48,9 +50,12 @@ from deskd.network.bridge import (
     loopback_script,
     remove_link,
 )
+from deskd.network.endpoint_settings import dns_names, links, port_bindings, with_dns_names
 from deskd.network.firewall import ANY, Publication
 from deskd.network.ipam import Address, AddressSpace, check_config, hardware_address
 from deskd.network.kernel_state import KernelState, purge
+from deskd.network.name_server import NameServer
+from deskd.network.name_table import NamedEndpoint
 from deskd.network.ports import HostPorts, parse_host_address
 from deskd.settings import Settings
 
@@ -81,6 +86,8 @@ class NetworkService:
         self._catalog = networks.Catalog(records, self._names.default_bridge, settings.mtu)
         self._kernel = KernelState(self._names, self._catalog, settings)
         self._ports = HostPorts()
+        self._machine_resolver = resolver.MachineResolver()
+        self._name_server = NameServer(lambda: resolver.servers_for(self._machine_resolver.read()))
         self._members: dict[tuple[str, str], _Member] = {}
         self._container_names: dict[str, str] = {}
         self._spaces: dict[str, AddressSpace] = {}
@@ -125,6 +132,7 @@ class NetworkService:
 
     async def close(self) -> None:
         """End with the engine: containers keep their network; without any, nothing is left."""
+        await self._name_server.close()
         await self.interfaces_removed()
         async with self._change:
             if not any(member.address for member in self._members.values()):
@@ -154,7 +162,9 @@ class NetworkService:
                     endpoint.network_name,
                 )
                 continue
-            self._members[container_id, record.id] = self._restored(record, endpoint)
+            member = self._restored(record, endpoint)
+            self._members[container_id, record.id] = member
+            self._add_names(container_id, record, member)
         if self._is_ready:
             await self._to_its_end(
                 lambda: asyncio.to_thread(self._kernel.rebuild_firewall, self._publications())
@@ -204,7 +214,25 @@ class NetworkService:
         self._members[request.container_id, record.id] = member
         self._forget_flows(member)
         self._container_names[request.container_id] = request.container_name
+        self._add_names(request.container_id, record, member)
         return member.endpoint
+
+    def _add_names(self, container_id: str, record: NetworkRecord, member: _Member) -> None:
+        if member.address is None or not networks.has_name_server(record):
+            return
+        settings = member.endpoint.settings
+        self._name_server.table.add(
+            NamedEndpoint(
+                container_id=container_id,
+                container_name=self._container_names.get(container_id, ""),
+                network_id=record.id,
+                network_name=record.name,
+                address=member.address,
+                names=tuple(settings.dns_names or ()),
+                links=links(settings),
+                leads_out=not record.internal,
+            )
+        )
 
     async def _join_without_bridge(
         self, record: NetworkRecord, request: EndpointRequest
@@ -247,7 +275,7 @@ class NetworkService:
             gateway="" if record.internal else str(space.plan.gateway),
             ip_address=str(address),
             ip_prefix_len=space.plan.subnet.prefixlen,
-            dns_names=None if is_default else _dns_names(request),
+            dns_names=None if is_default else dns_names(request),
         )
         endpoint = Endpoint(
             record.id,
@@ -255,7 +283,7 @@ class NetworkService:
             endpoint_id,
             settings,
             script,
-            _bindings(publications),
+            port_bindings(publications),
             record.driver,
         )
         return _Member(endpoint, address, tuple(publications))
@@ -314,6 +342,7 @@ class NetworkService:
         container shares it), the interface is deleted a moment later, in the background.
         """
         member = self._members.pop((container_id, network_id), None)
+        self._name_server.table.remove(container_id, network_id)
         if member is None or member.address is None:
             return
         record = self._catalog.get(network_id)
@@ -353,10 +382,50 @@ class NetworkService:
         while self._background:
             await asyncio.wait(self._background)
 
-    def renamed(self, container_id: str, name: str) -> None:
-        """Take note of a container's new name, for inspect."""
-        if container_id in self._container_names:
+    def renamed(self, container_id: str, name: str) -> list[Endpoint]:
+        """Take note of a container's new name, for inspect and for those who ask for it; return
+        its endpoints as they are now."""
+        old = self._container_names.get(container_id, "")
+        if old:
             self._container_names[container_id] = name
+        for (owner, network_id), member in list(self._members.items()):
+            record = self._catalog.get(network_id)
+            if owner != container_id or record is None:
+                continue
+            names = member.endpoint.settings.dns_names
+            if names is not None:
+                own = tuple(dict.fromkeys(name if item == old else item for item in names))
+                endpoint = with_dns_names(member.endpoint, list(own))
+                self._members[owner, network_id] = msgspec.structs.replace(
+                    member, endpoint=endpoint
+                )
+            self._add_names(container_id, record, self._members[owner, network_id])
+        return self.endpoints_of(container_id)
+
+    # --- names ----------------------------------------------------------------------------------
+
+    def has_name_server(self, references: Sequence[str]) -> bool:
+        """Tell whether a container in these networks finds others by name."""
+        return any(networks.has_name_server(self._catalog.find(item)) for item in references)
+
+    def serve_names(
+        self,
+        container_id: str,
+        udp: socket.socket,
+        tcp: socket.socket,
+        host_config: HostConfig,
+    ) -> None:
+        """Answer a container's questions at these sockets until ``stop_names``."""
+        servers = host_config.dns or self._settings.dns
+        self._name_server.serve(container_id, udp, tcp, tuple(servers))
+
+    def serves_names(self, container_id: str) -> bool:
+        """Tell whether a container's questions are answered."""
+        return self._name_server.serves(container_id)
+
+    def stop_names(self, container_id: str) -> None:
+        """Let go of a container's sockets; idempotent."""
+        self._name_server.stop(container_id)
 
     def endpoints_of(self, container_id: str) -> list[Endpoint]:
         """Return a container's endpoints in the order in which it joined."""
@@ -373,23 +442,19 @@ class NetworkService:
         ]
         return min(leading, default=("", ""))[1]
 
-    def resolv_conf(self, host_config: HostConfig, network: str) -> str:
-        """Return the text of a container's /etc/resolv.conf; ``network`` is a name, an ID or a
-        network mode."""
-        shares_machine = network == "host" or (
-            network not in ("", "default") and self._driver_of(network) == "host"
-        )
+    def resolv_conf(self, host_config: HostConfig, references: Sequence[str]) -> str:
+        """Return the text of the /etc/resolv.conf of a container in these networks."""
+        drivers = {self._catalog.find(reference).driver for reference in references}
+        shares_machine = "host" in drivers
         settings = self._settings
         return resolver.for_container(
-            resolver.read_machine(),
+            self._machine_resolver.read(),
+            name_server=NAME_SERVER if self.has_name_server(references) else "",
             servers=host_config.dns or settings.dns,
             search=host_config.dns_search or settings.dns_search,
             options=host_config.dns_options or settings.dns_options,
             shares_machine=shares_machine,
         ).text()
-
-    def _driver_of(self, reference: str) -> str:
-        return self._catalog.find(reference).driver
 
     async def host_gateway(self) -> str:
         """Return the address by which containers reach the machine (``host-gateway``)."""
@@ -528,22 +593,3 @@ def _describe_member(name: str, member: _Member) -> NetworkContainer:
         mac_address=settings.mac_address,
         ipv4_address=address,
     )
-
-
-def _dns_names(request: EndpointRequest) -> list[str]:
-    names = [
-        request.container_name,
-        *(request.settings.aliases or []),
-        request.container_id[:12],
-        request.hostname,
-    ]
-    return [name for name in dict.fromkeys(names) if name]
-
-
-def _bindings(publications: Sequence[Publication]) -> dict[str, tuple[PortBinding, ...]]:
-    found: dict[str, tuple[PortBinding, ...]] = {}
-    for item in publications:
-        key = f"{item.container_port}/{item.protocol}"
-        binding = PortBinding(host_ip=str(item.host_address), host_port=str(item.host_port))
-        found[key] = (*found.get(key, ()), binding)
-    return found

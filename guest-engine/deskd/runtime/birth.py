@@ -36,6 +36,7 @@ class Born(Record, frozen=False):
     stdout: int = -1
     stderr: int = -1
     terminal_slave: int = -1
+    name_sockets: tuple[int, ...] = ()
 
 
 class _Pipes(Record, frozen=False):
@@ -221,6 +222,8 @@ class Birth(Record, frozen=False):
                 master, slave = channel.expect(Message.CONSOLE)
                 born.stdin = born.stdout = master
                 born.terminal_slave = slave
+            if self.plan.name_sockets:
+                born.name_sockets = tuple(channel.expect(Message.NAMES))
             channel.expect(Message.PREPARED)
         except Disconnected:
             _, status = os.waitpid(self._pid, 0)

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from deskd.errors import DeskdError
 from deskd.kernel import mount as sys_mount
-from deskd.kernel import namespaces, process, rtnetlink_raw
+from deskd.kernel import name_sockets, namespaces, process, rtnetlink_raw
 from deskd.kernel.cgroup import Cgroup
 from deskd.kernel.probe import explain
 from deskd.record import Record
@@ -201,6 +201,12 @@ class Child(Record, frozen=False):
         for network in self.plan.networks:
             messages += network.inside
         rtnetlink_raw.send(messages)
+        if self.plan.name_sockets:
+            self.step = "name server"
+            udp, tcp = name_sockets.make()
+            self.channel.send(Message.NAMES, udp.fileno(), tcp.fileno())
+            udp.close()
+            tcp.close()
 
     def _set_sysctls(self, root: Root, spec: RootSpec) -> None:
         for name, value in spec.sysctls:

@@ -22,8 +22,9 @@ from deskd.kernel import process
 from deskd.kernel.capability_names import DEFAULT_CAPABILITIES
 from deskd.layout import ExecRoot
 from deskd.record import replace
-from deskd.runtime import records
+from deskd.runtime import name_sockets, records
 from deskd.runtime.launcher import CREATE, HEADER, JOB
+from deskd.runtime.name_sockets import NameSockets
 from deskd.runtime.plan import AtOnce, Plan, encode
 from deskd.runtime.seccomp_cache import SeccompCache
 from deskd.runtime.socket_names import short_name
@@ -391,6 +392,23 @@ class LauncherRuntime:
             os.rmdir(directory)
         except OSError:
             shutil.rmtree(directory, ignore_errors=True)
+
+    async def name_sockets(self, key: str, *, make_in: int = 0) -> NameSockets | None:
+        """Return the sockets of a running container's name server, ``None`` where it has none.
+        With ``make_in``, the PID of its first process, they are made where there are none.
+
+        Raises ``Conflict`` where the container has ended.
+        """
+        path = self.exec_root.monitor_socket(key)
+        try:
+            found = await name_sockets.fetch(path)
+            if found is not None or not make_in:
+                return found
+            with await name_sockets.connect(path) as monitor:
+                await self.run_job("name_sockets", {"pid": make_in}, [monitor.fileno()])
+            return await name_sockets.fetch(path)
+        except (OSError, TimeoutError) as error:
+            raise Conflict(f"{key[:12]} is not running: it has no name server") from error
 
     async def run_job(self, job: str, arguments: Mapping[str, Any], fds: Sequence[int]) -> Any:
         """Run a named job; see ``deskd.runtime.jobs``. Raises what the job raised."""

@@ -11,6 +11,7 @@
        |                                       |
        |<------- CONSOLE (+ terminal fd) ------|  with a terminal only
        |-------- OUTSIDE_READY --------------->|  enter the cgroup, inside netlink messages,
+       |<------- NAMES (+ two sockets) --------|  with a name server only
        |                                       |  binds, pivot_root, user, capabilities
        |<------- PREPARED ---------------------|
        |                                       |  held
@@ -38,6 +39,7 @@ class Message(StrEnum):
     MAPPED = "mapped"
     CONSOLE = "console"
     OUTSIDE_READY = "outside-ready"
+    NAMES = "names"
     PREPARED = "prepared"
     EXECUTE = "execute"
     FAILED = "failed"

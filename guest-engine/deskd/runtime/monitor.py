@@ -11,7 +11,9 @@ first comes with the order to begin; later ones over ``monitor.sock``)::
 A connection to ``monitor.sock`` begins with one line: ``{"op": "control"}``, answered by
 ``{"event": "status", …}``; or ``{"op": "attach", "stdin", "stdout", "stderr"}``, answered by
 ``{"event": "attached"}``, after which the connection is the stream itself (its half-close ends
-the program's input where ``stdin_once`` says so).
+the program's input where ``stdin_once`` says so). ``{"op": "names"}`` is answered with the sockets
+of the container's name server, which this process keeps so that questions wait in them while
+there is no engine; ``{"op": "keep-names"}`` brings such sockets. Both end with the answer.
 
 Order at the end: output drained, log closed, cgroup removed, ``monitor.sock`` gone,
 ``exit.json`` written; only then do clients see the exit and the end of their streams.
@@ -36,6 +38,7 @@ from deskd.record import as_dict
 from deskd.runtime import records, terminal
 from deskd.runtime.attach import STDERR, STDOUT, AttachClient, frame
 from deskd.runtime.birth import Birth, Born, failure_of
+from deskd.runtime.control import Control
 from deskd.runtime.handshake import Channel, Disconnected, Message, StepFailed
 from deskd.runtime.json_log import JsonLog, open_log
 from deskd.runtime.plan import Plan
@@ -56,25 +59,6 @@ _FLUSH_S = 10.0
 _LINE_LIMIT_BYTES = 65536
 
 
-class _Control:
-    """A control connection."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.buffer = b""
-
-    def fileno(self) -> int:
-        return self.connection.fileno()
-
-    def send(self, **message: Any) -> bool:
-        """Tell the engine; say whether it could be."""
-        try:
-            self.connection.send(json.dumps(message).encode() + b"\n", socket.MSG_DONTWAIT)
-        except OSError:
-            return False
-        return True
-
-
 class Monitor:
     """The monitor of one plan."""
 
@@ -88,8 +72,8 @@ class Monitor:
         self._socket_path = exec_root.monitor_socket(plan.key)
         self._exit_path = exec_root.exit_record(plan.key)
         self._epoll = select.epoll()
-        self._controls: dict[int, _Control] = {}
-        self._newcomers: dict[int, _Control] = {}
+        self._controls: dict[int, Control] = {}
+        self._newcomers: dict[int, Control] = {}
         self._clients: dict[int, AttachClient] = {}
         self._outputs: dict[int, int] = {}  # descriptor -> stream number
         self._paused = False
@@ -109,7 +93,7 @@ class Monitor:
     def run(self, first: socket.socket, client: socket.socket | None = None) -> None:
         """Do the whole job; ``first`` is the control connection that came with the order,
         ``client`` the first attached client of a plan with ``at_once``."""
-        control = _Control(first)
+        control = Control(first)
         birth = Birth(self._plan, self._cgroup, self._directory)
         try:
             self._prepare_directory()
@@ -420,18 +404,14 @@ class Monitor:
         except BlockingIOError:
             return
         connection.setblocking(False)
-        self._newcomers[connection.fileno()] = _Control(connection)
+        self._newcomers[connection.fileno()] = Control(connection)
         self._epoll.register(connection.fileno(), select.EPOLLIN)
 
     def _greet(self, fd: int) -> None:
         newcomer = self._newcomers[fd]
-        try:
-            data = newcomer.connection.recv(4096)
-        except BlockingIOError:
+        data = newcomer.receive()
+        if data is None:
             return
-        except OSError:
-            data = b""
-        newcomer.buffer += data
         line, newline, rest = newcomer.buffer.partition(b"\n")
         if not newline and data and len(newcomer.buffer) < _LINE_LIMIT_BYTES:
             return
@@ -441,8 +421,12 @@ class Monitor:
             order = json.loads(line)
             operation = order["op"]
         except (ValueError, KeyError, TypeError):
-            newcomer.connection.close()
-            return
+            operation = ""
+        if operation == "keep-names" and newcomer.fds:
+            self._keep_names(newcomer.fds)
+            newcomer.fds = []
+        for unasked in newcomer.fds:
+            os.close(unasked)
         if operation == "attach":
             self._attach(newcomer, order, rest)
         elif operation == "control":
@@ -455,9 +439,21 @@ class Monitor:
                 started_at_ns=self._started_at_ns,
             )
         else:
+            if operation in ("names", "keep-names"):
+                self._give_names(newcomer)
             newcomer.connection.close()
 
-    def _attach(self, newcomer: _Control, order: dict[str, Any], typed: bytes) -> None:
+    def _keep_names(self, fds: list[int]) -> None:
+        for old in self._born.name_sockets:
+            os.close(old)
+        self._born.name_sockets = tuple(fds)
+
+    def _give_names(self, newcomer: Control) -> None:
+        answer = json.dumps({"event": "names"}).encode() + b"\n"
+        with contextlib.suppress(OSError):  # who asked has gone
+            socket.send_fds(newcomer.connection, [answer], self._born.name_sockets)
+
+    def _attach(self, newcomer: Control, order: dict[str, Any], typed: bytes) -> None:
         newcomer.send(event="attached")
         self._add_client(
             newcomer.connection,
@@ -530,7 +526,7 @@ class Monitor:
 
     # --- control ---
 
-    def _add_control(self, control: _Control) -> None:
+    def _add_control(self, control: Control) -> None:
         control.connection.setblocking(False)
         self._controls[control.fileno()] = control
         self._epoll.register(control.fileno(), select.EPOLLIN)

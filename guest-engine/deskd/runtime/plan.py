@@ -163,7 +163,9 @@ class AtOnce(Record):
 
 
 class Plan(Record):
-    """All of one container or exec. Exactly one of ``root`` and ``target`` is set."""
+    """All of one container or exec. Exactly one of ``root`` and ``target`` is set. With
+    ``name_sockets`` the network namespace gets the sockets of a name server, which the monitor
+    keeps (``deskd.kernel.name_sockets``)."""
 
     key: str
     process: ProcessSpec
@@ -173,6 +175,7 @@ class Plan(Record):
     root: RootSpec | None = None
     target: ExecTarget | None = None
     networks: tuple[NetlinkMessages, ...] = ()
+    name_sockets: bool = False
     log: LogSpec | None = None
     at_once: AtOnce | None = None
 
@@ -242,6 +245,7 @@ def decode(data: Mapping[str, Any]) -> Plan:
         root=None if data["root"] is None else _decode_root(data["root"]),
         target=None if data["target"] is None else ExecTarget(**data["target"]),
         networks=tuple(decode_netlink(item) for item in data["networks"]),
+        name_sockets=data["name_sockets"],
         log=None if data["log"] is None else LogSpec(**_fields(data["log"])),
         at_once=None if data["at_once"] is None else AtOnce(**data["at_once"]),
     )

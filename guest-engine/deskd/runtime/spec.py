@@ -50,7 +50,8 @@ class ContainerInputs(Record, kw_only=True):
     (``HostConfig.Binds``, ``Mounts`` of types bind and volume, ``Volumes``); tmpfs mounts of
     ``HostConfig.Tmpfs`` and ``Mounts`` are added here. ``*_file`` are engine-side paths bound over
     /etc/hosts, /etc/hostname and /etc/resolv.conf (``""``: none). ``networks`` are the netlink
-    scripts of the joined endpoints, in order. ``namespaces`` comes from ``resolve_namespaces``.
+    scripts of the joined endpoints, in order; ``name_sockets`` asks for those of the name server
+    that user-defined networks have. ``namespaces`` comes from ``resolve_namespaces``.
     ``log_path`` ``""`` writes no log; ``log_options`` are those of ``log_driver``.
     """
 
@@ -64,6 +65,7 @@ class ContainerInputs(Record, kw_only=True):
     resolv_conf_file: str = ""
     networks: Sequence[_Messages] = ()
     link_environment: tuple[str, ...] = ()
+    name_sockets: bool = False
     namespaces: NamespaceSpec = field(default_factory=NamespaceSpec)
     log_driver: str = "json-file"
     log_path: str = ""
@@ -144,6 +146,7 @@ def build_container_plan(inputs: ContainerInputs) -> Plan:
             )
             for script in inputs.networks
         ),
+        name_sockets=inputs.name_sockets,
         log=log_spec(inputs.log_driver, inputs.log_path, inputs.log_options, inputs.log_extra),
     )
 

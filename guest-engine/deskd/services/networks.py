@@ -18,7 +18,7 @@ from deskd.domain.network import (
     NetworkCreateResponse,
 )
 from deskd.errors import Conflict, Forbidden, NotFound
-from deskd.services.containers.endpoints import store
+from deskd.services.containers.endpoints import Endpoints, store
 from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.events import Events
 from deskd.services.ports import ContainerNetworks, Runtime
@@ -35,7 +35,6 @@ class NetworkAdministration(ContainerNetworks, Protocol):
     async def remove(self, reference: str) -> Network: ...
     async def prune(self, filters: Mapping[str, list[str]] | None = None) -> list[Network]: ...
     async def interfaces_removed(self) -> None: ...
-    def renamed(self, container_id: str, name: str) -> None: ...
 
 
 class Networks:
@@ -47,8 +46,10 @@ class Networks:
         registry: ContainerRegistry,
         runtime: Runtime,
         events: Events,
+        endpoints: Endpoints,
     ) -> None:
         self._administration = administration
+        self._endpoints = endpoints
         self._registry = registry
         self._runtime = runtime
         self._events = events
@@ -120,13 +121,17 @@ class Networks:
             hostname=record.config.hostname,
         )
         endpoint = await self._administration.join(request)
+        name = endpoint.network_name
         try:
             await self._runtime.run_job("netlink", _job(endpoint.script, record.state.pid), ())
+            record.endpoint_interfaces[name] = request.interface
+            record.endpoints[name] = store(endpoint)
+            await self._endpoints.connected(record, record.state.pid)
         except BaseException:
+            record.endpoints.pop(name, None)
+            record.endpoint_interfaces.pop(name, None)
             await self._administration.leave(record.id, endpoint.network_id)
             raise
-        record.endpoint_interfaces[endpoint.network_name] = request.interface
-        record.endpoints[endpoint.network_name] = store(endpoint)
 
     async def disconnect(self, network: str, container: str, *, force: bool) -> None:
         """Take a container out of a network. Raises ``NotFound`` where it is not in it."""

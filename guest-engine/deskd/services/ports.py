@@ -8,6 +8,7 @@ Each Protocol is a contract: order of calls, idempotency and who cleans up stand
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from socket import socket
 from typing import Any, Protocol
 
 from deskd.domain.container import HostConfig
@@ -77,6 +78,11 @@ class Runtime(Protocol):
     async def forget(self, key: str) -> None:
         """Remove what the runtime keeps of an ended process (its exit record); idempotent."""
 
+    async def name_sockets(self, key: str, *, make_in: int = 0) -> tuple[socket, socket] | None:
+        """Return the UDP and the TCP socket of a running container's name server, ``None`` where
+        it has none. With ``make_in``, its first process's PID, they are made then. Raises
+        ``Conflict`` where the container has ended."""
+
     async def run_job(self, job: str, arguments: Mapping[str, Any], fds: Sequence[int]) -> Any:
         """Run a named job (``deskd.runtime.jobs``) in a short-lived child of the launcher, for
         work that must enter namespaces or a container's root: ``archive_get``, ``archive_put``,
@@ -124,7 +130,21 @@ class ContainerNetworks(Protocol):
         """Choose, among the networks of one container, the one that has its default route and its
         published ports; empty where none of them leads out."""
 
-    def resolv_conf(self, host_config: HostConfig, network: str) -> str: ...
+    def has_name_server(self, networks: Sequence[str]) -> bool:
+        """Tell whether a container in these networks finds others by name. It needs the sockets
+        of ``Runtime.name_sockets`` then."""
+
+    def serve_names(
+        self, container_id: str, udp: socket, tcp: socket, host_config: HostConfig
+    ) -> None:
+        """Answer questions at these sockets, which are taken over, until ``stop_names``."""
+
+    def serves_names(self, container_id: str) -> bool: ...
+    def stop_names(self, container_id: str) -> None: ...
+    def renamed(self, container_id: str, name: str) -> list[Endpoint]:
+        """Take note of a container's new name; return its endpoints as they are now."""
+
+    def resolv_conf(self, host_config: HostConfig, networks: Sequence[str]) -> str: ...
 
 
 # --- images and storage -------------------------------------------------------------------------

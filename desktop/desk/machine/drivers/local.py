@@ -29,7 +29,7 @@ from desk.machine.model import MachineSpec, State
 from desk.ssh.endpoint import Endpoint
 
 OPTIONS = frozenset({"bip", "default_address_pool"})
-_PARTS = ("deskd", "h11", "msgspec", "pyroute2")
+_PARTS = ("deskd", "dnslib", "h11", "msgspec", "pyroute2")
 _ENGINE_GRACE_S = 15.0
 _CLEAN_UP_S = 60.0
 _SOCKET_PATH_BYTES = 107

@@ -54,10 +54,12 @@ if [ ! -e "$target/complete" ]; then
     { echo "python3 -m venv failed; on Debian install python3-venv" >&2; exit 4; }
   site=$("$target/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   tar -xzf - -C "$site"
-  needed='import h11, isal, msgspec, pyroute2, zstandard; from urllib3 import BaseHTTPResponse'
+  needed='import dnslib, h11, isal, msgspec, pyroute2, wsproto, zstandard
+from urllib3 import BaseHTTPResponse'
   "$target/bin/python" -c "$needed" 2>/dev/null ||
     "$target/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >&2
-  "$target/bin/python" -c "import deskd; $needed"
+  "$target/bin/python" -c "import deskd
+$needed"
   printf '%s\\n' '#!/bin/sh' "exec '$target/bin/python' -m deskd \\"\\$@\\"" >"$target/bin/deskd"
   chmod 755 "$target/bin/deskd"
   : >"$target/complete"
@@ -207,8 +209,8 @@ class RemoteEngine:
             done,
             "the engine cannot be installed",
             "Install Python's venv there and let it reach pypi.org, or install the packages "
-            "python3-h11, python3-isal, python3-msgspec, python3-pyroute2, python3-urllib3 (2.3 or "
-            "newer) and python3-zstandard.",
+            "python3-dnslib, python3-h11, python3-isal, python3-msgspec, python3-pyroute2, "
+            "python3-urllib3 (2.3 or newer), python3-wsproto and python3-zstandard.",
         )
         return f"{target}/bin/deskd"
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 JOBS: dict[str, str] = {
     "netlink": "deskd.runtime.jobs.netlink:run",
+    "name_sockets": "deskd.runtime.jobs.name_sockets:run",
     "archive_get": "deskd.runtime.jobs.archive:get",
     "archive_put": "deskd.runtime.jobs.archive:put",
     "archive_stat": "deskd.runtime.jobs.archive:stat",

@@ -1,10 +1,13 @@
-"""A container's places in networks: joining at a start, leaving at the end, its name files."""
+"""A container's places in networks: joining at a start, leaving at the end, its name files and
+its name server."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import msgspec
@@ -17,16 +20,22 @@ from deskd.layout import DataRoot
 from deskd.services.containers.links import Links, with_lines
 from deskd.services.containers.merging import parse_port
 from deskd.services.containers.registry import Container
-from deskd.services.ports import ContainerNetworks
+from deskd.services.ports import ContainerNetworks, Runtime
+
+log = logging.getLogger(__name__)
 
 
 class Endpoints:
     """Joins and leaves networks for containers."""
 
-    def __init__(self, networks: ContainerNetworks, layout: DataRoot, links: Links) -> None:
+    def __init__(
+        self, networks: ContainerNetworks, layout: DataRoot, links: Links, runtime: Runtime
+    ) -> None:
         self._networks = networks
         self._layout = layout
         self._links = links
+        self._runtime = runtime
+        self._serving: dict[str, asyncio.Task[None]] = {}
 
     async def join_all(
         self, record: ContainerRecord, undo: AsyncExitStack
@@ -41,6 +50,7 @@ class Endpoints:
             or record.config.network_disabled
         ):
             return ()
+        undo.callback(self._stop_names, record.id)
         scripts = []
         ports = port_requests(record)
         gateway = self._networks.gateway_network(list(record.networks))
@@ -68,6 +78,7 @@ class Endpoints:
 
     async def leave_all(self, record: ContainerRecord) -> None:
         """Leave every network that the container is in; idempotent."""
+        self._stop_names(record.id)
         for endpoint in record.endpoints.values():
             await self._networks.leave(record.id, endpoint.network_id)
         record.endpoints, record.endpoint_interfaces = {}, {}
@@ -82,6 +93,62 @@ class Endpoints:
             ],
             {record.id: record.name for record in records},
         )
+        for record in records:
+            self.serve_names(record)
+
+    def renamed(self, record: ContainerRecord) -> None:
+        """Let others find the container by its new name."""
+        for endpoint in self._networks.renamed(record.id, record.name):
+            record.endpoints[endpoint.network_name] = store(endpoint)
+
+    # --- the name server ------------------------------------------------------------------------
+
+    def has_names(self, record: ContainerRecord) -> bool:
+        """Tell whether the container finds others by name."""
+        return self._networks.has_name_server(
+            [endpoint.network_id for endpoint in record.endpoints.values()]
+        )
+
+    def serve_names(self, record: ContainerRecord) -> None:
+        """Answer a running container's questions, from a moment later on; what it asks until then
+        waits in its sockets."""
+        if record.endpoints and self.has_names(record):
+            task = asyncio.create_task(self._serve_names(record, make_in=0))
+            self._serving[record.id] = task
+            task.add_done_callback(lambda done: self._served(record, done))
+
+    def _served(self, record: ContainerRecord, done: asyncio.Task[None]) -> None:
+        if self._serving.get(record.id) is done:
+            del self._serving[record.id]
+        if not done.cancelled() and done.exception() is not None:
+            log.warning("container %s finds no names: %s", record.short_id, done.exception())
+
+    async def _serve_names(self, record: ContainerRecord, *, make_in: int) -> None:
+        with suppress(Conflict):  # it has ended meanwhile
+            sockets = await self._runtime.name_sockets(record.id, make_in=make_in)
+            if sockets is not None:
+                self._networks.serve_names(record.id, *sockets, record.host_config)
+
+    async def connected(self, record: ContainerRecord, pid: int) -> None:
+        """Give a running container that was put into a network its name server, if it has none."""
+        if self.has_names(record) and not self._networks.serves_names(record.id):
+            await self._serve_names(record, make_in=pid)
+            self._write_resolv_conf(record)
+
+    def _stop_names(self, container_id: str) -> None:
+        task = self._serving.pop(container_id, None)
+        if task is not None:
+            task.cancel()
+        self._networks.stop_names(container_id)
+
+    async def close(self) -> None:
+        """Stop what is under way; containers keep their sockets."""
+        tasks = list(self._serving.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- files ----------------------------------------------------------------------------------
 
     async def write_files(self, record: ContainerRecord) -> tuple[str, str, str]:
         """Write hosts, hostname and resolv.conf; return their paths in this order.
@@ -90,7 +157,6 @@ class Endpoints:
         other's record.
         """
         host = record.host_config
-        first = next(iter(record.networks), host.network_mode)
         gateway = ""
         if any(extra.endswith(":host-gateway") for extra in host.extra_hosts or []):
             gateway = await self._networks.host_gateway()
@@ -119,8 +185,14 @@ class Endpoints:
         return (
             self._write(record.id, "hosts", "\n".join(lines) + "\n"),
             self._write(record.id, "hostname", record.config.hostname + "\n"),
-            self._write(record.id, "resolv.conf", self._networks.resolv_conf(host, first)),
+            self._write_resolv_conf(record),
         )
+
+    def _write_resolv_conf(self, record: ContainerRecord) -> str:
+        host = record.host_config
+        networks = [endpoint.network_id for endpoint in record.endpoints.values()]
+        text = self._networks.resolv_conf(host, networks or list(record.networks))
+        return self._write(record.id, "resolv.conf", text)
 
     def refresh_followers(self, container: Container) -> None:
         """Tell those that are linked to a container its address, which may be another now."""

@@ -98,6 +98,7 @@ class Lifecycle:
             async with AsyncExitStack() as undo:
                 process = await self._create_process(container, undo, by_hand=by_hand)
                 undo.push_async_callback(process.discard)
+                self._endpoints.serve_names(record)
                 await self._serve_pending(container, process)
                 started_at_ns = await process.release()
                 undo.pop_all()
@@ -147,6 +148,7 @@ class Lifecycle:
                 hostname_file=files[1],
                 resolv_conf_file=files[2],
                 networks=scripts,
+                name_sockets=self._endpoints.has_names(record),
                 namespaces=namespaces,
                 log_driver=host.log_config.type,
                 log_path=record.log_path,
@@ -514,6 +516,8 @@ class Lifecycle:
                 raise InvalidArgument("Renaming a container with the same name as its current name")
             old = container.name
             self._registry.rename(container, plain)
+            self._endpoints.renamed(container.record)
+            self._registry.save(container)
             self._registry.tell(container, "rename", {"oldName": f"/{old}"})
 
     def wait(self, reference: str, condition: str) -> asyncio.Future[WaitResult]:

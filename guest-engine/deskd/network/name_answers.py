@@ -1,0 +1,149 @@
+"""Answers to containers' DNS questions about each other. Source: RFC 1035, RFC 6891 (EDNS).
+
+dnslib parses and writes the messages; it is imported with this module, which the engine loads when
+the first container with a name server runs.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from dnslib import CLASS, EDNS0, PTR, QTYPE, RR, A, DNSError, DNSHeader, DNSRecord
+from dnslib.dns import OPCODE, RCODE
+
+from deskd.network.name_table import NameTable
+
+HEADER_BYTES = 12
+UDP_BYTES = 512
+"""What a client takes that says nothing else (RFC 1035)."""
+_OWN_EDNS_BYTES = 1232
+_TCP_BYTES = 65535
+_RESPONSE_BIT = 0x80
+_ADDRESS_RECORD_BYTES = 16
+TTL_S = 5
+"""Short, because containers come and go and an answer costs next to nothing."""
+_CACHE_ENTRIES = 4096
+
+
+class Forward:
+    """The verdict that others know the answer."""
+
+
+FORWARD = Forward()
+
+
+class Answers:
+    """Answers questions from the table of names."""
+
+    def __init__(self, table: NameTable) -> None:
+        self._table = table
+        self._cache: dict[tuple[str, bool, bytes], bytes] = {}
+
+    def forget(self) -> None:
+        """Drop what was kept: names or addresses have changed."""
+        self._cache.clear()
+
+    def answer(self, container_id: str, packet: bytes, *, over_tcp: bool) -> bytes | Forward | None:
+        """Answer a packet. ``None``: it is no question, say nothing."""
+        if len(packet) < HEADER_BYTES or packet[2] & _RESPONSE_BIT:
+            return None
+        key = (container_id, over_tcp, packet[2:])
+        kept = self._cache.get(key)
+        if kept is not None:
+            return packet[:2] + kept
+        try:
+            question = DNSRecord.parse(packet)
+        except DNSError:
+            return failure(packet, RCODE.FORMERR)
+        return self._answer(container_id, packet, question, over_tcp=over_tcp)
+
+    def _answer(
+        self, container_id: str, packet: bytes, question: DNSRecord, *, over_tcp: bool
+    ) -> bytes | Forward:
+        if question.header.opcode != OPCODE.QUERY:
+            return failure(packet, RCODE.NOTIMP)
+        if len(question.questions) != 1:
+            return failure(packet, RCODE.FORMERR)
+        if question.q.qclass != CLASS.IN:
+            return failure(packet, RCODE.REFUSED)
+        name = b".".join(question.q.qname.label).decode("ascii", "replace").lower()
+        reply = _reply_to(question)
+        rotates = False
+        if question.q.qtype == QTYPE.PTR:
+            target = self._reverse(container_id, name)
+            if not target:
+                return FORWARD
+            reply.add_answer(RR(question.q.qname, QTYPE.PTR, ttl=TTL_S, rdata=PTR(target)))
+        else:
+            addresses = self._table.look_up(container_id, name)
+            if not addresses:
+                return FORWARD
+            rotates = len(addresses) > 1
+            # Of a name that is known here all is known: there are no records of other types.
+            if question.q.qtype in (QTYPE.A, QTYPE.ANY):
+                for address in _fitting(reply, addresses, _room(question, over_tcp=over_tcp)):
+                    rdata = A(tuple(address.packed))
+                    reply.add_answer(RR(question.q.qname, QTYPE.A, ttl=TTL_S, rdata=rdata))
+        packed = bytes(reply.pack())
+        if not rotates and len(self._cache) < _CACHE_ENTRIES:
+            self._cache[container_id, over_tcp, packet[2:]] = packed[2:]
+        return packed
+
+    def _reverse(self, container_id: str, name: str) -> str:
+        digits = name.removesuffix(".in-addr.arpa")
+        if digits == name:
+            return ""
+        try:
+            address = IPv4Address(".".join(reversed(digits.split("."))))
+        except ValueError:
+            return ""
+        return self._table.reverse(container_id, address)
+
+
+def failure(packet: bytes, code: int) -> bytes:
+    """Answer with an error: the question's ID and flags, nothing else of it."""
+    header = DNSHeader(id=int.from_bytes(packet[:2], "big"), qr=1, ra=1, rd=packet[2] & 1)
+    header.set_opcode(packet[2] >> 3 & 0xF)
+    header.set_rcode(code)
+    return bytes(DNSRecord(header).pack())
+
+
+def server_failure(packet: bytes) -> bytes:
+    """Answer that nobody could be asked; the question is repeated, as resolvers check it."""
+    try:
+        reply = _reply_to(DNSRecord.parse(packet))
+    except DNSError:
+        return failure(packet, RCODE.SERVFAIL)
+    reply.header.aa = 0
+    reply.header.set_rcode(RCODE.SERVFAIL)
+    return bytes(reply.pack())
+
+
+def _reply_to(question: DNSRecord) -> DNSRecord:
+    header = DNSHeader(id=question.header.id, qr=1, aa=1, ra=1, rd=question.header.rd)
+    reply = DNSRecord(header, q=question.q if question.questions else None)
+    if _edns(question) is not None:
+        reply.add_ar(EDNS0(udp_len=_OWN_EDNS_BYTES))
+    return reply
+
+
+def _edns(question: DNSRecord) -> RR | None:
+    return next((record for record in question.ar if record.rtype == QTYPE.OPT), None)
+
+
+def _room(question: DNSRecord, *, over_tcp: bool) -> int:
+    if over_tcp:
+        return _TCP_BYTES
+    edns = _edns(question)
+    # The class field of an OPT record says how much the client takes.
+    return UDP_BYTES if edns is None else max(UDP_BYTES, min(edns.rclass, _OWN_EDNS_BYTES))
+
+
+def _fitting(
+    reply: DNSRecord, addresses: tuple[IPv4Address, ...], room: int
+) -> tuple[IPv4Address, ...]:
+    """Return as many addresses as fit; where that is not all, the reply says so (TC)."""
+    count = (room - len(reply.pack())) // _ADDRESS_RECORD_BYTES
+    if count < len(addresses):
+        reply.header.tc = 1
+    return addresses[:count]
