@@ -61,8 +61,14 @@ def _pack(paths: list[Path]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in paths:
-            archive.add(path, str(path).lstrip("/"), recursive=False)
+            archive.add(path, str(path).lstrip("/"), recursive=False, filter=_whole_seconds)
     return buffer.getvalue()
+
+
+def _whole_seconds(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Docker's builders write no fractions of a second, which would cost a header each."""
+    member.mtime = int(member.mtime)
+    return member
 
 
 def reset_peak(engine: Engine) -> None:

@@ -19,6 +19,7 @@ from deskd.registry.cancellation import Cancellation
 from deskd.registry.endpoints import Endpoint
 from deskd.registry.failures import Unreachable
 from deskd.registry.transport import Transport, finish
+from tests.http_proxy import HttpProxy
 from tests.kernel.image_store import directory, entry, tar
 from tests.registry_process import (
     DOCKER,
@@ -324,3 +325,30 @@ def test_an_impossible_platform_is_refused_before_anything(here: Service) -> Non
         here.pull("127.0.0.1:1/x", platform="a/b/c/d")
     with pytest.raises(errors.InvalidArgument, match="not supported"):
         here.pull("127.0.0.1:1/x", platform="windows/amd64")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_registries_beyond_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    """The registry's name is known to nobody but the proxy."""
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        running_registry(tmp_path / "plain") as plain,
+        running_registry(tmp_path / "tls", tls=True) as secure,
+        service(tmp_path / "data", insecure_registries=("registry.invalid:5000",)) as here,
+    ):
+        Pusher(plain).image("proxied", "1", [BASE])
+        with HttpProxy(secure if tls else plain) as proxy:
+            monkeypatch.setenv("http_proxy", f"http://ann:s3cret@{proxy.address}")
+            monkeypatch.setenv("https_proxy", f"http://ann:s3cret@{proxy.address}")
+            name = "registry.invalid:5000/proxied:1"
+            if tls:
+                with pytest.raises(errors.NotFound, match="manifest unknown"):
+                    here.pull(name)
+            else:
+                here.pull(name)
+                assert "etc/os-release" in here.content(name)
+        assert set(proxy.hosts) == {"registry.invalid:5000"}
+        assert proxy.credentials == {"Basic YW5uOnMzY3JldA=="}

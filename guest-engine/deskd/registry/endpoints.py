@@ -102,14 +102,13 @@ class Endpoints:
     def is_insecure(self, host: str) -> bool:
         """Say whether a registry needs no verified HTTPS; may ask the name server."""
         name = urlsplit(f"//{host}").hostname or host
-        if host.lower() in self._insecure_hosts or name in self._insecure_hosts:
+        if name == "localhost" or {host.lower(), name} & self._insecure_hosts:
             return True
         try:
             addresses = [ipaddress.ip_address(name)]
         except ValueError:
             if host == HUB_HOST or len(self._insecure_networks) == len(_LOOPBACK):
-                # Only this machine's own name can lead to it; asking for others takes time.
-                return name == "localhost"
+                return False  # asking the name server takes time, and could change nothing
             addresses = _resolve(name)
         return any(address in net for address in addresses for net in self._insecure_networks)
 
