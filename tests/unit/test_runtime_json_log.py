@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deskd.runtime.json_log import LINE_BYTES, JsonLog
@@ -37,6 +37,7 @@ def test_both_streams_keep_their_own_rest(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", found[0]["time"])
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.one_of(

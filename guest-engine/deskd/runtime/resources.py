@@ -9,6 +9,7 @@ from deskd.domain.container import HostConfig
 from deskd.errors import Conflict
 from deskd.kernel.cgroup import Cgroup, cgroup_at
 from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
+from deskd.kernel.cgroup.oom import OomWatch
 from deskd.kernel.cgroup.stats import read_stats
 from deskd.runtime import resource_rules
 from deskd.runtime.spec import DEFAULT_CGROUP_PARENT
@@ -56,6 +57,10 @@ class CgroupResources:
         """List the processes by the engine's PIDs; none where the container is not running."""
         cgroup = self._cgroup(key)
         return sorted(pid for pid in cgroup.pids() if pid) if cgroup.exists() else []
+
+    def watch_memory(self, key: str) -> OomWatch:
+        """Be told when the container runs out of memory. Raises ``OSError`` and ``Conflict``."""
+        return OomWatch(self._running(key))
 
     def remove(self, key: str) -> None:
         """Kill what is left and remove the cgroup; idempotent."""

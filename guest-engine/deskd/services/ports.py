@@ -90,6 +90,15 @@ class Runtime(Protocol):
         back as the ``DeskdError`` that the job raised."""
 
 
+class MemoryWatch(Protocol):
+    """Tells when a container runs out of memory: ``fileno`` becomes readable, ``happened`` then
+    says whether it did. ``close`` it."""
+
+    def fileno(self) -> int: ...
+    def happened(self) -> bool: ...
+    def close(self) -> None: ...
+
+
 class Resources(Protocol):
     """The cgroup of a running container; ``key`` is the container ID."""
 
@@ -101,6 +110,7 @@ class Resources(Protocol):
         names them."""
 
     def pids(self, key: str) -> list[int]: ...
+    def watch_memory(self, key: str) -> MemoryWatch: ...
     def remove(self, key: str) -> None: ...
 
 

@@ -19,6 +19,7 @@ from deskd.services.containers.creation import remove_directory
 from deskd.services.containers.endpoints import Endpoints, published_ports
 from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.links import Links
+from deskd.services.containers.oom import OutOfMemory
 from deskd.services.containers.outcomes import failed_start_code, log_extra, policy_restarts
 from deskd.services.containers.registry import Container, ContainerRegistry, WaitResult
 from deskd.services.ports import Process, Resources, RootFilesystems, Runtime
@@ -61,6 +62,7 @@ class Lifecycle:
         self._health = health
         self._publishers = publishers
         self._cgroup_parent = cgroup_parent or spec.DEFAULT_CGROUP_PARENT
+        self._memory = OutOfMemory(registry, resources)
         self._watchers: set[asyncio.Task[None]] = set()
         self._cleaning: set[asyncio.Future[None]] = set()
 
@@ -76,7 +78,7 @@ class Lifecycle:
                 raise Conflict("cannot start a paused container, try unpause instead")
             if state.status is Status.RUNNING:
                 raise NotModified(f"container {reference} is already running")
-            if state.status in (Status.REMOVING, Status.DEAD):
+            if container.removing or state.status in (Status.REMOVING, Status.DEAD):
                 raise Conflict("container is marked for removal and cannot be started")
             _cancel_restart(container)
             container.record.restart_count = 0
@@ -197,6 +199,7 @@ class Lifecycle:
 
     def watch(self, container: Container, process: Process) -> None:
         """Record the process's end when it comes, in the background."""
+        self._memory.begin(container)
         task = asyncio.create_task(self._watch(container, process))
         self._watchers.add(task)
         task.add_done_callback(self._watchers.discard)
@@ -211,18 +214,21 @@ class Lifecycle:
         record, state = container.record, container.record.state
         container.process = None
         self._health.end(container)
+        self._memory.end(container)
         ran_s = max(ended.finished_at_ns - state.started_at_ns, 0) / 1e9
         state.pid, state.exit_code = 0, ended.code
-        state.oom_killed, state.error = ended.oom_killed, ended.error
+        oom_is_news = ended.oom_killed and not state.oom_killed
+        state.oom_killed, state.error = state.oom_killed or ended.oom_killed, ended.error
         state.finished_at_ns = ended.finished_at_ns
         will_restart = self._wants_restart(container)
         auto_remove = record.host_config.auto_remove and not container.restarting_by_hand
         record.move(Status.RESTARTING if will_restart else Status.EXITED)
+        record.restart_count += will_restart
         left = list(record.endpoints.values())
         await self._leave_networks(container)
         if will_restart or not auto_remove:
             self._registry.save(container)  # else the monitor's record stands until the removal
-        if ended.oom_killed:
+        if oom_is_news:
             self._registry.tell(container, "oom")
         self._registry.tell(
             container, "die", {"exitCode": str(ended.code), "execDuration": str(int(ran_s))}
@@ -261,10 +267,9 @@ class Lifecycle:
     async def _restart_later(self, container: Container) -> None:
         await asyncio.sleep(container.restart_delay_s)
         async with container.lock:
-            if container.record.state.status is not Status.RESTARTING:
+            if container.removing or container.record.state.status is not Status.RESTARTING:
                 return
             container.restart_task = None
-            container.record.restart_count += 1
             with suppress(DeskdError):  # recorded in the container's state by _start
                 await self.start_locked(container)
 
@@ -438,22 +443,29 @@ class Lifecycle:
         """Delete a container, with ``force`` a running one too, with ``volumes`` its anonymous
         volumes. Raises ``Conflict``."""
         container = self._registry.get(reference)
-        state = container.record.state
-        if state.status is Status.REMOVING:
+        if container.removing or container.record.state.status is Status.REMOVING:
             raise Conflict(f"removal of container {reference} is already in progress")
-        if container.active:
-            if not force:
-                paused = state.status is Status.PAUSED
-                word = "paused and must be unpaused first" if paused else str(state.status)
-                raise Conflict(
-                    f'cannot remove container "/{container.name}": container is {word}: stop the '
-                    "container before removing or force remove"
-                )
-            with suppress(Conflict):  # it ended by itself in the meantime
-                await self.kill(container.id)
-        async with container.lock:
-            if self._registry.find(container.id) is container:
-                await self.remove_locked(container, volumes=volumes)
+        if not force:
+            _check_ended(container)
+        container.removing = True  # from now on it cannot be started
+        try:
+            async with container.lock:
+                pass  # a start that has begun comes to its end
+            if force and container.active:
+                await self._kill_for_removal(container)
+            async with container.lock:
+                if self._registry.find(container.id) is container:
+                    _check_ended(container)
+                    await self.remove_locked(container, volumes=volumes)
+        finally:
+            container.removing = False
+
+    async def _kill_for_removal(self, container: Container) -> None:
+        try:
+            await self.kill(container.id)
+        except Conflict:
+            if container.active:  # else it ended by itself in the meantime
+                raise
 
     async def remove_locked(
         self, container: Container, *, volumes: bool, wait_for_files: bool = True
@@ -462,10 +474,6 @@ class Lifecycle:
         engine that ends before they are gone sweeps them at its next start."""
         record = container.record
         _cancel_restart(container)
-        if record.state.running:
-            raise Conflict(
-                f"cannot remove container {record.name}: it was started again in the meantime"
-            )
         record.move(Status.REMOVING)
         try:
             await self._endpoints.leave_all(record)
@@ -538,6 +546,7 @@ class Lifecycle:
 
     async def close(self) -> None:
         """Stop watching; containers keep running."""
+        self._memory.close()
         tasks = list(self._watchers)
         tasks += [c.restart_task for c in self._registry if c.restart_task is not None]
         for task in tasks:
@@ -564,6 +573,17 @@ async def in_cgroup(container: Container, work: Callable[[str], None]) -> None:
         if error.errno != errno.ENODEV:  # what an open file of a removed cgroup answers
             raise
         raise Conflict(f"Container {container.id} is not running") from error
+
+
+def _check_ended(container: Container) -> None:
+    """Raise ``Conflict`` for a container that may be removed by force only."""
+    if container.active:
+        status = container.record.state.status
+        word = "paused and must be unpaused first" if status is Status.PAUSED else str(status)
+        raise Conflict(
+            f'cannot remove container "/{container.name}": container is {word}: stop the '
+            "container before removing or force remove"
+        )
 
 
 def _cancel_restart(container: Container) -> None:

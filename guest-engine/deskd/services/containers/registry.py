@@ -52,6 +52,7 @@ class Container:
         self.pending_attaches: list[PendingAttach] = []
         self.restart_task: asyncio.Task[None] | None = None
         self.restart_delay_s = 0.0
+        self.removing = False  # a removal is under way: no start any more
         self.restarting_by_hand = False  # keeps auto-removal away between stop and start
         self._exit_waiters: set[asyncio.Future[WaitResult]] = set()
         self._removal_waiters: set[asyncio.Future[WaitResult]] = set()
