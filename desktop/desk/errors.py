@@ -26,6 +26,10 @@ class UsageError(DeskError):
     exit_code = 125
 
 
+class InvalidRequest(DeskError):
+    """The flags can be read, but what they ask for cannot be (1, as Docker answers then)."""
+
+
 class NotFound(DeskError):
     """A machine, image file, container … does not exist."""
 

@@ -205,13 +205,23 @@ def test_one_failure_does_not_stop_the_others(desk: Cli) -> None:
     assert done.err == "desk: No such container: none\n"
 
 
-def test_system_prune_asks_and_reports(desk: Cli) -> None:
+def test_prune_asks_and_reports(desk: Cli) -> None:
     identifier = desk.ok("create", "busybox").strip()
-    done = desk("container", "prune")
-    assert done.code == 125
-    assert "Add --force" in done.err
-    assert identifier in desk.ok("container", "prune", "-f")
+    unanswered = desk("container", "prune")
+    assert unanswered.code == 0
+    assert unanswered.out.endswith("Are you sure you want to continue? [y/N] \n")
+    assert "Add --force" in unanswered.err
+    assert desk("system", "prune", stdin=b"n\n").code == 0
+    assert desk.ok("ps", "-aq", "--no-trunc").strip() == identifier
+    assert identifier in desk.ok("container", "prune", stdin=b"y\n")
     assert desk.ok("ps", "-aq") == ""
+    again = desk.ok("create", "busybox").strip()
+    kept = desk.ok("create", "--label", "keep", "busybox").strip()
+    assert again in desk.ok("system", "prune", "-f", "--filter", "label!=keep")
+    assert desk.ok("ps", "-aq", "--no-trunc").strip() == kept
+    refused = desk("system", "prune", "-f", "--volumes", "--filter", "until=1h")
+    assert refused.code == 1
+    assert "exclude each other" in refused.err
 
 
 # --- images and files ---------------------------------------------------------------------------

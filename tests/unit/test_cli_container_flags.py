@@ -9,7 +9,7 @@ from typing import Any
 import click
 import pytest
 
-from desk.cli import specs
+from desk.cli import mount_specs, specs
 from desk.cli.commands.run import create
 from desk.cli.container_spec import bind_sources, container_body
 from desk.errors import UsageError
@@ -56,35 +56,37 @@ def test_relative_and_home_sources_become_absolute(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/someone")
-    assert specs.parse_volume("./src/../x:/src:ro").bind() == f"{tmp_path}/x:/src:ro"
-    assert specs.parse_volume("~/src:/src").source == "/home/someone/src"
-    assert specs.parse_volume(".:/src").source == str(tmp_path)
-    volume = specs.parse_volume("data:/var/lib:rw")
+    assert mount_specs.parse_volume("./src/../x:/src:ro").bind() == f"{tmp_path}/x:/src:ro"
+    assert mount_specs.parse_volume("~/src:/src").source == "/home/someone/src"
+    assert mount_specs.parse_volume(".:/src").source == str(tmp_path)
+    volume = mount_specs.parse_volume("data:/var/lib:rw")
     assert (volume.source, volume.is_path) == ("data", False)
-    assert specs.parse_volume("/anonymous").source == ""
-    assert specs.parse_volume(r"C:\src:/src").target == "/src"
+    assert mount_specs.parse_volume("/anonymous").source == ""
+    assert mount_specs.parse_volume(r"C:\src:/src").target == "/src"
 
 
 @pytest.mark.parametrize("text", ["", "a:b", "a:/b:c:d", ":/x", "/x:"])
 def test_wrong_volumes_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="invalid volume"):
-        specs.parse_volume(text)
+        mount_specs.parse_volume(text)
 
 
 def test_mounts() -> None:
-    assert specs.parse_mount("type=volume,src=d,dst=/d,readonly,volume-nocopy,volume-opt=a=b") == {
+    assert mount_specs.parse_mount(
+        "type=volume,src=d,dst=/d,readonly,volume-nocopy,volume-opt=a=b"
+    ) == {
         "Type": "volume",
         "Source": "d",
         "Target": "/d",
         "ReadOnly": True,
         "VolumeOptions": {"NoCopy": True, "DriverConfig": {"Options": {"a": "b"}}},
     }
-    assert specs.parse_mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1777") == {
+    assert mount_specs.parse_mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1777") == {
         "Type": "tmpfs",
         "Target": "/t",
         "TmpfsOptions": {"SizeBytes": 1 << 20, "Mode": 0o1777},
     }
-    mount = specs.parse_mount('type=bind,"source=/a,b",target=/t,bind-propagation=rslave')
+    mount = mount_specs.parse_mount('type=bind,"source=/a,b",target=/t,bind-propagation=rslave')
     assert mount["Source"] == "/a,b"
     assert mount["BindOptions"] == {"Propagation": "rslave"}
 
@@ -103,7 +105,7 @@ def test_mounts() -> None:
 )
 def test_wrong_mounts_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"mount|mode"):
-        specs.parse_mount(text)
+        mount_specs.parse_mount(text)
 
 
 # --- the request --------------------------------------------------------------------------------
@@ -211,7 +213,12 @@ def test_a_seccomp_profile_is_read_here(tmp_path: Path) -> None:
         (("--ulimit", "nofile"), "invalid ulimit"),
         (("--ulimit", "nofile=3:2"), "above the hard"),
         (("--device", "null"), "invalid device"),
-        (("--gpus", "all"), "not supported"),
+        (("--gpus", "all,0"), "invalid field '0'"),
+        (("--gpus", "some"), "invalid number of GPUs"),
+        (("--gpus", "colour=red"), "unknown field 'colour'"),
+        (("--pull", "sometimes"), "invalid value 'sometimes' for --pull"),
+        (("--disable-content-trust=false",), "content trust is not supported"),
+        (("-p", "target=80,colour=red"), "invalid field 'colour=red'"),
         (("--env-file", "/nonexistent"), "cannot read --env-file"),
         (("--security-opt", "seccomp=/nonexistent"), "cannot read seccomp profile"),
         (("--security-opt", "what"), "invalid --security-opt"),
@@ -234,6 +241,47 @@ def test_boolean_flags_take_true_and_false() -> None:
     assert body("--rm=false")["HostConfig"]["AutoRemove"] is False
     with pytest.raises(click.BadParameter, match="neither true nor false"):
         body("--rm=perhaps")
+
+
+def test_a_short_flag_takes_its_value_after_an_equals_sign() -> None:
+    request = body("-m=1g", "-e=A=b=c", "-p=8080:80", "-t=false")
+    assert request["HostConfig"]["Memory"] == 1 << 30
+    assert request["Env"] == ["A=b=c"]
+    assert list(request["HostConfig"]["PortBindings"]) == ["80/tcp"]
+    assert request["Tty"] is False
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "devices", "capabilities"),
+    [
+        ("all", -1, None, ["gpu"]),
+        ("2", 2, None, ["gpu"]),
+        ("device=0", 0, ["0"], ["gpu"]),
+        (
+            '"device=0,1","capabilities=compute,utility"',
+            0,
+            ["0", "1"],
+            ["compute", "utility", "gpu"],
+        ),
+        ("driver=nvidia", 1, None, ["gpu"]),
+    ],
+)
+def test_gpus(text: str, count: int, devices: list[str] | None, capabilities: list[str]) -> None:
+    (request,) = body("--gpus", text)["HostConfig"]["DeviceRequests"]
+    assert (request["Count"], request["DeviceIDs"]) == (count, devices)
+    assert request["Capabilities"] == [capabilities]
+
+
+def test_devices_by_their_interface_names_are_requests() -> None:
+    host = body("--device", "/dev/null", "--device", "vendor.example/gpu=0")["HostConfig"]
+    assert [device["PathOnHost"] for device in host["Devices"]] == ["/dev/null"]
+    assert host["DeviceRequests"] == [{"Driver": "cdi", "DeviceIDs": ["vendor.example/gpu=0"]}]
+
+
+def test_flags_of_windows_containers_are_passed_on() -> None:
+    host = body("--isolation", "default", "--cpu-count", "2", "--kernel-memory", "4m")["HostConfig"]
+    assert (host["Isolation"], host["CpuCount"], host["KernelMemory"]) == ("default", 2, 4 << 20)
+    assert not {"Isolation", "CpuCount", "KernelMemory"} & body()["HostConfig"].keys()
 
 
 def test_flags_end_at_the_image() -> None:

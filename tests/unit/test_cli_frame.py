@@ -81,6 +81,7 @@ def test_version_is_the_projects() -> None:
             "desk: 'sart' is not a desk machine command",
             "desk machine start",
         ),
+        (["ps", "--filter"], 125, "desk: option '--filter' requires", "See `desk ps --help`."),
         (["qqqq"], 1, "desk: 'qqqq' is not a desk command", "See `desk --help`."),
         (["ps", "--foo"], 125, "desk: no such option '--foo'", "See `desk ps --help`."),
         (["rm"], 1, "desk: missing argument 'CONTAINER...'", "See `desk rm --help`."),
@@ -100,10 +101,10 @@ def test_version_is_the_projects() -> None:
         (["env", "--shell", "elvish"], 125, "desk: unknown shell 'elvish'", "Use bash"),
         (["up", "--memory", "1m"], 125, "desk: --memory 1m is too small", "At least 128 MiB"),
         (["up", "--driver", "xen"], 125, "desk: 'xen' is no machine driver", "Use one of"),
-        (["run", "--detach-keys", "x-y", "i"], 125, "desk: invalid --detach-keys", "ctrl-"),
+        (["run", "--detach-keys", "x-y", "i"], 1, "desk: invalid --detach-keys", "ctrl-"),
         (["logs", "--tail", "x", "c"], 125, "desk: invalid value 'x' for --tail", "number"),
-        (["update", "c"], 125, "desk: nothing to change was named", "--help"),
-        (["cp", "a", "b"], 125, "desk: one side must be a container", "CONTAINER:PATH"),
+        (["update", "c"], 1, "desk: nothing to change was named", "--help"),
+        (["cp", "a", "b"], 1, "desk: one side must be a container", "CONTAINER:PATH"),
     ],
 )
 def test_errors_are_a_sentence_and_a_remedy(

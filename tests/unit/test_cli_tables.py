@@ -14,7 +14,7 @@ from desk.cli.commands.stats import stats_row
 from desk.cli.commands.system import df_rows, event_text
 from desk.cli.container_rows import container_row, ports_text, table
 from desk.cli.render import columns
-from desk.errors import UsageError
+from desk.errors import InvalidRequest
 from desk.machine.model import MachineStatus, State
 
 
@@ -168,16 +168,22 @@ def test_events_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         "Actor": {"ID": "abc", "Attributes": {"name": "web", "exitCode": "0"}},
     }
     assert event_text(event) == (
-        "2023-11-14T22:13:20.000000001+00:00 container die abc (exitCode=0, name=web)"
+        "2023-11-14T22:13:20.000000001Z container die abc (exitCode=0, name=web)"
     )
 
 
 def test_ranges_and_gateways_go_with_their_subnet() -> None:
-    assert subnets(("10.1.0.0/24", "fd00::/64"), ("10.1.0.128/25",), ("fd00::1",)) == [
-        {"Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25"},
+    assert subnets(
+        ("10.1.0.0/24", "fd00::/64"), ("10.1.0.128/25",), ("fd00::1",), {"host": "10.1.0.5"}
+    ) == [
+        {
+            "Subnet": "10.1.0.0/24",
+            "IPRange": "10.1.0.128/25",
+            "AuxiliaryAddresses": {"host": "10.1.0.5"},
+        },
         {"Subnet": "fd00::/64", "Gateway": "fd00::1"},
     ]
-    with pytest.raises(UsageError, match="is in no --subnet"):
-        subnets(("10.1.0.0/24",), (), ("10.2.0.1",))
-    with pytest.raises(UsageError, match="invalid --subnet"):
-        subnets(("ten",), (), ())
+    with pytest.raises(InvalidRequest, match="is in no --subnet"):
+        subnets(("10.1.0.0/24",), (), ("10.2.0.1",), {})
+    with pytest.raises(InvalidRequest, match="invalid --subnet"):
+        subnets(("ten",), (), (), {})

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from desk.cli.structures import structured
 from desk.cli.template import RenderError, Template, TemplateError
 
 DATA: dict[str, Any] = {
@@ -116,3 +117,48 @@ def test_malformed_templates_are_refused(source: str, message: str) -> None:
     with pytest.raises(TemplateError, match=message) as caught:
         Template(source)
     assert caught.value.exit_code == 64
+
+
+CONTAINER = {
+    "Id": "abc",
+    "State": {"Status": "exited", "ExitCode": 3},
+    "Mounts": [{"Type": "bind", "Source": "/src", "Destination": "/dst", "RW": True}],
+    "Config": {"Labels": {"b": "2", "a": "1"}},
+    "HostConfig": {
+        "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
+        "NanoCpus": 5,
+        "PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": "8080"}]},
+    },
+    "NetworkSettings": {},
+    "Unknown": {"to": "this table"},
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{.ID}} {{.Id}}", "abc abc"),
+        ("{{.HostConfig.RestartPolicy}}", "{on-failure 3}"),
+        ("{{.State}}", "{exited false false false false false 0 3    <nil>}"),
+        ("{{.Mounts}}", "[{bind  /src /dst   true }]"),
+        ("{{range .Mounts}}{{.Name}}:{{.Destination}}{{end}}", ":/dst"),
+        ("{{if .State.Health}}checked{{else}}unchecked{{end}}", "unchecked"),
+        ("{{.Config.Healthcheck}} {{.SizeRw}} {{.Config.Volumes}}", "<nil> <nil> map[]"),
+        ("{{.Config.Labels}} {{json .Config.Labels}}", 'map[a:1 b:2] {"a":"1","b":"2"}'),
+        ("{{.HostConfig.NanoCPUs}} {{.HostConfig.NanoCpus}} {{.HostConfig.Memory}}", "5 5 0"),
+        ("{{.HostConfig.PortBindings}}", "map[80/tcp:[{ 8080}]]"),
+        ("{{.NetworkSettings.IPAddress}}|{{len .NetworkSettings.Networks}}", "|0"),
+        ("{{json .State}}", '{"Status":"exited","ExitCode":3}'),
+        ("{{.Unknown.to}}", "this table"),
+        ("{{with .NetworkSettings}}there{{end}}", "there"),
+    ],
+)
+def test_a_known_objects_fields_are_there_though_the_engine_left_them_out(
+    source: str, text: str
+) -> None:
+    assert Template(source).render(structured(CONTAINER, "Container")) == text
+
+
+def test_a_field_that_no_container_has_is_still_named() -> None:
+    with pytest.raises(RenderError, match='no entry for key "Foo"'):
+        Template("{{.Foo}}").render(structured(CONTAINER, "Container"))

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from desk.cli import interactive, render, terminal
-from desk.errors import UsageError
+from desk.errors import InvalidRequest
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_detach_keys(text: str, keys: bytes) -> None:
 
 @pytest.mark.parametrize("text", ["ctrl-", "ctrl-1", "ctrl-pp", "strg-p", "ctrl-p,"])
 def test_wrong_detach_keys_are_named(text: str) -> None:
-    with pytest.raises(UsageError, match="invalid --detach-keys"):
+    with pytest.raises(InvalidRequest, match="invalid --detach-keys"):
         interactive.parse_detach_keys(text)
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from desk.cli import units
-from desk.errors import UsageError
+from desk.errors import InvalidRequest, UsageError
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_moments_are_unix_times_dates_or_spans() -> None:
         1706702400.123456
     )
     assert time.time() - float(units.parse_moment("10m")) == pytest.approx(600, abs=5)
-    with pytest.raises(UsageError, match="invalid time 'yesterday'"):
+    with pytest.raises(InvalidRequest, match="invalid time 'yesterday'"):
         units.parse_moment("yesterday")
 
 

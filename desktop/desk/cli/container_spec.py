@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from desk.cli import specs
+from desk.cli import device_specs, mount_specs, specs
 from desk.cli.specs import JsonObject
 from desk.cli.units import parse_duration_ns, parse_size
 from desk.errors import UsageError
@@ -30,12 +30,21 @@ def container_body(image: str, command: tuple[str, ...], flags: Flags) -> JsonOb
         **_host_config(flags),
         **_resources(flags),
         "Binds": binds or None,
-        "Mounts": [specs.parse_mount(text) for text in flags["mount"]] or None,
+        "Mounts": [mount_specs.parse_mount(text) for text in flags["mount"]] or None,
         "PortBindings": bindings or None,
         "NetworkMode": networks[0][0] if networks else "default",
     }
     body["NetworkingConfig"] = {"EndpointsConfig": _endpoints(networks, flags)}
     return body
+
+
+def check_trust(*, unsigned: bool) -> None:
+    """Refuse ``--disable-content-trust=false``: a check that is asked for must not be left out."""
+    if not unsigned:
+        raise UsageError(
+            "content trust is not supported: signatures of images are not checked",
+            hint="Leave --disable-content-trust=false out, or name the image by its digest.",
+        )
 
 
 def bind_sources(body: JsonObject) -> list[str]:
@@ -44,7 +53,7 @@ def bind_sources(body: JsonObject) -> list[str]:
     sources = [
         volume.source
         for text in host["Binds"] or ()
-        if (volume := specs.parse_volume(text)).is_path
+        if (volume := mount_specs.parse_volume(text)).is_path
     ]
     return sources + [m["Source"] for m in host["Mounts"] or () if m["Type"] == "bind"]
 
@@ -59,10 +68,10 @@ def _check_conflicts(flags: Flags) -> None:
         flags[name] is not None for name in flags if name.startswith("health_")
     ):
         raise UsageError("--no-healthcheck and the --health flags exclude each other")
-    if flags["gpus"]:
+    check_trust(unsigned=flags["disable_content_trust"])
+    if flags["pull"] not in ("always", "missing", "never"):
         raise UsageError(
-            "--gpus is not supported: the machine has no graphics hardware",
-            hint="Leave --gpus out; the program then runs on the CPU.",
+            f"invalid value {flags['pull']!r} for --pull", hint="It is always, missing or never."
         )
 
 
@@ -129,7 +138,7 @@ def _volumes(flags: Flags) -> tuple[list[str], JsonObject]:
     binds: list[str] = []
     anonymous: JsonObject = {}
     for text in flags["volume"]:
-        volume = specs.parse_volume(text)
+        volume = mount_specs.parse_volume(text)
         if volume.source:
             binds.append(volume.bind())
         else:
@@ -274,17 +283,40 @@ def plain_limits(flags: Flags) -> JsonObject:
         "pids_limit": "PidsLimit",
     }
     limits = {key: flags[flag] for flag, key in names.items() if flags.get(flag) is not None}
+    if limits.get("MemorySwappiness") == -1:  # Docker's way to say that nothing is wanted
+        del limits["MemorySwappiness"]
     if flags["cpus"] is not None:
         limits["NanoCpus"] = specs.parse_nano_cpus(flags["cpus"])
     return limits
 
 
+def _foreign_limits(flags: Flags) -> JsonObject:
+    """Return the limits among ``flags`` that Linux does not know; only those that were given."""
+    limits: JsonObject = {}
+    for flag, key in (
+        ("cpu_count", "CpuCount"),
+        ("cpu_percent", "CpuPercent"),
+        ("io_maxiops", "IOMaximumIOps"),
+        ("isolation", "Isolation"),
+    ):
+        if flags[flag] is not None:
+            limits[key] = flags[flag]
+    for flag, key in (("io_maxbandwidth", "IOMaximumBandwidth"), ("kernel_memory", "KernelMemory")):
+        if flags[flag] is not None:
+            limits[key] = parse_size(flags[flag], what=f"--{flag.replace('_', '-')}")
+    return limits
+
+
 def _resources(flags: Flags) -> JsonObject:
-    resources = {**size_limits(flags), **plain_limits(flags)}
+    resources = {**size_limits(flags), **plain_limits(flags), **_foreign_limits(flags)}
+    cdi, devices = device_specs.split_devices(flags["device"])
     resources |= {
-        "BlkioWeightDevice": [specs.parse_weight(text) for text in flags["blkio_weight_device"]],
+        "BlkioWeightDevice": [
+            device_specs.parse_weight(text) for text in flags["blkio_weight_device"]
+        ],
         "CgroupParent": flags["cgroup_parent"] or "",
-        "Devices": [specs.parse_device(text) for text in flags["device"]],
+        "Devices": [device_specs.parse_device(text) for text in devices],
+        "DeviceRequests": [*map(device_specs.parse_gpus, flags["gpus"]), *cdi] or None,
         "DeviceCgroupRules": list(flags["device_cgroup_rule"]) or None,
         "Ulimits": [specs.parse_ulimit(text) for text in flags["ulimit"]],
     }
@@ -296,6 +328,8 @@ def _resources(flags: Flags) -> JsonObject:
         ("device_read_iops", "BlkioDeviceReadIOps"),
         ("device_write_iops", "BlkioDeviceWriteIOps"),
     ):
-        rates = [specs.parse_throttle(text, bytes_=flag.endswith("bps")) for text in flags[flag]]
+        rates = [
+            device_specs.parse_throttle(text, bytes_=flag.endswith("bps")) for text in flags[flag]
+        ]
         resources[key] = rates or None
     return resources

@@ -20,6 +20,14 @@ class UnknownCommand(DeskError):
     """A command was mistyped."""
 
 
+class SectionOption(click.Option):
+    """An option that ``--help`` shows under a heading of its own."""
+
+    def __init__(self, *arguments: Any, section: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.section = section
+
+
 class DeskCommand(click.Command):
     """A command with an example in its help, and flags that also take ``=true`` and ``=false``.
 
@@ -37,10 +45,16 @@ class DeskCommand(click.Command):
         self.interspersed = interspersed
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, self._spell_out_flags(ctx, args))
+        try:
+            return super().parse_args(ctx, self._spell_out_flags(ctx, args))
+        except click.UsageError as error:
+            # click's parser does not know which command it reads for.
+            error.ctx = error.ctx or ctx
+            raise
 
     def _spell_out_flags(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Turn ``--rm=true`` into ``--rm`` and ``--sig-proxy=false`` into its negation."""
+        """Turn ``--rm=true`` into ``--rm``, ``--sig-proxy=false`` into its negation and
+        ``-m=1g`` into ``-m 1g``."""
         options = {
             name: option
             for option in self.get_params(ctx)
@@ -58,12 +72,26 @@ class DeskCommand(click.Command):
             option = options.get(name)
             if separator and option is not None and option.is_flag:
                 result += _flag_spelling(option, name, value, ctx)
+            elif separator and option is not None and len(name) == 2:
+                result += (name, value)
             else:
                 result.append(arg)
                 if _wants_next(arg, options) and position < len(args):
                     result.append(args[position])
                     position += 1
         return result + args[position:]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        if "Options" in sections:  # what belongs to no other heading comes first
+            sections = {"Options": sections.pop("Options"), **sections}
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_epilog(ctx, formatter)
@@ -108,6 +136,12 @@ class LazyGroup(click.Group):
 
     def entries(self) -> dict[str, Entry]:
         return {name: entry for part in self.sections.values() for name, entry in part.items()}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not self.invoke_without_command and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(self.entries())

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
+import click
+
 from desk.cli import render, terminal
 from desk.engine.streams import STDERR, AttachedStream
-from desk.errors import DeskError, EngineError, EngineUnreachable, UsageError
+from desk.errors import DeskError, EngineError, EngineUnreachable, InvalidRequest
 
 DEFAULT_DETACH_KEYS = "ctrl-p,ctrl-q"
 
@@ -65,11 +67,18 @@ def parse_detach_keys(text: str) -> bytes:
     return bytes(result)
 
 
-def _bad_keys(text: str) -> UsageError:
-    return UsageError(
+def _bad_keys(text: str) -> InvalidRequest:
+    return InvalidRequest(
         f"invalid --detach-keys {text!r}",
         hint="Write keys such as ctrl-p,ctrl-q: ctrl- with a letter, or a single character.",
     )
+
+
+class Detached(DeskError):
+    """The person pressed the detach keys; ``attach`` and ``exec`` end with 1, as Docker's do."""
+
+    def __init__(self) -> None:
+        super().__init__("detached from the process, which goes on")
 
 
 class DetachFilter:
@@ -198,6 +207,16 @@ def signals_passed_on(kill: Callable[[str], object]) -> Iterator[None]:
     try:
         with handling(numbers):
             yield
+    except KeyboardInterrupt:
+        if impatience < _FORCED_AFTER:
+            raise
+        render.error(
+            DeskError(
+                f"gave up after {_FORCED_AFTER} interrupts that the container takes no notice of",
+                hint="It runs on. `desk kill` ends it; with --init Ctrl-C ends most programs.",
+            )
+        )
+        raise click.exceptions.Exit(1) from None
     finally:
         background.close()
 
@@ -230,6 +249,8 @@ def relay(
     except EngineUnreachable:
         if not detached.is_set():
             raise
+    if detached.is_set():
+        render.note("")  # what follows begins a line
     return detached.is_set()
 
 

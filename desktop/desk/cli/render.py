@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, TextIO
 
-from desk.errors import DeskError, UsageError
+from desk.errors import DeskError, InvalidRequest, UsageError
 
 Row = Mapping[str, Any]
 """One line of a table: column names as templates use them (``.Names``), and their values."""
@@ -118,10 +118,13 @@ class Table:
             return self.lines(rows)
         is_table = form.startswith("table ")
         text = form.removeprefix("table ").lstrip() if is_table else form
-        from desk.cli.template import Template
+        from desk.cli.template import Template, TemplateError
         from desk.cli.template_functions import TableRow
 
-        template = Template(text.replace("\\t", "\t").replace("\\n", "\n"))
+        try:
+            template = Template(text.replace("\\t", "\t").replace("\\n", "\n"))
+        except TemplateError as error:  # 1, where commands that show one object answer 64
+            raise InvalidRequest(error.text, hint=error.hint) from error
         lines = [template.render(TableRow(row)) for row in rows]
         if is_table:
             heading = template.render(_Headings(self._headings))
@@ -147,8 +150,9 @@ class _Headings(dict[str, Any]):
         self["Label"] = lambda name: str(name).rpartition(".")[2]
 
 
-def print_formatted(values: Sequence[Any], form: str) -> None:
-    """Print objects as ``inspect`` does: indented JSON, or each by a template."""
+def print_formatted(values: Sequence[Any], form: str, *, kinds: Sequence[str] = ()) -> None:
+    """Print objects as ``inspect`` does: indented JSON, or each by a template that knows what
+    ``kinds`` (``desk.cli.structures``) they are of, if given."""
     if not form or form == "json":
         if form == "json":
             from desk.cli.template_functions import to_json
@@ -161,6 +165,10 @@ def print_formatted(values: Sequence[Any], form: str) -> None:
     from desk.cli.template import Template
 
     template = Template(form.replace("\\t", "\t").replace("\\n", "\n"))
+    if kinds:
+        from desk.cli.structures import structured
+
+        values = [structured(value, kind) for value, kind in zip(values, kinds, strict=True)]
     for value in values:
         out(template.render(value))
 
@@ -170,6 +178,15 @@ def render_object(value: Any, form: str) -> str:
     from desk.cli.template import Template
 
     return Template("{{json .}}" if form == "json" else form).render(value)
+
+
+def object_renderer(form: str, kind: str) -> Callable[[Any], str]:
+    """Return what renders one object after the other of a kind (``desk.cli.structures``)."""
+    from desk.cli.structures import structured
+    from desk.cli.template import Template
+
+    template = Template("{{json .}}" if form == "json" else form)
+    return lambda value: template.render(structured(value, kind))
 
 
 # --- progress -----------------------------------------------------------------------------------

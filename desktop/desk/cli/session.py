@@ -126,16 +126,23 @@ def pass_session(function: Callable[..., T]) -> Callable[..., T]:
     return wrapper
 
 
-def for_each(names: Iterable[str], action: Callable[[str], Any], *, silent: bool = False) -> None:
+def for_each(
+    names: Iterable[str],
+    action: Callable[[str], Any],
+    *,
+    silent: bool = False,
+    missing_ok: bool = False,
+) -> None:
     """Do something to each name and print it; one that fails does not stop the others, but the
-    command ends with exit code 1."""
+    command ends with exit code 1. With ``missing_ok`` one that does not exist is told, and no
+    failure."""
     failed = False
     for name in names:
         try:
             action(name)
         except EngineError as failure:
             render.error(failure)
-            failed = True
+            failed = failed or not (missing_ok and failure.status == 404)
         else:
             if not silent:
                 render.out(name)

@@ -15,7 +15,7 @@ from desk.cli.container_spec import Flags, bind_sources, container_body
 from desk.cli.session import Session
 from desk.engine.client import EngineClient
 from desk.engine.streams import AttachedStream
-from desk.errors import Conflict, EngineError, EngineUnreachable, UsageError
+from desk.errors import Conflict, EngineError, EngineUnreachable, InvalidRequest
 
 CANNOT_INVOKE = 126
 NOT_FOUND = 127
@@ -268,7 +268,7 @@ def leave(code: int) -> None:
 
 def check_streams(*, detach: bool, attach: tuple[str, ...]) -> None:
     if detach and attach:
-        raise UsageError(
+        raise InvalidRequest(
             "--detach and --attach exclude each other",
             hint="Leave one out; `desk attach` connects to a running container later.",
         )

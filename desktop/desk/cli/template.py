@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from desk.cli.structures import Structure
 from desk.cli.template_functions import FUNCTIONS, MISSING, Missing, TemplateFailure, text_of, truth
 from desk.errors import UsageError
 
@@ -452,6 +453,9 @@ def _field(value: Any, name: str) -> Any:
         raise TemplateFailure(f'map has no entry for key "{value.name}"')
     if value is None:
         raise TemplateFailure(f"nil has no field {name}")
+    if isinstance(value, Structure):
+        found = value.field(name, MISSING)
+        return Missing(name) if found is MISSING else found
     if not isinstance(value, Mapping):
         raise TemplateFailure(f"can't evaluate field {name} in {text_of(value)[:40]!r}")
     found = value.get(name, MISSING)

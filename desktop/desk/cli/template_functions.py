@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote_plus
 
+from desk.cli.structures import Structure
+
 MISSING = object()
 
 
@@ -24,6 +26,8 @@ class Missing:
 
 def truth(value: Any) -> bool:
     """Return whether Go's templates take a value for true."""
+    if isinstance(value, Structure):  # even one without a value in it
+        return True
     return not isinstance(value, Missing) and (callable(value) or bool(value))
 
 
@@ -39,6 +43,8 @@ def text_of(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, float):
         return _float_text(value)
+    if isinstance(value, Structure):
+        return f"{{{' '.join(map(text_of, value.values_in_order()))}}}"
     if isinstance(value, Mapping):
         pairs = (f"{text_of(key)}:{text_of(value[key])}" for key in sorted(value))
         return f"map[{' '.join(pairs)}]"
@@ -186,6 +192,24 @@ def _escape_html(value: Any) -> str:
     return text.replace("'", "&#39;")
 
 
+_JS_ESCAPES = {
+    "\\": "\\\\",
+    "'": "\\'",
+    '"': '\\"',
+    "<": "\\u003C",
+    ">": "\\u003E",
+    "&": "\\u0026",
+    "=": "\\u003D",
+}
+
+
+def _escape_js(value: Any) -> str:
+    return "".join(
+        _JS_ESCAPES.get(sign) or (f"\\u{ord(sign):04X}" if ord(sign) < 32 else sign)
+        for sign in text_of(value)
+    )
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "eq": _equal,
     "ge": lambda a, b: a >= b,
@@ -193,6 +217,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "html": _escape_html,
     "index": _index,
     "join": _join,
+    "js": _escape_js,
     "json": to_json,
     "le": lambda a, b: a <= b,
     "len": len,

@@ -6,7 +6,7 @@ import datetime
 import re
 import time
 
-from desk.errors import UsageError
+from desk.errors import InvalidRequest, UsageError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?\Z", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
@@ -100,7 +100,7 @@ def parse_moment(text: str) -> str:
     try:
         ago_s = parse_duration_s(text)
     except UsageError:
-        raise UsageError(
+        raise InvalidRequest(
             f"invalid time {text!r}",
             hint="Write 10m, 2024-01-31T12:00:00Z or a Unix time.",
         ) from None
@@ -129,6 +129,14 @@ def parse_timestamp(text: str) -> float:
 def format_created_at(unix_s: float) -> str:
     """Render a time as Docker's ``CreatedAt`` column does."""
     return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(unix_s))
+
+
+def format_rfc3339(unix_s: float) -> str:
+    """Render a time as in ``2024-01-31T12:00:00Z``, in the local zone."""
+    local = time.localtime(unix_s)
+    zone = time.strftime("%z", local)
+    offset = "Z" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}"
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', local)}{offset}"
 
 
 def ago(unix_s: float) -> str:

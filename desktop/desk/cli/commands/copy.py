@@ -18,7 +18,7 @@ from desk.cli.archive import ArchiveSource, local_archive, pack, unpack
 from desk.cli.framework import DeskCommand
 from desk.cli.session import Session, pass_session
 from desk.engine.client import EngineClient
-from desk.errors import Conflict, EngineError, NotFound, UsageError
+from desk.errors import Conflict, EngineError, InvalidRequest, NotFound
 
 _DIRECTORY = 1 << 31  # Go's file mode bits, in which the API tells a path's stat
 _SYMLINK = 1 << 27
@@ -58,13 +58,13 @@ def cp(
     """Copy files between a container and this computer."""
     origin, goal = parse_place(source), parse_place(target)
     if bool(origin.container) == bool(goal.container):
-        raise UsageError(
+        raise InvalidRequest(
             "one side must be a container, the other this computer",
             hint="Write CONTAINER:PATH for the container's side.",
         )
     for place, text in ((origin, source), (goal, target)):
         if not place.path:
-            raise UsageError(f"{text!r} names no path", hint="Write CONTAINER:/path.")
+            raise InvalidRequest(f"{text!r} names no path", hint="Write CONTAINER:/path.")
     client = session.client
     if origin.container:
         count = _copy_out(client, origin, goal.path, follow_link=follow_link)

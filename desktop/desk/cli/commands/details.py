@@ -11,7 +11,7 @@ from desk.cli import complete, render
 from desk.cli.framework import DeskCommand
 from desk.cli.session import Session, pass_session
 from desk.engine.client import EngineClient
-from desk.errors import EngineError, EngineUnreachable, NotFound, UsageError
+from desk.errors import EngineError, EngineUnreachable, InvalidRequest, NotFound
 
 _TOP_COLUMN = 20
 
@@ -27,11 +27,14 @@ _format = click.option(
 )
 
 
-def _looks(client: EngineClient, *, size: bool) -> dict[str, Look]:
+_size = click.option("-s", "--size", is_flag=True, help="Show sizes of containers.")
+
+
+def _looks(client: EngineClient, *, size: bool = False, verbose: bool = False) -> dict[str, Look]:
     return {
         "container": lambda name: client.containers.inspect(name, size=size),
         "image": client.images.inspect,
-        "network": client.networks.inspect,
+        "network": lambda name: client.networks.inspect(name, verbose=verbose),
         "volume": client.volumes.inspect,
     }
 
@@ -39,26 +42,30 @@ def _looks(client: EngineClient, *, size: bool) -> dict[str, Look]:
 def inspect_all(names: tuple[str, ...], looks: dict[str, Look], form: str) -> None:
     """Print the objects that exist; name the others, and end with exit code 1 for them."""
     found: list[Any] = []
+    kinds: list[str] = []
     missing: list[EngineError | NotFound] = []
     for name in names:
         try:
-            found.append(_find(name, looks))
+            kind, details = _find(name, looks)
         except EngineUnreachable:
             raise
         except (EngineError, NotFound) as failure:
             missing.append(failure)
+        else:
+            found.append(details)
+            kinds.append(kind.capitalize())
     if found or not form:
-        render.print_formatted(found, form)
+        render.print_formatted(found, form, kinds=kinds)
     for reason in missing:
         render.error(reason)
     if missing:
         raise click.exceptions.Exit(1)
 
 
-def _find(name: str, looks: dict[str, Look]) -> Any:
-    for look in looks.values():
+def _find(name: str, looks: dict[str, Look]) -> tuple[str, Any]:
+    for kind, look in looks.items():
         try:
-            return look(name)
+            return kind, look(name)
         except EngineError as error:
             # 501: an engine without that kind of object has none of that name.
             if error.status not in (404, 501) or len(looks) == 1:
@@ -68,7 +75,7 @@ def _find(name: str, looks: dict[str, Look]) -> Any:
 
 @click.command(cls=DeskCommand, example="desk inspect --format '{{.State.Pid}}' web")
 @_format
-@click.option("-s", "--size", is_flag=True, help="Show sizes of containers.")
+@_size
 @click.option("--type", "kind", metavar="TYPE", help="container, image, network or volume.")
 @click.argument(
     "names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete.containers
@@ -81,27 +88,36 @@ def inspect(
     looks = _looks(session.client, size=size)
     if kind is not None:
         if kind not in looks:
-            raise UsageError(f"invalid --type {kind!r}", hint=f"It is {', '.join(looks)}.")
+            raise InvalidRequest(f"invalid --type {kind!r}", hint=f"It is {', '.join(looks)}.")
         looks = {kind: looks[kind]}
     inspect_all(names, looks, form)
 
 
-def _kind_command(kind: str, sentence: str, completion: Any) -> Any:
-    @click.command("inspect", cls=DeskCommand, help=sentence, example=f"desk {kind} inspect NAME")
+def _kind_command(kind: str, sentence: str, completion: Any, *extra: Any) -> Any:
+    """Return ``desk KIND inspect``; ``extra`` are options that only this kind has."""
+
     @_format
     @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completion)
     @pass_session
-    def command(session: Session, names: tuple[str, ...], form: str) -> None:
-        inspect_all(names, {kind: _looks(session.client, size=False)[kind]}, form)
+    def command(session: Session, names: tuple[str, ...], form: str, **options: bool) -> None:
+        inspect_all(names, {kind: _looks(session.client, **options)[kind]}, form)
 
-    return command
+    for option in extra:
+        command = option(command)
+    example = f"desk {kind} inspect NAME"
+    return click.command("inspect", cls=DeskCommand, help=sentence, example=example)(command)
 
 
 inspect_container = _kind_command(
-    "container", "Show everything about containers.", complete.containers
+    "container", "Show everything about containers.", complete.containers, _size
 )
 inspect_image = _kind_command("image", "Show everything about images.", complete.images)
-inspect_network = _kind_command("network", "Show everything about networks.", complete.networks)
+inspect_network = _kind_command(
+    "network",
+    "Show everything about networks.",
+    complete.networks,
+    click.option("-v", "--verbose", is_flag=True, help="Show what a swarm knows of it too."),
+)
 inspect_volume = _kind_command("volume", "Show everything about volumes.", complete.volumes)
 
 

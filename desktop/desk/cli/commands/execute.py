@@ -92,5 +92,5 @@ def execute(
                 )
             )
         if interactive.relay(stream, tty=tty, stdin=stdin, detach_keys=detach_keys):
-            return
+            raise interactive.Detached
     leave(client.execs.inspect(process).get("ExitCode") or 0)

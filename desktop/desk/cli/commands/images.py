@@ -17,7 +17,7 @@ from desk.cli.framework import DeskCommand
 from desk.cli.render import Table
 from desk.cli.session import Session, pass_session
 from desk.cli.starting import split_reference
-from desk.cli.units import ago, format_created_at, human_size
+from desk.cli.units import ago, format_created_at, format_rfc3339, human_size
 from desk.engine.streams import ByteStream
 from desk.errors import EngineError, EngineUnreachable, UsageError
 
@@ -177,7 +177,7 @@ def _history_row(layer: Mapping[str, Any], *, truncate: bool, human: bool) -> re
     identifier = str(layer["Id"])
     return {
         "Comment": layer.get("Comment") or "",
-        "CreatedAt": format_created_at(layer.get("Created") or 0),
+        "CreatedAt": format_rfc3339(layer.get("Created") or 0),
         "CreatedBy": shortened(created_by, 45) if truncate else created_by,
         "CreatedSince": ago(layer.get("Created") or 0),
         "ID": identifier.removeprefix("sha256:")[:12] if truncate else identifier,
@@ -216,7 +216,7 @@ def _remove_command(name: str) -> Any:
                 raise
             except EngineError as failure:
                 render.error(failure)
-                failed = True
+                failed = failed or not (force and failure.status == 404)
                 continue
             for item in report:
                 for action in ("Untagged", "Deleted"):

@@ -11,7 +11,7 @@ from desk.cli.container_spec import plain_limits, size_limits
 from desk.cli.framework import DeskCommand
 from desk.cli.session import Session, for_each, pass_session
 from desk.cli.specs import parse_restart
-from desk.errors import UsageError
+from desk.errors import InvalidRequest
 
 _containers = click.argument(
     "containers",
@@ -80,7 +80,11 @@ def rm(
 ) -> None:
     """Remove containers."""
     calls = session.client.containers
-    for_each(containers, lambda name: calls.remove(name, force=force, link=link, volumes=volumes))
+    for_each(
+        containers,
+        lambda name: calls.remove(name, force=force, link=link, volumes=volumes),
+        missing_ok=force,
+    )
 
 
 @click.command(cls=DeskCommand, example="desk pause web")
@@ -148,7 +152,7 @@ def update(
     if restart is not None:
         changes["RestartPolicy"] = parse_restart(restart)
     if not changes:
-        raise UsageError("nothing to change was named", hint="See `desk update --help`.")
+        raise InvalidRequest("nothing to change was named", hint="See `desk update --help`.")
 
     def change(name: str) -> None:
         for warning in session.client.containers.update(name, changes).get("Warnings") or ():

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from desk.cli import render
 from desk.cli.container_rows import container_row, table
 from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand
@@ -31,7 +32,14 @@ def _command(name: str) -> Any:
     @click.option(
         "--format", "form", metavar="FORMAT", default="", help="table, json, or a Go template."
     )
-    @click.option("-n", "--last", metavar="COUNT", type=int, help="Show the last created ones.")
+    @click.option(
+        "-n",
+        "--last",
+        metavar="COUNT",
+        type=int,
+        default=-1,
+        help="Show the last created ones.",
+    )
     @click.option("-l", "--latest", is_flag=True, help="Show the last created one.")
     @click.option("--no-trunc", is_flag=True, help="Do not shorten.")
     @click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
@@ -42,14 +50,17 @@ def _command(name: str) -> Any:
         all_: bool,
         filters: tuple[str, ...],
         form: str,
-        last: int | None,
+        last: int,
         latest: bool,
         no_trunc: bool,
         quiet: bool,
         size: bool,
     ) -> None:
         """List containers."""
-        limit = 1 if latest else last if last is not None and last > 0 else None
+        if quiet and form:
+            render.warn("Ignoring custom format, because both --format and --quiet are set.")
+            form = ""
+        limit = 1 if latest else last if last > 0 else None
         containers = session.client.containers.list(
             all_=all_,
             limit=limit,

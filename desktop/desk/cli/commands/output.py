@@ -104,6 +104,6 @@ def attach(
         else stream,
     ):
         if stay(client, identifier, stream, attachment):
-            return
+            raise interactive.Detached
         code = ending.result().code
     leave(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand
 from desk.cli.session import Session, pass_session
 from desk.cli.units import human_size
+from desk.errors import InvalidRequest
 
 _force = click.option("-f", "--force", is_flag=True, help="Do not ask.")
 _filter = click.option(
@@ -24,8 +26,17 @@ _filter = click.option(
 
 
 def agreed(question: str, *, force: bool) -> bool:
-    """Ask unless forced; a no ends the command without an error."""
-    return force or render.confirm(f"WARNING! {question}\nAre you sure you want to continue?")
+    """Ask unless forced; a no ends the command without an error. As Docker does, the question
+    goes to standard output and whatever standard input is answers it."""
+    if force:
+        return True
+    render.write(f"WARNING! {question}\nAre you sure you want to continue? [y/N] ")
+    answer = sys.stdin.readline() if sys.stdin is not None else ""
+    agreed = answer.strip().lower() in ("y", "yes")
+    if not answer:
+        render.out("")
+        render.note("Nothing was removed. Add --force to go on without the question.")
+    return agreed
 
 
 def report(title: str, items: Iterable[str]) -> None:
@@ -115,6 +126,11 @@ def system(
     session: Session, all_: bool, force: bool, filters: tuple[str, ...], volumes_: bool
 ) -> None:
     """Remove everything that is not in use."""
+    if volumes_ and any(text.partition("=")[0].strip() == "until" for text in filters):
+        raise InvalidRequest(
+            "volumes have no age: the filter until and --volumes exclude each other",
+            hint="Prune in two steps: with the filter, then `desk volume prune`.",
+        )
     what = [
         "all stopped containers",
         "all networks that no container uses",

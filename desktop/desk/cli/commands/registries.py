@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from desk.cli import complete, render
+from desk.cli.container_spec import check_trust
 from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand
 from desk.cli.layer_lines import show_layers
@@ -26,15 +27,28 @@ SEARCH_HEADINGS = {
 }
 _DESCRIPTION_WIDTH = 45
 
+_trust = click.option(
+    "--disable-content-trust/--no-disable-content-trust", "unsigned", default=True, hidden=True
+)
+
 
 @click.command(cls=DeskCommand, example="desk pull debian:trixie\ndesk pull -a registry:5000/mine")
 @click.option("-a", "--all-tags", is_flag=True, help="Fetch every tag of the repository.")
+@_trust
 @click.option("--platform", metavar="PLATFORM", help="Platform, such as linux/amd64.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the image's name only.")
 @click.argument("image", metavar="IMAGE[:TAG|@DIGEST]")
 @pass_session
-def pull(session: Session, image: str, platform: str | None, quiet: bool, all_tags: bool) -> None:
+def pull(
+    session: Session,
+    image: str,
+    platform: str | None,
+    quiet: bool,
+    all_tags: bool,
+    unsigned: bool,
+) -> None:
     """Fetch an image from a registry."""
+    check_trust(unsigned=unsigned)
     name, tag = split_reference(image)
     is_bare = name == image
     if all_tags and not is_bare:
@@ -54,11 +68,13 @@ def pull(session: Session, image: str, platform: str | None, quiet: bool, all_ta
 
 @click.command(cls=DeskCommand, example="desk push registry.example:5000/mine:1")
 @click.option("-a", "--all-tags", is_flag=True, help="Send every tag of the repository.")
+@_trust
 @click.option("-q", "--quiet", is_flag=True, help="Print the image's name only.")
 @click.argument("image", metavar="IMAGE[:TAG]", shell_complete=complete.images)
 @pass_session
-def push(session: Session, image: str, all_tags: bool, quiet: bool) -> None:
+def push(session: Session, image: str, all_tags: bool, quiet: bool, unsigned: bool) -> None:
     """Send an image to a registry."""
+    check_trust(unsigned=unsigned)
     name, tag = split_reference(image)
     if "@" in image:
         raise UsageError(f"cannot push {image}: a digest is no name to push to", hint="Name a tag.")

@@ -35,13 +35,16 @@ def arguments(function: Any) -> Any:
     interspersed=False,
     example="desk run -it --rm busybox sh\ndesk run -d --name web -p 8080:80 nginx",
 )
-@container_flags
 @click.option("-d", "--detach", is_flag=True, help="Run in the background and print the ID.")
+@click.option(
+    "--detach-keys", metavar="KEYS", help="Keys that detach this terminal (ctrl-p,ctrl-q)."
+)
 @click.option(
     "--sig-proxy/--no-sig-proxy",
     default=True,
     help="Pass signals on to the process (on; --sig-proxy=false turns it off).",
 )
+@container_flags
 @arguments
 @pass_session
 def run(
@@ -49,6 +52,7 @@ def run(
     image: str,
     command: tuple[str, ...],
     detach: bool,
+    detach_keys: str | None,
     sig_proxy: bool,
     **flags: Any,
 ) -> None:
@@ -60,14 +64,14 @@ def run(
         stdout=not detach and ("stdout" in attach or not attach),
         stderr=not detach and ("stderr" in attach or not attach),
         tty=flags["tty"],
-        detach_keys=flags["detach_keys"],
+        detach_keys=detach_keys,
         signals=sig_proxy and not detach,
     )
     # All that can be wrong with the flags is told before anything is made.
     check_input(tty=attachment.tty, attach_stdin=attachment.stdin)
+    if detach_keys is not None:
+        interactive.parse_detach_keys(detach_keys)
     session.failure_code = 125
-    if flags["detach_keys"] is not None:
-        interactive.parse_detach_keys(flags["detach_keys"])
     container = create_container(session, image, command, {**flags, "detach": detach})
     session.progress.done()
     client = session.starting_client

@@ -8,7 +8,7 @@ from desk.cli import complete
 from desk.cli.framework import DeskCommand
 from desk.cli.session import Session, for_each, pass_session
 from desk.cli.starting import Attachment, StartFailed, leave, run_attached
-from desk.errors import UsageError
+from desk.errors import InvalidRequest
 
 
 @click.command(cls=DeskCommand, example="desk start web\ndesk start -ai shell")
@@ -40,7 +40,7 @@ def start(
         for_each(containers, client.containers.start)
         return
     if len(containers) > 1:
-        raise UsageError(
+        raise InvalidRequest(
             "only one container can be attached to", hint="Leave -a and -i out, or name one."
         )
     details = client.containers.inspect(containers[0])

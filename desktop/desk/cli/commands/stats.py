@@ -30,6 +30,7 @@ HEADINGS = {
 }
 _DEFAULT = ("ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs")
 _REFRESH_S = 1.0
+_MOST_AT_ONCE = 64
 _NOTHING = "--"
 
 
@@ -150,14 +151,27 @@ def stats(
     table = Table(HEADINGS, default=_DEFAULT)
     if no_stream:
         names = containers or _all_names(client, all_=all_)
-        rows = [stats_row(name, _one_sample(client, name), truncate=not no_trunc) for name in names]
+        rows = [
+            stats_row(name, sample, truncate=not no_trunc)
+            for name, sample in zip(names, _one_sample_each(client, names), strict=True)
+        ]
         table.print(rows, form=form)
         return
     _watch(client, containers, table, form, all_=all_, truncate=not no_trunc)
 
 
 def _all_names(client: EngineClient, *, all_: bool) -> tuple[str, ...]:
-    return tuple(item["Id"] for item in client.containers.list(all_=all_))
+    return tuple(item["Id"][:12] for item in client.containers.list(all_=all_))
+
+
+def _one_sample_each(
+    client: EngineClient, names: tuple[str, ...]
+) -> list[Mapping[str, Any] | None]:
+    """Return a sample of each; all at once, as each takes its second or two."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(max(1, min(len(names), _MOST_AT_ONCE))) as pool:
+        return list(pool.map(lambda name: _one_sample(client, name), names))
 
 
 def _one_sample(client: EngineClient, name: str) -> Mapping[str, Any] | None:

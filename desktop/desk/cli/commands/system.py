@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -15,7 +14,14 @@ from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand
 from desk.cli.render import Table
 from desk.cli.session import Session, pass_session
-from desk.cli.units import ago, binary_size, human_size, parse_moment, parse_timestamp
+from desk.cli.units import (
+    ago,
+    binary_size,
+    format_rfc3339,
+    human_size,
+    parse_moment,
+    parse_timestamp,
+)
 from desk.errors import DeskError
 
 _format = click.option(
@@ -43,7 +49,10 @@ def version(session: Session, form: str) -> None:
     except DeskError as error:
         failure = error
     if form:
-        render.out(render.render_object({"Client": client, "Server": server}, form))
+        from desk.cli.structures import structured
+
+        both = structured({"Client": client, "Server": server}, "Versions")
+        render.out(render.render_object(both, form))
     else:
         render.out(
             "Client: Desk\n"
@@ -164,14 +173,14 @@ def events(
     session: Session, filters: tuple[str, ...], form: str, since: str | None, until: str | None
 ) -> None:
     """Show what happens in the engine as it happens."""
+    show: Callable[[Any], str] = render.object_renderer(form, "Event") if form else event_text
     with session.client.system.events(
         since=parse_moment(since) if since else None,
         until=parse_moment(until) if until else None,
         filters=parse_filters(filters),
     ) as stream:
         for event in stream:
-            text = render.render_object(event, form) if form else event_text(event)
-            render.out(text)
+            render.out(show(event))
             sys.stdout.flush()
 
 
@@ -179,9 +188,8 @@ def event_text(event: Mapping[str, Any]) -> str:
     """Render an event in Docker's one-line form."""
     nanoseconds = event.get("timeNano") or event.get("time", 0) * 10**9
     seconds, rest = divmod(nanoseconds, 10**9)
-    local = time.localtime(seconds)
-    zone = time.strftime("%z", local)
-    moment = f"{time.strftime('%Y-%m-%dT%H:%M:%S', local)}.{rest:09d}{zone[:3]}:{zone[3:]}"
+    whole = format_rfc3339(seconds)
+    moment = f"{whole[:19]}.{rest:09d}{whole[19:]}"
     actor = event.get("Actor") or {}
     attributes = actor.get("Attributes") or {}
     details = ", ".join(f"{key}={value}" for key, value in sorted(attributes.items()))
@@ -207,6 +215,10 @@ _DF_HEADINGS = {
 def df(session: Session, form: str, verbose: bool) -> None:
     """Show how much disk images, containers and volumes use."""
     usage = session.client.system.disk_usage()
+    if verbose and form not in ("", "table"):
+        # Unlike elsewhere, Docker ends only JSON with a line end here.
+        render.write(render.render_object(df_objects(usage), form) + "\n" * (form == "json"))
+        return
     if verbose:
         _df_verbose(usage)
         return
@@ -267,9 +279,28 @@ def _df_row(kind: str, count: int, active: int, size: int, free: int) -> render.
     }
 
 
+def df_objects(usage: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the rows of all that is there, as templates of ``system df -v`` see them."""
+    from desk.cli.commands.images import image_rows
+    from desk.cli.commands.volumes import volume_row
+    from desk.cli.template_functions import TableRow
+
+    return {
+        "Images": [
+            TableRow({**row, "Digest": ""})
+            for row in image_rows(usage.get("Images") or (), truncate=False)
+        ],
+        "Containers": [
+            TableRow(_df_container_row(item, truncate=False))
+            for item in usage.get("Containers") or ()
+        ],
+        "Volumes": [TableRow(volume_row(item)) for item in usage.get("Volumes") or ()],
+        "BuildCache": [TableRow(_cache_row(item)) for item in usage.get("BuildCache") or ()],
+    }
+
+
 def _df_verbose(usage: Mapping[str, Any]) -> None:
     from desk.cli.commands.images import IMAGE_HEADINGS, image_rows
-    from desk.cli.container_rows import container_row
 
     render.out("Images space usage:\n")
     shown = (
@@ -295,8 +326,7 @@ def _df_verbose(usage: Mapping[str, Any]) -> None:
         "Names": "NAMES",
     }
     Table(headings, default=tuple(headings)).print(
-        {**container_row(item), "Size": human_size(item.get("SizeRw") or 0)}
-        for item in usage.get("Containers") or ()
+        _df_container_row(item, truncate=True) for item in usage.get("Containers") or ()
     )
     render.out("\nLocal Volumes space usage:\n")
     render.print_columns(
@@ -315,17 +345,37 @@ def _df_verbose(usage: Mapping[str, Any]) -> None:
     caches = usage.get("BuildCache") or []
     render.out(f"\nBuild cache usage: {human_size(sum(item.get('Size') or 0 for item in caches))}")
     render.out("")
-    rows = (
-        (
-            item["ID"][:12],
-            item.get("Type", ""),
-            human_size(item.get("Size") or 0),
-            ago(parse_timestamp(item.get("CreatedAt", ""))),
-            ago(parse_timestamp(item.get("LastUsedAt") or "")),
-            str(item.get("UsageCount", 0)),
-            str(bool(item.get("Shared"))).lower(),
-        )
-        for item in caches
+    headings = {
+        "ID": "CACHE ID",
+        "CacheType": "CACHE TYPE",
+        "Size": "SIZE",
+        "CreatedSince": "CREATED",
+        "LastUsedSince": "LAST USED",
+        "UsageCount": "USAGE",
+        "Shared": "SHARED",
+    }
+    Table(headings, default=tuple(headings)).print(
+        {**_cache_row(item), "ID": item["ID"][:12]} for item in caches
     )
-    heading = ("CACHE ID", "CACHE TYPE", "SIZE", "CREATED", "LAST USED", "USAGE", "SHARED")
-    render.print_columns([heading, *rows])
+
+
+def _df_container_row(item: Mapping[str, Any], *, truncate: bool) -> render.Row:
+    from desk.cli.container_rows import container_row
+
+    return {**container_row(item, truncate=truncate), "Size": human_size(item.get("SizeRw") or 0)}
+
+
+def _cache_row(item: Mapping[str, Any]) -> render.Row:
+    return {
+        "CacheType": item.get("Type", ""),
+        "CreatedAt": item.get("CreatedAt", ""),
+        "CreatedSince": ago(parse_timestamp(item.get("CreatedAt", ""))),
+        "Description": item.get("Description", ""),
+        "ID": item["ID"],
+        "InUse": str(bool(item.get("InUse"))).lower(),
+        "LastUsedAt": item.get("LastUsedAt") or "",
+        "LastUsedSince": ago(parse_timestamp(item.get("LastUsedAt") or "")),
+        "Shared": str(bool(item.get("Shared"))).lower(),
+        "Size": human_size(item.get("Size") or 0),
+        "UsageCount": str(item.get("UsageCount", 0)),
+    }

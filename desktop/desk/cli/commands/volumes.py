@@ -15,6 +15,7 @@ from desk.cli.render import Table
 from desk.cli.session import Session, for_each, pass_session
 from desk.cli.specs import parse_pairs
 from desk.cli.units import human_size
+from desk.errors import InvalidRequest
 
 _GROUP = {
     "create": Entry("volumes:create", "Create a volume."),
@@ -25,13 +26,16 @@ _GROUP = {
 }
 
 _HEADINGS = {
+    "Availability": "AVAILABILITY",
     "Driver": "DRIVER",
+    "Group": "GROUP",
     "Labels": "LABELS",
     "Links": "LINKS",
     "Mountpoint": "MOUNTPOINT",
     "Name": "VOLUME NAME",
     "Scope": "SCOPE",
     "Size": "SIZE",
+    "Status": "STATUS",
 }
 
 
@@ -45,7 +49,9 @@ def volume_row(item: Mapping[str, Any]) -> render.Row:
     labels = item.get("Labels") or {}
     usage = item.get("UsageData") or {}
     return {
+        "Availability": "N/A",  # this column and two more tell of cluster volumes only
         "Driver": item["Driver"],
+        "Group": "N/A",
         "Label": lambda name: labels.get(name, ""),
         "Labels": ",".join(f"{key}={value}" for key, value in sorted(labels.items())),
         "Links": str(usage["RefCount"]) if usage else "N/A",
@@ -53,6 +59,7 @@ def volume_row(item: Mapping[str, Any]) -> render.Row:
         "Name": item["Name"],
         "Scope": item.get("Scope") or "local",
         "Size": human_size(usage["Size"]) if usage else "N/A",
+        "Status": "N/A",
     }
 
 
@@ -83,14 +90,22 @@ def ls(session: Session, filters: tuple[str, ...], form: str, quiet: bool) -> No
 @click.option("-d", "--driver", metavar="DRIVER", default="local", help="Driver (local).")
 @click.option("--label", metavar="KEY=VALUE", multiple=True, help="Set a label.")
 @click.option("-o", "--opt", metavar="KEY=VALUE", multiple=True, help="Option of the driver.")
+@click.option("--name", "old_name", metavar="NAME", hidden=True)
 @click.argument("name", required=False)
 @pass_session
 def create(
-    session: Session, name: str | None, driver: str, label: tuple[str, ...], opt: tuple[str, ...]
+    session: Session,
+    name: str | None,
+    old_name: str | None,
+    driver: str,
+    label: tuple[str, ...],
+    opt: tuple[str, ...],
 ) -> None:
     """Create a volume."""
+    if name and old_name:
+        raise InvalidRequest("the volume's name is given twice", hint="Leave --name out.")
     body = {
-        "Name": name or "",
+        "Name": name or old_name or "",
         "Driver": driver,
         "DriverOpts": parse_pairs(opt, flag="--opt"),
         "Labels": parse_pairs(label, flag="--label"),
