@@ -83,7 +83,10 @@ def _create(session: Session, image: str, body: dict[str, Any], flags: Flags) ->
     try:
         return client.containers.create(body, **options)
     except EngineError as error:
-        if error.status != 404 or flags["pull"] != "missing" or _has_image(client, image):
+        if error.status != 404 or flags["pull"] != "missing":
+            raise
+        # An image of another platform than the one wanted counts as missing.
+        if not flags["platform"] and _has_image(client, image):
             raise
     render.note(f"Unable to find image '{':'.join(split_reference(image))}' locally")
     pull_image(client, image, platform=flags["platform"], quiet=flags["quiet"])

@@ -58,6 +58,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/images/{name...}/push", "images:push"),
     Route("DELETE", "/images/{name...}", "images:remove"),
     Route("POST", "/commit", "images:commit"),
+    Route("POST", "/build/prune", "images:prune_build_cache", (1, 31)),
     Route("GET", "/distribution/{name...}/json", "images:distribution", (1, 30)),
     # networks
     Route("GET", "/networks", "networks:select"),

@@ -160,19 +160,22 @@ class ContainerCreation:
         log_spec(host.log_config.type, record.log_path, log_options, extra)
         for mode in (host.network_mode, host.ipc_mode, host.pid_mode):
             if mode.startswith("container:"):
-                self._shared_container(mode.removeprefix("container:"))
+                self._other_container(mode.removeprefix("container:"))
 
-    def _shared_container(self, reference: str) -> None:
-        if self._registry.find(reference) is None:
-            # Not "not found": clients would take that for the image and pull it.
+    def _other_container(self, reference: str) -> Container:
+        """Return a container that the request names. One that is missing makes the request
+        wrong: Docker's clients take a 404 here for a missing image and begin to pull it."""
+        found = self._registry.find(reference)
+        if found is None:
             raise InvalidArgument(f"No such container: {reference}")
+        return found
 
     async def _settle_mounts(self, record: ContainerRecord) -> None:
         record.mounts = mounting.settle(
             record.config,
             record.host_config,
             self._volumes,
-            lambda reference: self._registry.get(reference).record,
+            lambda reference: self._other_container(reference).record,
         )
 
     def _free_name(self) -> str:
