@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import tarfile
@@ -317,3 +318,37 @@ def test_stats_of_one_moment(desk: Cli) -> None:
     assert heading.startswith("CONTAINER ID   NAME      CPU %")
     assert line.split()[1] == "web"
     assert int(line.split()[-1]) >= 1
+
+
+def test_the_shell_completes_names_and_values(desk: Cli) -> None:
+    def offered(words: str) -> set[str]:
+        line = shlex.join(desk.command()) + " " + words
+        done = subprocess.run(
+            [desk.command()[0]],
+            env={
+                **desk.environment,
+                "_DESK_COMPLETE": "bash_complete",
+                "COMP_WORDS": line,
+                "COMP_CWORD": str(len(line.split(" ")) - 1),
+            },
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        return {item.partition(",")[2] for item in done.stdout.split()}
+
+    desk.ok("run", "-d", "--name", "web", "-v", "data:/d", "busybox", "sleep", "600")
+    desk.ok("create", "--name", "idle", "busybox")
+    desk.ok("network", "create", "back")
+    assert offered("rm ") == {"web", "idle"}
+    assert offered("exec ") == {"web"}
+    assert offered("inspect ") >= {"web", "idle", "busybox", "back", "bridge", "data"}
+    assert offered("run --network b") == {"back", "bridge"}
+    assert offered("run -v ") == {"data"}
+    assert offered("run --volumes-from w") == {"web"}
+    assert offered("cp w") == {"w", "web:"}  # a file of that name, or the container
+    assert offered("network rm b") == {"back", "bridge"}
+    assert offered("volume rm ") == {"data"}
+    assert offered("kill -s K") == {"KILL"}
+    assert offered("run --pull ") == {"always", "missing", "never"}

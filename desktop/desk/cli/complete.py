@@ -1,4 +1,4 @@
-"""What the shell offers when a name is asked for: containers, images, machines.
+"""What the shell offers when a name or a value is asked for: containers, images, machines…
 
 Completion never starts a machine and never complains: without an answer within a moment it
 offers nothing.
@@ -6,7 +6,8 @@ offers nothing.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +15,9 @@ from desk.cli.session import Session
 from desk.engine.client import EngineClient
 from desk.engine.transport import UnixTransport, transport_for
 from desk.errors import DeskError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _TIMEOUT_S = 2.0
 
@@ -69,6 +73,54 @@ def images(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
             for tag in image.get("RepoTags") or ()
         ],
     )
+
+
+def objects(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of all that ``desk inspect`` knows."""
+
+    def ask(client: EngineClient) -> list[str]:
+        names = [
+            name.lstrip("/")
+            for container in client.containers.list(all_=True)
+            for name in container["Names"]
+        ]
+        names += [
+            tag.removesuffix(":latest")
+            for image in client.images.list()
+            for tag in image.get("RepoTags") or ()
+        ]
+        names += [item["Name"] for item in client.networks.list()]
+        return names + [item["Name"] for item in client.volumes.list()]
+
+    return _offer(ctx, incomplete, ask)
+
+
+def places(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return files of this computer, and containers with the colon that a path follows."""
+    from click.shell_completion import CompletionItem
+
+    found = [CompletionItem(incomplete, type="file")]
+    if not incomplete.startswith(("/", ".", "~")) and ":" not in incomplete:
+        found += [CompletionItem(f"{name}:") for name in containers(ctx, param, incomplete)]
+    return found
+
+
+def one_of(*values: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Return what offers fixed values."""
+
+    def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
+
+
+def signals(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of signals, without SIG as Docker's users write them, or with it."""
+    from signal import Signals
+
+    prefix = "" if incomplete.startswith("SIG") else "SIG"
+    names = sorted({number.name.removeprefix(prefix) for number in Signals})
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def networks(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import click
 
+from desk.cli import complete
 from desk.cli.framework import SectionOption
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -164,6 +165,21 @@ _WITHOUT_EFFECT: tuple[Flag, ...] = (
 """Taken and sent, since scripts for Docker use them; help does not show them."""
 
 
+_COMPLETIONS: Mapping[str, Callable[..., Any]] = {
+    "--attach": complete.one_of("stdin", "stdout", "stderr"),
+    "--cgroupns": complete.one_of("host", "private"),
+    "--ipc": complete.one_of("host", "none", "private", "shareable"),
+    "--link": complete.containers,
+    "--log-driver": complete.one_of("json-file", "local", "none"),
+    "--network": complete.networks,
+    "--pull": complete.one_of("always", "missing", "never"),
+    "--restart": complete.one_of("always", "no", "on-failure", "unless-stopped"),
+    "--stop-signal": complete.signals,
+    "--volume": complete.volumes,
+    "--volumes-from": complete.containers,
+}
+
+
 def _declarations(spelling: str) -> tuple[str, ...]:
     """Split ``-t/--tty``; the long name, or the first of two, becomes the parameter's name."""
     names = spelling.split("/")
@@ -172,7 +188,10 @@ def _declarations(spelling: str) -> tuple[str, ...]:
 
 
 def _option(flag: Flag, section: str, *, hidden: bool = False) -> Callable[[F], F]:
+    names = _declarations(flag.spelling)
+    long = next(name for name in names if name.startswith("--"))
     options: dict[str, Any] = {"help": flag.text, "hidden": hidden}
+    options["shell_complete"] = _COMPLETIONS.get(long)
     if flag.kind == "switch":
         options["is_flag"] = True
     elif flag.kind == "number":
@@ -181,9 +200,7 @@ def _option(flag: Flag, section: str, *, hidden: bool = False) -> Callable[[F], 
         options |= {"multiple": flag.kind == "list", "metavar": flag.metavar}
         if flag.kind == "text":
             options["default"] = flag.default
-    return click.option(
-        *_declarations(flag.spelling), cls=SectionOption, section=section, **options
-    )
+    return click.option(*names, cls=SectionOption, section=section, **options)
 
 
 def container_flags(function: F) -> F:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from desk.cli import render
+from desk.cli import complete, render
 from desk.cli.archive import ArchiveSource, local_archive, pack, unpack
 from desk.cli.framework import DeskCommand
 from desk.cli.session import Session, pass_session
@@ -49,8 +49,8 @@ def parse_place(text: str) -> Place:
 @click.option("-a", "--archive", is_flag=True, help="Give the files to the container's user.")
 @click.option("-L", "--follow-link", is_flag=True, help="Follow a symbolic link in the source.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not tell what was copied.")
-@click.argument("source", metavar="[CONTAINER:]SOURCE|-")
-@click.argument("target", metavar="[CONTAINER:]TARGET|-")
+@click.argument("source", metavar="[CONTAINER:]SOURCE|-", shell_complete=complete.places)
+@click.argument("target", metavar="[CONTAINER:]TARGET|-", shell_complete=complete.places)
 @pass_session
 def cp(
     session: Session, source: str, target: str, archive: bool, follow_link: bool, quiet: bool

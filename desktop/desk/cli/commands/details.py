@@ -76,9 +76,15 @@ def _find(name: str, looks: dict[str, Look]) -> tuple[str, Any]:
 @click.command(cls=DeskCommand, example="desk inspect --format '{{.State.Pid}}' web")
 @_format
 @_size
-@click.option("--type", "kind", metavar="TYPE", help="container, image, network or volume.")
+@click.option(
+    "--type",
+    "kind",
+    metavar="TYPE",
+    shell_complete=complete.one_of("container", "image", "network", "volume"),
+    help="container, image, network or volume.",
+)
 @click.argument(
-    "names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete.containers
+    "names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete.objects
 )
 @pass_session
 def inspect(

@@ -23,7 +23,13 @@ _containers = click.argument(
 _running = click.argument(
     "containers", metavar="CONTAINER...", nargs=-1, required=True, shell_complete=complete.running
 )
-_signal = click.option("-s", "--signal", metavar="SIGNAL", help="Signal to send first.")
+_signal = click.option(
+    "-s",
+    "--signal",
+    metavar="SIGNAL",
+    shell_complete=complete.signals,
+    help="Signal to send first.",
+)
 _timeout = click.option(
     "-t",
     "--timeout",
@@ -61,7 +67,13 @@ def restart(
 
 
 @click.command(cls=DeskCommand, example="desk kill --signal HUP web")
-@click.option("-s", "--signal", metavar="SIGNAL", help="Signal to send (KILL).")
+@click.option(
+    "-s",
+    "--signal",
+    metavar="SIGNAL",
+    shell_complete=complete.signals,
+    help="Signal to send (KILL).",
+)
 @_running
 @pass_session
 def kill(session: Session, containers: tuple[str, ...], signal: str | None) -> None:
