@@ -86,6 +86,9 @@ def test_the_life_of_a_project(shop: Compose, engine: EngineProcess) -> None:
     assert "shop" in listed
     assert "db" in listed
     assert shop("exec", "-T", "web", "sh", "-c", "ulimit -n") == "100\n"
+    for name in ("db", "database", "db.shop_back"):
+        found = shop("exec", "-T", "web", "nslookup", "-type=a", name)
+        assert f"Address: {back['IPAddress']}\n" in found, name
     assert shop.run("exec", "-T", "web", "sh", "-c", "exit 3").returncode == 3
 
     shop("pause", "web")
@@ -133,6 +136,8 @@ def test_scale_and_names_of_several_containers(either: Compose, engine: EnginePr
     either("up", "-d", "--scale", "db=3", "db")
     running = either.containers("db", running_only=True)
     assert len(running) == 3
+    found = either("run", "--rm", "-T", "--entrypoint", "nslookup", "tool", "-type=a", "db")
+    assert found.count("Address: 10.99.0.") == 3, found
     either("up", "-d", "--scale", "db=1", "db")
     assert len(either.containers("db", running_only=True)) == 1
 

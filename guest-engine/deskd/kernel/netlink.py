@@ -248,15 +248,17 @@ def _address(
     return encode(message, message_type, flags)
 
 
-def add_default_route(index: int, gateway: IpAddress) -> bytes:
-    """Send everything that has no other route through ``gateway``."""
+def add_default_route(index: int, gateway: IpAddress, *, replace: bool = False) -> bytes:
+    """Send everything that has no other route through ``gateway``; with ``replace`` also where
+    there is such a route."""
     message = load_messages().rtmsg()
     message["family"] = socket.AF_INET if gateway.version == 4 else socket.AF_INET6
     message["table"] = RT_TABLE_MAIN
     message["proto"] = 3  # RTPROT_BOOT: set while the interface is configured
     message["type"] = 1  # RTN_UNICAST
     message["attrs"] = [("RTA_GATEWAY", str(gateway)), ("RTA_OIF", index)]
-    return encode(message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL)
+    flags = NLM_F_REPLACE if replace else NLM_F_EXCL
+    return encode(message, RTM_NEWROUTE, NLM_F_CREATE | flags)
 
 
 # --- templates ----------------------------------------------------------------------------------

@@ -209,6 +209,17 @@ def has_name_server(record: NetworkRecord) -> bool:
     return record.driver == "bridge" and record.name != DEFAULT_NETWORK
 
 
+def leading_out(records: Mapping[str, NetworkRecord]) -> str:
+    """Return the key of the network by which a container in all of these sends what goes out: as
+    with Docker the first by its name of those that are not internal; empty where there is none."""
+    leading = [
+        (record.name, key)
+        for key, record in records.items()
+        if record.driver == "bridge" and not record.internal
+    ]
+    return min(leading, default=("", ""))[1]
+
+
 def _new_record(name: str, driver: str) -> NetworkRecord:
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
     return NetworkRecord(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import IPv4Address
 
 import msgspec
 
 from deskd.domain.container import EndpointSettings, PortBinding
-from deskd.domain.network import Endpoint, EndpointRequest
+from deskd.domain.network import Endpoint, EndpointRequest, NetworkRecord
 from deskd.network.firewall import Publication
+from deskd.network.name_table import NamedEndpoint
 from deskd.record import replace
 
 
@@ -28,7 +30,24 @@ def with_dns_names(endpoint: Endpoint, names: list[str]) -> Endpoint:
     return replace(endpoint, settings=msgspec.structs.replace(endpoint.settings, dns_names=names))
 
 
-def links(settings: EndpointSettings) -> tuple[tuple[str, str], ...]:
+def named(
+    container_id: str, container_name: str, network: NetworkRecord, endpoint: Endpoint
+) -> NamedEndpoint:
+    """Return an endpoint as the name server knows it."""
+    settings = endpoint.settings
+    return NamedEndpoint(
+        container_id=container_id,
+        container_name=container_name,
+        network_id=network.id,
+        network_name=network.name,
+        address=IPv4Address(settings.ip_address),
+        names=tuple(settings.dns_names or ()),
+        links=_links(settings),
+        leads_out=not network.internal,
+    )
+
+
+def _links(settings: EndpointSettings) -> tuple[tuple[str, str], ...]:
     """Read ``CONTAINER[:ALIAS]``: the names that only this container uses."""
     pairs = [link.partition(":") for link in settings.links or ()]
     return tuple((alias.lower() or name.lower(), name.lower()) for name, _, alias in pairs)

@@ -36,6 +36,7 @@ from deskd.domain.network import (
     NetworkCreateResponse,
     NetworkRecord,
     NetworkRecords,
+    PortRequest,
 )
 from deskd.errors import Conflict, DeskdError, Forbidden, InvalidArgument, ResourceExhausted
 from deskd.kernel import netlink
@@ -48,15 +49,16 @@ from deskd.network.bridge import (
     EngineNames,
     host_interface,
     loopback_script,
+    peer_index,
     remove_link,
 )
-from deskd.network.endpoint_settings import dns_names, links, port_bindings, with_dns_names
+from deskd.network.endpoint_settings import dns_names, named, port_bindings, with_dns_names
 from deskd.network.firewall import ANY, Publication
 from deskd.network.ipam import Address, AddressSpace, check_config, hardware_address
 from deskd.network.kernel_state import KernelState, purge
 from deskd.network.name_server import NameServer
-from deskd.network.name_table import NamedEndpoint
 from deskd.network.ports import HostPorts, parse_host_address
+from deskd.record import replace
 from deskd.settings import Settings
 
 __all__ = ["NetworkService", "purge"]
@@ -218,21 +220,9 @@ class NetworkService:
         return member.endpoint
 
     def _add_names(self, container_id: str, record: NetworkRecord, member: _Member) -> None:
-        if member.address is None or not networks.has_name_server(record):
-            return
-        settings = member.endpoint.settings
-        self._name_server.table.add(
-            NamedEndpoint(
-                container_id=container_id,
-                container_name=self._container_names.get(container_id, ""),
-                network_id=record.id,
-                network_name=record.name,
-                address=member.address,
-                names=tuple(settings.dns_names or ()),
-                links=links(settings),
-                leads_out=not record.internal,
-            )
-        )
+        if member.address is not None and networks.has_name_server(record):
+            name = self._container_names.get(container_id, "")
+            self._name_server.table.add(named(container_id, name, record, member.endpoint))
 
     async def _join_without_bridge(
         self, record: NetworkRecord, request: EndpointRequest
@@ -432,15 +422,37 @@ class NetworkService:
         return [m.endpoint for (owner, _), m in self._members.items() if owner == container_id]
 
     def gateway_network(self, references: Sequence[str]) -> str:
-        """Return which of these networks leads out: as with Docker, the first by its name of those
-        that are not internal; empty where there is none."""
-        found = [(self._catalog.find(reference), reference) for reference in references]
-        leading = [
-            (record.name, reference)
-            for record, reference in found
-            if record.driver == "bridge" and not record.internal
-        ]
-        return min(leading, default=("", ""))[1]
+        """Return which of these networks leads out, empty where none does."""
+        return networks.leading_out(
+            {reference: self._catalog.find(reference) for reference in references}
+        )
+
+    def default_route(self, network_id: str, interface: str) -> NetlinkScript:
+        """Return what makes a running container send everything out by one of its networks."""
+        gateway = self._space(self._catalog.find(network_id)).plan.gateway
+        request = netlink.add_default_route(peer_index(interface), gateway, replace=True)
+        return NetlinkScript(inside=(request,))
+
+    def publish(self, container_id: str, network_id: str, ports: Sequence[PortRequest]) -> Endpoint:
+        """Publish ports of a container by another of its networks than the one that had them."""
+        member = self._members[container_id, network_id]
+        assert member.address is not None
+        record = self._catalog.find(network_id)
+        request = EndpointRequest(
+            container_id,
+            self._container_names.get(container_id, ""),
+            record.name,
+            ports=tuple(ports),
+        )
+        with contextlib.ExitStack() as undo:
+            publications = self._publish(record, request, member.address, undo)
+            undo.pop_all()
+        endpoint = replace(member.endpoint, ports=port_bindings(publications))
+        member = msgspec.structs.replace(
+            member, endpoint=endpoint, publications=tuple(publications)
+        )
+        self._members[container_id, network_id] = member
+        return endpoint
 
     def resolv_conf(self, host_config: HostConfig, references: Sequence[str]) -> str:
         """Return the text of the /etc/resolv.conf of a container in these networks."""

@@ -3,7 +3,7 @@ leaving a network while a container runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -11,14 +11,18 @@ import msgspec
 from deskd.domain.container import EndpointSettings
 from deskd.domain.filters import Filters
 from deskd.domain.network import (
+    Endpoint,
     EndpointRequest,
     NetlinkScript,
     Network,
     NetworkCreateRequest,
     NetworkCreateResponse,
+    PortRequest,
 )
-from deskd.errors import Conflict, Forbidden, NotFound
-from deskd.services.containers.endpoints import Endpoints, store
+from deskd.domain.state import ContainerRecord, StoredEndpoint
+from deskd.errors import Forbidden, InvalidArgument, NotFound
+from deskd.services.containers.endpoints import Endpoints, port_requests, store
+from deskd.services.containers.merging import parse_port
 from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.events import Events
 from deskd.services.ports import ContainerNetworks, Runtime
@@ -35,6 +39,10 @@ class NetworkAdministration(ContainerNetworks, Protocol):
     async def remove(self, reference: str) -> Network: ...
     async def prune(self, filters: Mapping[str, list[str]] | None = None) -> list[Network]: ...
     async def interfaces_removed(self) -> None: ...
+    def default_route(self, network_id: str, interface: str) -> NetlinkScript: ...
+    def publish(
+        self, container_id: str, network_id: str, ports: Sequence[PortRequest]
+    ) -> Endpoint: ...
 
 
 class Networks:
@@ -84,18 +92,13 @@ class Networks:
     async def connect(self, network: str, container: str, settings: EndpointSettings) -> None:
         """Put a container into a network; a running one gets the interface at once.
 
-        Raises ``Conflict`` and ``Forbidden`` where it cannot be in it.
+        Raises ``InvalidArgument`` and ``Forbidden`` where it cannot be in it.
         """
         found = self._registry.get(container)
         described = await self._administration.inspect(network)
         async with found.lock:
             record = found.record
-            mode = record.host_config.network_mode
-            if mode.startswith("container:") or mode == "host" or described.name == "host":
-                raise Conflict(
-                    "container sharing network namespace with another container or host cannot "
-                    "be connected to any other network"
-                )
+            _check_connectable(record, described)
             if described.name in record.networks or described.id in record.networks:
                 raise Forbidden(
                     f"endpoint with name {record.name} already exists in network {described.name}"
@@ -111,21 +114,29 @@ class Networks:
     ) -> None:
         record = container.record
         taken = len(record.endpoints)
+        before = self._gateway(record)
+        after = self._administration.gateway_network(
+            [endpoint.network_id for endpoint in record.endpoints.values()] + [network.id]
+        )
+        leads_out_first = after == network.id and not before
         request = EndpointRequest(
             container_id=record.id,
             container_name=record.name,
             network=network.id,
             settings=settings,
             interface=f"eth{_next_interface(record.endpoint_interfaces, taken)}",
-            default_route=not record.endpoints,
+            ports=port_requests(record) if leads_out_first else (),
+            default_route=leads_out_first,
             hostname=record.config.hostname,
         )
         endpoint = await self._administration.join(request)
         name = endpoint.network_name
         try:
-            await self._runtime.run_job("netlink", _job(endpoint.script, record.state.pid), ())
+            await self._send(record, endpoint.script)
             record.endpoint_interfaces[name] = request.interface
             record.endpoints[name] = store(endpoint)
+            if not leads_out_first:
+                await self._settle_gateway(record, before)
             await self._endpoints.connected(record, record.state.pid)
         except BaseException:
             record.endpoints.pop(name, None)
@@ -133,13 +144,30 @@ class Networks:
             await self._administration.leave(record.id, endpoint.network_id)
             raise
 
+    async def _send(self, record: ContainerRecord, script: NetlinkScript) -> None:
+        await self._runtime.run_job("netlink", _job(script, record.state.pid), ())
+
+    def _gateway(self, record: ContainerRecord) -> str:
+        """Return the ID of the network by which a running container sends what goes out."""
+        return self._administration.gateway_network(
+            [endpoint.network_id for endpoint in record.endpoints.values()]
+        )
+
+    async def _settle_gateway(self, record: ContainerRecord, before: str) -> None:
+        """Move a running container's default route where it belongs, after a change."""
+        gateway = self._gateway(record)
+        for name, endpoint in record.endpoints.items():
+            if endpoint.network_id == gateway and gateway != before:
+                interface = record.endpoint_interfaces[name]
+                await self._send(record, self._administration.default_route(gateway, interface))
+
     async def disconnect(self, network: str, container: str, *, force: bool) -> None:
         """Take a container out of a network. Raises ``NotFound`` where it is not in it."""
         found = self._registry.find(container)
         if found is None:
-            if force:
-                return
-            raise NotFound(f"No such container: {container}")
+            raise NotFound(
+                f"endpoint {container} not found" if force else f"No such container: {container}"
+            )
         described = await self._administration.inspect(network)
         async with found.lock:
             record = found.record
@@ -147,6 +175,10 @@ class Networks:
                 raise Forbidden(
                     f"container {record.id} is not connected to network {described.name}"
                 )
+            if described.name == "host":
+                raise InvalidArgument(_HOST)
+            left = record.endpoints.get(described.name)
+            before = self._gateway(record) if record.state.running else ""
             await self._administration.leave(record.id, described.id)
             await self._administration.interfaces_removed()
             record.networks.pop(described.name, None)
@@ -154,7 +186,23 @@ class Networks:
             record.endpoints.pop(described.name, None)
             record.endpoint_interfaces.pop(described.name, None)
             self._registry.save(found)
+            if record.state.running and left is not None:
+                await self._settle_gateway(record, before)
+                self._move_ports(record, left)
+                self._registry.save(found)
         self._tell("disconnect", described.id, described.name, described.driver, record.id)
+
+    def _move_ports(self, record: ContainerRecord, left: StoredEndpoint) -> None:
+        """Publish by another network what was published by the one that a container has left."""
+        gateway = self._gateway(record)
+        if not gateway or not left.ports:
+            return
+        ports = []
+        for text, bindings in left.ports.items():
+            number, protocol = parse_port(text)
+            ports.append(PortRequest(number, protocol, tuple(bindings)))
+        endpoint = self._administration.publish(record.id, gateway, ports)
+        record.endpoints[endpoint.network_name] = store(endpoint)
 
     def _tell(
         self, action: str, network_id: str, name: str, driver: str, container_id: str = ""
@@ -163,6 +211,28 @@ class Networks:
         if container_id:
             attributes["container"] = container_id
         self._events.publish("network", action, network_id, attributes)
+
+
+_HOST = "container cannot be disconnected from host network or connected to host network"
+_SHARED = (
+    "container sharing network namespace with another container or host cannot be connected to "
+    "any other network"
+)
+_PRIVATE = (
+    "container cannot be connected to multiple networks with one of the networks in private "
+    "(none) mode"
+)
+
+
+def _check_connectable(record: ContainerRecord, network: Network) -> None:
+    """Raise ``InvalidArgument`` where a container's kind of network allows no other."""
+    mode = record.host_config.network_mode
+    if mode.startswith("container:") or mode == "host":
+        raise InvalidArgument(_SHARED)
+    if network.name == "host":
+        raise InvalidArgument(_HOST)
+    if record.networks and (network.name == "none" or "none" in record.networks):
+        raise InvalidArgument(_PRIVATE)
 
 
 def _next_interface(used: Mapping[str, str], start: int) -> int:

@@ -2,8 +2,8 @@
 
 On the default network, which has no name server, a link is a line in /etc/hosts and variables in
 the environment, as Docker made them before networks had names. In other networks
-(``EndpointSettings.Links``) it is a name only. A link points at a container's ID and so outlives
-a change of its name.
+(``EndpointSettings.Links``) it is a name, which the networks' name server knows. A link points
+at a container's ID and so outlives a change of its name.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Links:
 
     def settle(self, host_config: HostConfig) -> dict[str, str]:
         """Return container IDs by alias. Raises ``InvalidArgument``."""
-        if not host_config.links:
-            return {}
+        if not host_config.links or _is_user_defined(host_config.network_mode):
+            return {}  # the client has put them into the endpoint's settings
         settled: dict[str, str] = {}
         for text in host_config.links:
             name, alias = parse_link(text)
@@ -72,16 +72,7 @@ class Links:
                     f"/{record.name}/{alias}; start it first"
                 )
             lines.append(f"{_address(child)}\t{_names(alias, child)}")
-        return [*lines, *self._lines_of_networks(record)]
-
-    def _lines_of_networks(self, record: ContainerRecord) -> Iterator[str]:
-        for network, endpoint in record.endpoints.items():
-            for text in endpoint.settings.links or ():
-                name, alias = parse_link(text)
-                child = self._registry.find(name)
-                there = child.record.endpoints.get(network) if child is not None else None
-                if there is not None:
-                    yield f"{there.settings.ip_address}\t{alias}"
+        return lines
 
     def environment(self, record: ContainerRecord) -> tuple[str, ...]:
         """Return the variables that tell a container of those that it is linked to."""
@@ -96,8 +87,7 @@ class Links:
         return [
             parent
             for parent in self._registry
-            if parent.record.state.running
-            and (container.id in parent.record.links.values() or _is_wanted(container, parent))
+            if parent.record.state.running and container.id in parent.record.links.values()
         ]
 
     def unlink(self, parent: str, alias: str) -> None:
@@ -129,13 +119,8 @@ def parse_link(text: str) -> tuple[str, str]:
     return name, alias
 
 
-def _is_wanted(container: Container, parent: Container) -> bool:
-    names = (container.name, container.id, container.record.short_id)
-    return any(
-        parse_link(text)[0] in names
-        for endpoint in parent.record.endpoints.values()
-        for text in endpoint.settings.links or ()
-    )
+def _is_user_defined(mode: str) -> bool:
+    return mode not in ("", "default", DEFAULT_NETWORK, "host", "none") and ":" not in mode
 
 
 def _address(child: Container) -> str:

@@ -1,0 +1,153 @@
+"""Several networks of one container: addresses asked for, and changes while it runs."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.engine_process import Api, EngineProcess
+
+pytestmark = pytest.mark.root
+
+
+def network(api: Api, name: str, subnet: str, **fields: Any) -> None:
+    ipam = {"Config": [{"Subnet": subnet}]}
+    api.post("/networks/create", {"Name": name, "IPAM": ipam, **fields})
+
+
+def output(api: Api, container: str, *command: str) -> str:
+    made = api.post(
+        f"/containers/{container}/exec", {"Cmd": list(command), "AttachStdout": True, "Tty": True}
+    )["Id"]
+    text: bytes = api.post(f"/exec/{made}/start", {"Tty": True})
+    return text.decode().replace("\r\n", "\n")
+
+
+def default_route(api: Api, container: str) -> str:
+    """Return where a container sends what goes out, empty for nowhere."""
+    lines = output(api, container, "ip", "route").splitlines()
+    found = [line.split()[2] for line in lines if line.startswith("default ")]
+    assert len(found) <= 1
+    return found[0] if found else ""
+
+
+def connect(api: Api, name: str, container: str, **settings: Any) -> None:
+    api.post(f"/networks/{name}/connect", {"Container": container, "EndpointConfig": settings})
+
+
+def disconnect(api: Api, name: str, container: str) -> None:
+    api.post(f"/networks/{name}/disconnect", {"Container": container})
+
+
+def test_several_networks_with_addresses_from_the_start(api: Api) -> None:
+    network(api, "alpha", "10.71.0.0/24")
+    network(api, "beta", "10.72.0.0/24")
+    endpoints = {
+        "alpha": {"IPAMConfig": {"IPv4Address": "10.71.0.50"}, "MacAddress": "02:00:00:00:00:50"},
+        "beta": {"IPAMConfig": {"IPv4Address": "10.72.0.60"}, "MacAddress": "02:00:00:00:00:60"},
+    }
+    container = api.run(
+        *("sleep", "600"),
+        name="both",
+        HostConfig={"NetworkMode": "beta"},
+        NetworkingConfig={"EndpointsConfig": endpoints},
+    )
+    text = output(api, container, "ip", "addr")
+    assert text.index("10.72.0.60/24") < text.index("10.71.0.50/24")  # eth0: the network mode's
+    assert {"02:00:00:00:00:50", "02:00:00:00:00:60"} <= set(text.split())
+    assert default_route(api, container) == "10.71.0.1"  # the first by its name
+    shown = api.inspect(container)["NetworkSettings"]["Networks"]
+    assert shown["alpha"]["IPAddress"] == "10.71.0.50"
+    assert shown["beta"]["MacAddress"] == "02:00:00:00:00:60"
+    assert shown["beta"]["DNSNames"] == ["both", container[:12]]
+    error = api.error(
+        "POST",
+        "/networks/alpha/connect",
+        {
+            "Container": api.run("sleep", "600"),
+            "EndpointConfig": {"IPAMConfig": {"IPv4Address": "10.71.0.50"}},
+        },
+    )
+    assert "Address already in use" in error.message
+
+
+def test_the_default_route_follows_the_networks(api: Api) -> None:
+    network(api, "alpha", "10.71.0.0/24")
+    network(api, "beta", "10.72.0.0/24", Internal=True)
+    network(api, "gamma", "10.73.0.0/24")
+    container = api.run("sleep", "600", HostConfig={"NetworkMode": "beta"})
+    assert default_route(api, container) == ""
+    connect(api, "gamma", container)
+    assert default_route(api, container) == "10.73.0.1"
+    connect(api, "alpha", container)
+    assert default_route(api, container) == "10.71.0.1"
+    disconnect(api, "beta", container)
+    assert default_route(api, container) == "10.71.0.1"
+    disconnect(api, "alpha", container)
+    assert default_route(api, container) == "10.73.0.1"
+    disconnect(api, "gamma", container)
+    assert default_route(api, container) == ""
+    connect(api, "alpha", container, IPAMConfig={"IPv4Address": "10.71.0.9"})
+    assert default_route(api, container) == "10.71.0.1"
+    assert "10.71.0.9/24" in output(api, container, "ip", "addr")
+
+
+def fetched(engine: EngineProcess, port: str) -> str:
+    done = subprocess.run(
+        engine.inside_network("busybox", "wget", "-q", "-O", "-", f"http://127.0.0.1:{port}/page"),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    return done.stdout or done.stderr
+
+
+def published(api: Api, container: str) -> str:
+    bindings = api.inspect(container)["NetworkSettings"]["Ports"].get("80/tcp")
+    return bindings[0]["HostPort"] if bindings else ""
+
+
+def test_published_ports_move_to_the_network_that_leads_out(
+    api: Api, engine: EngineProcess
+) -> None:
+    network(api, "alpha", "10.71.0.0/24")
+    network(api, "inner", "10.72.0.0/24", Internal=True)
+    network(api, "omega", "10.73.0.0/24")
+    script = "mkdir /tmp/www; echo here > /tmp/www/page; exec httpd -f -p 80 -h /tmp/www"
+    container = api.run(
+        *("sh", "-c", script),
+        HostConfig={"NetworkMode": "inner", "PortBindings": {"80/tcp": [{}]}},
+        ExposedPorts={"80/tcp": {}},
+    )
+    assert published(api, container) == ""
+    connect(api, "omega", container)
+    port = published(api, container)
+    assert fetched(engine, port) == "here\n"
+    connect(api, "alpha", container)
+    assert fetched(engine, port) == "here\n"
+    disconnect(api, "omega", container)
+    assert published(api, container) == port
+    assert fetched(engine, port) == "here\n"
+    disconnect(api, "alpha", container)
+    assert published(api, container) == ""
+    assert "refused" in fetched(engine, port)
+
+
+def test_networks_that_allow_no_other(api: Api) -> None:
+    network(api, "alpha", "10.71.0.0/24")
+    for name, mode, target, text in (
+        ("wide", "host", "alpha", "sharing network namespace with another container or host"),
+        ("lone", "none", "alpha", "networks in private (none) mode"),
+        ("guest", "container:lone", "alpha", "sharing network namespace with another"),
+        ("usual", "bridge", "host", "cannot be disconnected from host network or connected to"),
+        ("other", "bridge", "none", "networks in private (none) mode"),
+    ):
+        api.run("sleep", "600", name=name, HostConfig={"NetworkMode": mode})
+        error = api.error("POST", f"/networks/{target}/connect", {"Container": name})
+        assert (error.status, text in error.message) == (400, True), error.message
+    error = api.error("POST", "/networks/host/disconnect", {"Container": "wide"})
+    assert error.status == 400
+    error = api.error("POST", "/networks/alpha/disconnect", {"Container": "ghost", "Force": True})
+    assert (error.status, error.message) == (404, "endpoint ghost not found")
