@@ -34,7 +34,7 @@ ARCHITECTURE: Final = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64"
     os.uname().machine, ""
 )
 
-_NUMBERS: dict[str, tuple[int, int]] = {
+SYSCALL_TABLE: Final[dict[str, tuple[int, int]]] = {
     # name: (x86-64, arm64); arch/x86/entry/syscalls/syscall_64.tbl and asm-generic/unistd.h
     "pivot_root": (155, 41),
     "capget": (125, 90),
@@ -54,7 +54,7 @@ if ARCHITECTURE not in ("x86_64", "arm64"):  # pragma: no cover
     raise ImportError(f"deskd runs on x86-64 and arm64, not on {os.uname().machine}")
 
 SYSCALLS: Final[dict[str, int]] = {
-    name: numbers[0 if ARCHITECTURE == "x86_64" else 1] for name, numbers in _NUMBERS.items()
+    name: numbers[0 if ARCHITECTURE == "x86_64" else 1] for name, numbers in SYSCALL_TABLE.items()
 }
 
 _Argument = int | bytes | ctypes.Structure | ctypes.Array[ctypes.c_char] | None

@@ -69,8 +69,10 @@ def default_profile_text() -> str:
         return file.read()
 
 
-def read_profile(text: str, capabilities: Iterable[str]) -> Profile:
-    """Read a profile for a process with ``capabilities``.
+def read_profile(
+    text: str, capabilities: Iterable[str], architecture: str = ARCHITECTURE
+) -> Profile:
+    """Read a profile for a process with ``capabilities`` on this machine's ``architecture``.
 
     Raises ``InvalidArgument`` where the text is not a profile.
     """
@@ -83,7 +85,7 @@ def read_profile(text: str, capabilities: Iterable[str]) -> Profile:
     if "defaultAction" not in data:
         raise InvalidArgument("the seccomp profile has no defaultAction")
     try:
-        return _read(data, frozenset(capabilities))
+        return _read(data, frozenset(capabilities), architecture)
     except KeyError as error:
         raise InvalidArgument(
             f"the seccomp profile lacks or misspells {error}; it is to be in Docker's format"
@@ -92,8 +94,8 @@ def read_profile(text: str, capabilities: Iterable[str]) -> Profile:
         raise InvalidArgument(f"the seccomp profile is not in Docker's format: {error}") from error
 
 
-def _read(data: Mapping[str, Any], capabilities: frozenset[str]) -> Profile:
-    short, native = _NATIVE[ARCHITECTURE]
+def _read(data: Mapping[str, Any], capabilities: frozenset[str], architecture: str) -> Profile:
+    short, native = _NATIVE[architecture]
     architectures = [native]
     for entry in data.get("archMap") or ():
         if entry["architecture"] == native:
