@@ -69,6 +69,7 @@ PACKAGES = (
     "openssh-client",
     "openssh-server",
     "python3.13",
+    "tini",
     "xz-utils",
 )
 
@@ -79,6 +80,7 @@ PROGRAMS = {
     "usr/bin/python3.13": "usr/bin/python3.13",
     "usr/bin/scp": "usr/bin/scp",
     "usr/bin/ssh-keygen": "usr/bin/ssh-keygen",
+    "usr/bin/tini-static": "usr/bin/tini-static",
     "usr/bin/xz": "usr/bin/xz",
     "usr/lib/openssh/sshd-auth": "usr/lib/openssh/sshd-auth",
     "usr/lib/openssh/sshd-session": "usr/lib/openssh/sshd-session",
@@ -168,14 +170,21 @@ MODULES = (
     # disks and file systems
     "virtio_blk", "virtio_scsi", "sd_mod", "sr_mod", "ata_piix", "ahci", "erofs", "ext4", "overlay",
     "squashfs", "isofs", "vfat", "nls_iso8859_1", "nls_cp437", "nls_utf8", "loop", "fuse",
-    "virtiofs", "9p", "9pnet_virtio", "nfs", "nfsv4", "cifs", "binfmt_misc",
+    "virtiofs", "9p", "9pnet_virtio", "nfs", "nfsv4", "nfsd", "cifs", "autofs4", "binfmt_misc",
+    "dm_mod", "dm_crypt", "dm_snapshot", "nbd",
     # ciphers and checksums that file systems ask for by algorithm, not by dependency
     "crc32c_generic", "crc32c_intel", "crc32c_arm64", "crc32_pclmul", "cmac", "ccm", "gcm", "ctr",
     "ecb", "aes_generic", "md5", "md4", "sha256_generic", "sha512_generic", "hmac", "cts",
     # network cards and devices
     "virtio_net", "e1000", "e1000e", "veth", "bridge", "br_netfilter", "macvlan", "macvtap",
     "ipvlan", "ipvtap", "vxlan", "dummy", "tun", "ifb", "wireguard", "8021q", "bonding", "geneve",
-    "ip_gre", "ipip", "sit", "vrf",
+    "ip_gre", "ip6_gre", "ipip", "ip6_tunnel", "sit", "fou", "vrf", "tcp_bbr", "tls",
+    # what network programs in containers load by asking for it: IPsec, dial-up and VPN tunnels,
+    # load balancing, software switches and routers, buses of vehicles
+    "xfrm_user", "xfrm_interface", "af_key", "esp4", "esp6", "ah4", "authenc", "echainiv", "seqiv",
+    "cbc", "ppp_generic", "ppp_async", "ppp_mppe", "pppoe", "l2tp_ppp", "ip_vs", "ip_vs_rr",
+    "ip_vs_wrr", "ip_vs_lc", "ip_vs_sh", "openvswitch", "mpls_router", "mpls_iptunnel", "can",
+    "can_raw", "can_bcm", "can_isotp", "vcan", "vxcan",
     # memory, entropy, sockets to the host, power button
     "virtio_balloon", "virtio_mem", "virtio-rng", "virtio_console", "vsock",
     "vmw_vsock_virtio_transport", "evdev", "button",
@@ -184,8 +193,10 @@ MODULES = (
     "hv_balloon", "hyperv_keyboard", "vmw_pvscsi", "vmxnet3", "vmw_balloon",
     # traffic control
     "sch_netem", "sch_tbf", "sch_htb", "sch_ingress", "sch_prio", "sch_fq_codel", "sch_fq",
-    "sch_cake", "cls_u32", "cls_matchall", "cls_flower", "cls_bpf", "cls_cgroup", "act_mirred",
-    "act_police", "act_gact",
+    "sch_cake", "sch_sfq", "sch_codel", "sch_hfsc", "sch_red", "sch_multiq", "cls_fw", "cls_basic",
+    "cls_route", "cls_u32", "cls_matchall", "cls_flower", "cls_bpf", "cls_cgroup", "act_mirred",
+    "act_police", "act_gact", "act_ct", "act_pedit", "act_skbedit", "act_vlan", "act_tunnel_key",
+    "act_bpf",
     # diagnostics of sockets (ss), used by compose health checks and the like
     "tcp_diag", "udp_diag", "inet_diag", "unix_diag", "netlink_diag", "sctp", "sctp_diag",
 )  # fmt: skip
@@ -199,7 +210,9 @@ MODULES_LEFT_OUT = ("ip_vs_*", "nf_conntrack_h323", "nf_nat_h323", "xt_*trace*")
 REQUIRED_FEATURES = (
     "overlay", "veth", "bridge", "nf_tables", "nft_chain_nat", "nft_masq", "nft_ct", "nft_fib_inet",
     "sch_netem", "virtio_mem", "virtio_balloon", "virtiofs", "9p", "fuse", "macvlan", "ipvlan",
-    "vxlan",
+    "vxlan", "tun", "dummy", "wireguard", "loop", "dm_mod", "nfsv4", "cifs", "binfmt_misc",
+    "br_netfilter", "nft_compat", "ip_tables", "ip6_tables", "xt_conntrack", "xt_MASQUERADE",
+    "ip_vs",
 )  # fmt: skip
 """Modules, or built into the kernel; the build fails where one is neither."""
 
