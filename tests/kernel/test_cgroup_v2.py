@@ -85,6 +85,29 @@ def test_the_device_list_is_enforced(cgroup: CgroupV2) -> None:
     assert err.count(b"Operation not permitted") == 2
 
 
+def test_a_device_list_may_end_with_everything(cgroup: CgroupV2) -> None:
+    cgroup.apply(Limits(devices=(DeviceRule("c", 1, 3, "r"), DeviceRule("a", None, None, "rwm"))))
+    script = "sleep 0.2; : <>/dev/full && echo opened"
+    out, err = spawn(cgroup, "sh", "-c", script).communicate(timeout=10)
+    assert (out, err) == (b"opened\n", b"")
+
+
+def test_an_exec_goes_where_the_first_process_is(cgroup: CgroupV2) -> None:
+    """A cgroup that has handed controllers down takes no processes itself."""
+    inner = Path(cgroup.path, "inner")
+    inner.mkdir()
+    process = spawn(cgroup, "sleep", "600")
+    assert cgroup.open_beside(process.pid) is None
+    (inner / "cgroup.procs").write_text(str(process.pid))
+    beside = cgroup.open_beside(process.pid)
+    assert beside is not None
+    assert Path(f"/proc/self/fd/{beside}").readlink() == inner
+    os.close(beside)
+    assert cgroup.open_beside(os.getpid()) is None
+    cgroup.kill()
+    process.communicate()
+
+
 def test_a_container_lives_in_a_version_2_cgroup(hierarchy: Hierarchy, busybox_root: Path) -> None:
     harness = Harness(Path(tempfile.mkdtemp(prefix="desk-")), busybox_root, hierarchy)
 

@@ -89,6 +89,15 @@ def test_the_device_program(kind: int, access: int, major: int, minor: int, allo
     assert run_device_program(code, kind, access, major, minor) == allowed
 
 
+def test_a_rule_for_everything_ends_the_program() -> None:
+    """The kernel refuses a program with instructions that no path reaches."""
+    everything = DeviceRule("a", None, None, "rwm")
+    code = device_filter.assemble([DeviceRule("c", 1, 3, "r"), everything])
+    longer = device_filter.assemble([DeviceRule("c", 1, 3, "r"), everything, everything])
+    assert run_device_program(code, 1, 2 | 4, 8, 0) == 1
+    assert code == longer
+
+
 def test_the_default_profile_depends_on_capabilities() -> None:
     small = read_profile(default_profile_text(), DEFAULT_CAPABILITIES)
     large = read_profile(default_profile_text(), CAPABILITIES)

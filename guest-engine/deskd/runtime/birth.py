@@ -22,6 +22,8 @@ from deskd.runtime.handshake import Channel, Disconnected, Message, StepFailed
 from deskd.runtime.plan import HOST, PRIVATE, ExecTarget, Plan
 from deskd.runtime.rootfs import Root, clone_source, detach_from_engine
 
+_TAKES_NO_PROCESSES = (errno.EBUSY, errno.EOPNOTSUPP)
+"""What clone3(2) answers for a version 2 cgroup that hands controllers down, or is threaded."""
 _CLONE_KINDS = ("mnt", "uts", "ipc", "net", "pid", "user")
 
 
@@ -178,21 +180,38 @@ class Birth(Record, frozen=False):
                     flags |= namespaces.FLAGS[name]
             if spaces.pid not in (PRIVATE, HOST):
                 namespaces.enter(spaces.pid, "pid")
-        cgroup_fd = self.cgroup.open()
         try:
-            pid = process.clone(flags, cgroup_fd)
+            pid = self._clone_into_cgroup(flags)
         except OSError as error:
             raise StepFailed(
                 "namespaces", f"{error.strerror}", error.errno or 0, "SystemFailure"
             ) from error
-        finally:
-            if cgroup_fd is not None:
-                os.close(cgroup_fd)
         if pid == 0:
             ours.close()
             stdio = pipes.child if pipes else None
             Child(self.plan, theirs, self.cgroup, stdio, self.staging, trees).run()
         return pid
+
+    def _clone_into_cgroup(self, flags: int) -> int:
+        """Clone into the plan's cgroup; an exec goes where the container's first process is
+        where the container has made its own cgroup one that takes no processes."""
+        cgroup_fd = self.cgroup.open()
+        try:
+            return process.clone(flags, cgroup_fd)
+        except OSError as error:
+            target = self.plan.target
+            if target is None or error.errno not in _TAKES_NO_PROCESSES:
+                raise
+            beside_fd = self.cgroup.open_beside(target.pid)
+            if beside_fd is None:
+                raise
+            try:
+                return process.clone(flags, beside_fd)
+            finally:
+                os.close(beside_fd)
+        finally:
+            if cgroup_fd is not None:
+                os.close(cgroup_fd)
 
     def _send_outside_messages(self) -> None:
         try:

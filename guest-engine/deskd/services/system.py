@@ -19,6 +19,7 @@ from deskd.services.containers.listing import Listing
 from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.events import Events
 from deskd.services.images import Images
+from deskd.services.limit_support import limit_flags, limit_warnings
 from deskd.services.volumes import Volumes
 from deskd.settings import Settings
 from deskd.store.database import Database
@@ -144,7 +145,11 @@ class System:
         """Return ``SystemInfo``."""
         counts = self._registry.counts()
         images = await self._images.list_images(all_=True)
-        machine, settings = self._machine, self._settings
+        machine, settings, features = self._machine, self._settings, self._features
+        forwarding = _read_flag("/proc/sys/net/ipv4/ip_forward")
+        warnings = limit_warnings(features)
+        if not forwarding:
+            warnings.append("WARNING: IPv4 forwarding is disabled")
         return {
             "ID": self.engine_id(),
             "Containers": len(self._registry),
@@ -166,15 +171,8 @@ class System:
                 "Authorization": None,
                 "Log": ["json-file", "local"],
             },
-            "MemoryLimit": True,
-            "SwapLimit": self._features.swap_limit,
-            "CpuCfsPeriod": True,
-            "CpuCfsQuota": True,
-            "CPUShares": True,
-            "CPUSet": True,
-            "PidsLimit": True,
-            "OomKillDisable": machine.cgroup_version == 1,
-            "IPv4Forwarding": _read_flag("/proc/sys/net/ipv4/ip_forward"),
+            **limit_flags(features),
+            "IPv4Forwarding": forwarding,
             "BridgeNfIptables": _read_flag("/proc/sys/net/bridge/bridge-nf-call-iptables"),
             "BridgeNfIp6tables": _read_flag("/proc/sys/net/bridge/bridge-nf-call-ip6tables"),
             "Debug": settings.debug,
@@ -228,7 +226,7 @@ class System:
             ],
             "ProductLicense": "Apache-2.0",
             "CDISpecDirs": None,
-            "Warnings": None if self._features.swap_limit else ["WARNING: No swap limit support"],
+            "Warnings": warnings or None,
         }
 
     def _security_options(self) -> list[str]:

@@ -59,6 +59,7 @@ def _v2(cgroup: CgroupV2) -> dict[str, Any]:
         host = _host_memory_bytes()
         memory = {
             "usage": files.read_number(f"{path}/memory.current"),
+            "failcnt": files.read_pairs(f"{path}/memory.events").get("oom", 0),
             "stats": files.read_pairs(f"{path}/memory.stat"),
             "limit": min(files.read_number(f"{path}/memory.max", host), host),
         }

@@ -198,6 +198,10 @@ class CgroupV1:
         """Version 2 opens its directory for ``clone``; here there is nothing to open."""
         return None
 
+    def open_beside(self, pid: int) -> int | None:
+        """Version 2 needs it where a directory takes no processes; here every one does."""
+        return None
+
     def mounted_paths(self) -> list[tuple[str, str, str]]:
         """List what a container sees: (directory name, options to mount, directory to bind)."""
         found = []

@@ -129,6 +129,20 @@ class CgroupV2:
         """Open the directory: ``clone`` then puts the child there at no cost."""
         return os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
+    def open_beside(self, pid: int) -> int | None:
+        """Open the cgroup below this one that ``pid`` is in, ``None`` where it is in this one.
+
+        A container may hand its controllers down to cgroups of its own (as engines and service
+        managers in containers do); its own directory then takes no processes any more.
+        """
+        with open(f"/proc/{pid}/cgroup") as file:
+            lines = file.read().splitlines()
+        paths = [line.removeprefix("0::") for line in lines if line.startswith("0::")]
+        path = os.path.normpath(f"{self._root}/{paths[0]}") if paths else ""
+        if not path.startswith(f"{self.path}/"):
+            return None
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
     def exists(self) -> bool:
         """Say whether the directory is there."""
         return os.path.isdir(self.path)

@@ -112,8 +112,7 @@ def complete_host_config(
         ),
         "shm_size": host_config.shm_size or DEFAULT_SHM_BYTES,
         "ipc_mode": host_config.ipc_mode or "private",
-        "cgroupns_mode": host_config.cgroupns_mode
-        or ("private" if cgroup_v2 and not host_config.privileged else "host"),
+        "cgroupns_mode": host_config.cgroupns_mode or ("private" if cgroup_v2 else "host"),
         "runtime": host_config.runtime or "desk",
         "security_opt": host_config.security_opt or _security_options(host_config),
         "restart_policy": (
