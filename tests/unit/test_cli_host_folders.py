@@ -32,7 +32,10 @@ def test_a_virtual_machine_does_not_have_them(session: Session) -> None:
 
 
 def test_paths_that_mean_the_machine_itself_are_let_through(session: Session) -> None:
-    check(session, ["/proc", "/dev/null", "/run/desk/engine.sock", "/var/run/docker.sock"])
+    check(
+        session,
+        ["/proc", "/dev/null", "/lib/modules", "/run/desk/engine.sock", "/var/run/docker.sock"],
+    )
     with pytest.raises(UsageError):
         check(session, ["/procession"])
 

@@ -10,8 +10,11 @@ from desk.errors import UsageError
 if TYPE_CHECKING:
     from desk.cli.session import Session
 
-_OF_THE_MACHINE = ("/dev", "/proc", "/sys", "/run/desk", "/var/lib/desk", "/var/run/docker.sock")
-"""Paths that mean the machine's own, whatever this computer has there."""
+_OF_THE_MACHINE = (
+    "/dev", "/lib/modules", "/proc", "/run/desk", "/sys", "/var/lib/desk", "/var/run/docker.sock",
+)  # fmt: skip
+"""Paths that mean the machine's own, whatever this computer has there: the kernel that a container
+runs on is the machine's, and so are its modules."""
 
 
 def check(session: Session, folders: Iterable[str]) -> None:
