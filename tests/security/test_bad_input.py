@@ -193,16 +193,19 @@ def test_malformed_json(api: Api, path: str, body: bytes) -> None:
         "/containers/{id}/top?ps_args=--nonsense",
         "/containers/{id}/archive",
         "/containers/{id}/archive?path=a%00b",
+        f"/containers/{{id}}/archive?path={'a' * 3000}",
         "/events?since=never",
         "/events?filters=nonsense",
         "/images/json?filters=nonsense",
         "/networks?filters=nonsense",
+        "/networks?filters={%22until%22:[%229223372036854775808%22]}",
+        "/containers/{id}/logs?stdout=1&since=%C2%B2",
         "/volumes?filters=nonsense",
     ],
 )
 def test_queries_that_make_no_sense(api: Api, query: str) -> None:
     container = api.run("sleep", "60")
-    target = f"{API}{query.format(id=container)}" if "{id}" in query else f"{API}{query}"
+    target = f"{API}{query.replace('{id}', container)}"
     status, _, answer = api.raw("GET", target, timeout_s=10)
     assert status == 400, (status, answer[:300])
     assert json.loads(answer)["message"]

@@ -219,8 +219,9 @@ def test_times() -> None:
     assert parse_duration("1h30m0.5s") == 5_400_500_000_000
     assert parse_moment("1500000000.000000001", "since") == 1_500_000_000_000_000_001
     assert parse_moment("0", "since") is None
-    with pytest.raises(InvalidArgument, match="parameter since is not a time"):
-        parse_moment("yesterday", "since")
+    for text in ("yesterday", "--5", "\u00b2", "9" * 5000, "9" * 400 + "h", "nan", "1.\u0662"):
+        with pytest.raises(InvalidArgument, match="parameter since is not a time"):
+            parse_moment(text, "since")
 
 
 @given(st.integers(min_value=1, max_value=4 * 10**18))

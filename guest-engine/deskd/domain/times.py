@@ -8,6 +8,8 @@ from deskd.errors import InvalidArgument
 
 NEVER = "0001-01-01T00:00:00Z"
 SECOND_NS = 1_000_000_000
+_LONGEST_NS = 2**63  # Go's longest duration, 292 years
+_MOST_DIGITS = 12  # of UNIX seconds: some 30 thousand years; of a fraction: more than it has
 _UNITS_NS = {"h": 3600 * SECOND_NS, "m": 60 * SECOND_NS, "s": SECOND_NS, "ms": 10**6,
              "us": 10**3, "ns": 1}  # fmt: skip
 
@@ -51,10 +53,17 @@ def parse_duration(text: str) -> int:
     """Read Go's duration (``1h30m``, ``1.5s``) as nanoseconds; raises ``ValueError``."""
     import re
 
-    if not re.fullmatch(r"(\d+(\.\d+)?(h|ms|us|ns|m|s))+", text):
+    if not re.fullmatch(r"(\d+(\.\d+)?(h|ms|us|ns|m|s))+", text, re.ASCII):
         raise ValueError(f"{text!r} is not a duration")
     parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|us|ns|m|s)", text)
-    return int(sum(float(number) * _UNITS_NS[unit] for number, unit in parts))
+    total = sum(float(number) * _UNITS_NS[unit] for number, unit in parts)
+    if total > _LONGEST_NS:
+        raise ValueError(f"{text!r} is longer than 292 years")
+    return int(total)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
 
 
 def parse_moment(text: str, name: str) -> int | None:
@@ -66,7 +75,7 @@ def parse_moment(text: str, name: str) -> int | None:
     if text in ("", "0"):
         return None
     seconds, dot, fraction = text.partition(".")
-    if seconds.lstrip("-").isdigit() and (not dot or fraction.isdigit()):
+    if _is_number(seconds.removeprefix("-")) and (not dot or _is_number(fraction)):
         return int(seconds) * SECOND_NS + int(fraction[:9].ljust(9, "0") or 0)
     for parse in (parse_rfc3339, lambda value: time.time_ns() - parse_duration(value)):
         try:

@@ -23,6 +23,7 @@ from deskd.domain.network import (
     NetworkRecord,
     NetworkRecords,
 )
+from deskd.domain.times import parse_moment, rfc3339_fixed
 from deskd.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
 
 PREDEFINED = {"bridge": "bridge", "host": "host", "none": "null"}
@@ -298,19 +299,4 @@ def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
 
 def _moment(text: str) -> str:
     """Read ``until``: a Unix time, an RFC 3339 time or a Go duration before now; return UTC."""
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        moment = datetime.datetime.fromtimestamp(float(text), datetime.UTC)
-    elif re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
-        units = {"h": 3600.0, "m": 60.0, "s": 1.0}
-        parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
-        age_s = sum(float(number) * units[unit] for number, unit in parts)
-        moment = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=age_s)
-    else:
-        try:
-            moment = datetime.datetime.fromisoformat(text)
-        except ValueError as error:
-            raise InvalidArgument(
-                f"invalid filter: 'until'={text!r}: write 24h, a Unix time or 2026-01-31T12:00:00"
-            ) from error
-        moment = moment.astimezone(datetime.UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return rfc3339_fixed(parse_moment(text, "until") or 0)

@@ -35,9 +35,11 @@ async def info(engine: Engine, _request: Request) -> Answer:
 
 async def events(engine: Engine, request: Request) -> Answer:
     """``SystemEvents``"""
+    until = request.query.text("until")
     found = engine.events.subscribe(
         since_ns=parse_moment(request.query.text("since"), "since"),
-        until_ns=parse_moment(request.query.text("until"), "until"),
+        # 0 is a time long past here, not "no limit": such a request is answered at once.
+        until_ns=0 if until == "0" else parse_moment(until, "until"),
         filters=parse_filters(request.query.text("filters")),
     )
 

@@ -16,6 +16,7 @@ import os
 import posixpath
 import stat as modes
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from deskd import errors
@@ -23,7 +24,7 @@ from deskd.domain.times import rfc3339
 from deskd.images.pack import END, Packer
 from deskd.images.streams import decompressed
 from deskd.images.unpack import IntoExisting, unpack
-from deskd.kernel import mount
+from deskd.kernel import mount, namespaces
 from deskd.runtime import identity
 from deskd.runtime.jobs.enter import enter_container, enter_root
 from deskd.runtime.rootfs import remount_root_read_only
@@ -49,7 +50,7 @@ def stat(arguments: Mapping[str, Any], fds: Sequence[int]) -> dict[str, Any]:
     del fds
     _enter(arguments)
     path = absolute(arguments["path"])
-    found = _lstat(path, arguments)
+    found = _stat(path, arguments, follow_symlinks=False)
     target = ""
     if modes.S_ISLNK(found.st_mode):
         target = os.path.realpath(path)
@@ -67,7 +68,9 @@ def get(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
     by the path's last component. Raises ``NotFound``."""
     _enter(arguments)
     path = absolute(arguments["path"])
-    found = _lstat(path, arguments)
+    found = _stat(path, arguments, follow_symlinks=False)
+    if arguments.get("pid") and os.path.realpath(path) == "/":
+        _leave_out_system_mounts()
     packer = Packer()
     is_directory = modes.S_ISDIR(found.st_mode)
     parent, name = posixpath.split(path)
@@ -83,6 +86,15 @@ def get(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
     _send(fds[0], [END])
 
 
+def _leave_out_system_mounts() -> None:
+    """Take away this job's view of the kernel's own trees, which have no end and no sizes."""
+    namespaces.unshare(namespaces.CLONE_NEWNS)
+    mount.mount("", "/", "", mount.MS_REC | mount.MS_PRIVATE)
+    for path in ("/dev", "/proc", "/sys"):
+        with suppress(OSError):  # nothing is mounted there
+            mount.umount2(path, mount.MNT_DETACH)
+
+
 def put(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
     """Unpack the tar from ``fds[0]``, plain or compressed, into the directory ``path``.
 
@@ -95,10 +107,7 @@ def put(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
     if arguments.get("read_only") and not arguments.get("pid"):
         remount_root_read_only()
     path = absolute(arguments["path"])
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise _missing(arguments) from error
+    found = _stat(path, arguments)
     if not modes.S_ISDIR(found.st_mode):
         raise errors.InvalidArgument("extraction point is not a directory")
     policy = IntoExisting(
@@ -168,11 +177,18 @@ def _missing(arguments: Mapping[str, Any]) -> errors.NotFound:
     )
 
 
-def _lstat(path: str, arguments: Mapping[str, Any]) -> os.stat_result:
+def _stat(
+    path: str, arguments: Mapping[str, Any], *, follow_symlinks: bool = True
+) -> os.stat_result:
     try:
-        return os.lstat(path)
+        return os.stat(path, follow_symlinks=follow_symlinks)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _missing(arguments) from error
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        reason = (error.strerror or "").lower()
+        raise errors.InvalidArgument(f"the path {path[:100]}… is refused: {reason}") from error
 
 
 def _is_root_mount(found: os.stat_result) -> bool:
