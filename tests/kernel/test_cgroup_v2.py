@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ import pytest
 from deskd.domain.container import HostConfig
 from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
 from deskd.kernel.cgroup.limits import DeviceRule, Limits
+from deskd.kernel.cgroup.oom import _Changes
 from deskd.kernel.cgroup.v2 import CgroupV2
 from deskd.runtime.client import LauncherRuntime
 from tests.engine.runtime_harness import Harness
@@ -106,6 +108,30 @@ def test_an_exec_goes_where_the_first_process_is(cgroup: CgroupV2) -> None:
     assert cgroup.open_beside(os.getpid()) is None
     cgroup.kill()
     process.communicate()
+
+
+def test_a_change_of_events_is_told_once_and_the_groups_end_is_no_storm(cgroup: CgroupV2) -> None:
+    """``memory.events`` needs the memory controller, which a hybrid's tree has not; the file
+    ``cgroup.events`` is told of in the same way."""
+    changes = _Changes(f"{cgroup.path}/cgroup.events")
+    try:
+        assert not readable(changes.fileno())
+        process = spawn(cgroup, "sleep", "600")
+        assert readable(changes.fileno(), timeout_s=10)
+        changes.drain()
+        assert not readable(changes.fileno())
+        cgroup.kill()
+        process.communicate()
+        assert readable(changes.fileno(), timeout_s=10)
+        cgroup.remove()
+        changes.drain()
+        assert not readable(changes.fileno())
+    finally:
+        changes.close()
+
+
+def readable(fd: int, timeout_s: float = 0) -> bool:
+    return bool(select.select([fd], [], [], timeout_s)[0])
 
 
 def test_a_container_lives_in_a_version_2_cgroup(hierarchy: Hierarchy, busybox_root: Path) -> None:
