@@ -99,13 +99,15 @@ class CgroupV2:
         if limits.blkio_weight or limits.blkio_weight_devices:
             bfq = os.path.exists(f"{self.path}/io.bfq.weight")
             name = "io.bfq.weight" if bfq else "io.weight"
+
+            def weight(wanted: int) -> int:  # 10..1000; io.weight goes from 1 to 10000
+                return wanted if bfq else 1 + (wanted - 10) * 9999 // 990
+
             if limits.blkio_weight:
-                weight = limits.blkio_weight
-                if not bfq:  # 10..1000 onto 1..10000
-                    weight = 1 + (weight - 10) * 9999 // 990
-                files.write_limit(self.path, name, f"default {weight}", "a block I/O weight")
+                value = f"default {weight(limits.blkio_weight)}"
+                files.write_limit(self.path, name, value, "a block I/O weight")
             for item in limits.blkio_weight_devices:
-                value = f"{item.major}:{item.minor} {item.rate}"
+                value = f"{item.major}:{item.minor} {weight(item.rate)}"
                 files.write_limit(self.path, name, value, "a device weight")
         for key, items in (
             ("rbps", limits.read_bps),
@@ -114,7 +116,7 @@ class CgroupV2:
             ("wiops", limits.write_iops),
         ):
             for item in items:
-                value = f"{item.major}:{item.minor} {key}={item.rate}"
+                value = f"{item.major}:{item.minor} {key}={item.rate or 'max'}"
                 files.write_limit(self.path, "io.max", value, "a device rate limit")
 
     def join(self) -> None:
