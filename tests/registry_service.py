@@ -81,4 +81,8 @@ class Service:
 @contextlib.contextmanager
 def service(path: Path, **settings: Any) -> Iterator[Service]:
     with stores(path) as opened:
-        yield Service(opened, Settings(**settings))
+        made = Service(opened, Settings(**settings))
+        try:
+            yield made
+        finally:
+            asyncio.run(made.service.close())

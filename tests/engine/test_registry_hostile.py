@@ -202,6 +202,23 @@ def test_a_truncated_gzip_stream(here: Service) -> None:
     refused(here, Image(GOOD, compress=lambda data: packed(data)[:-6]), "cannot be unpacked")
 
 
+def test_a_manifest_cannot_give_known_layers_other_blobs(here: Service) -> None:
+    """Else a later push would name the liar's blob as the content of a layer."""
+    image = Image(GOOD)
+    with Server(image) as server:
+        here.pull(f"{server.address}/x:1")
+        true = image.manifest["layers"][0]["digest"]
+        false = digest(b"something else")
+        image.manifest["layers"][0]["digest"] = false
+        here.pull(f"{server.address}/x:2")
+        assert [blob.digest for blob in here.stores.catalog.blobs(digest(GOOD))] == [true]
+        other = Image(GOOD, tar(entry("b", b"b")))
+        other.manifest["layers"][0]["digest"] = false
+        image.manifest, image.blobs = other.manifest, image.blobs | other.blobs
+        here.pull(f"{server.address}/x:3")
+        assert [blob.digest for blob in here.stores.catalog.blobs(digest(GOOD))] == [true]
+
+
 # --- redirects and credentials ------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ right. Runs in a thread of its own and has its layers fetched by a few more.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
@@ -214,6 +214,7 @@ class _Pull:
         config_blob, layers = self._check(manifest, found, reference)
         known = self._catalog.by_id(config_blob.digest)
         if known is not None:
+            self._remember(known, layers)
             return known
         raw_config = fetch_small(
             self._repository, config_blob, CONFIG_BYTES, "the image configuration"
@@ -315,13 +316,25 @@ class _Pull:
             stack.enter_context(self._transfers.recording)
             copies = stack.enter_context(store.copies(config.diff_ids, staged))
             record = self._catalog.add(raw_config, [*staged, *copies], raw_manifest=fetched.raw)
-        place = f"{self._wanted.reference.domain}/{self._wanted.reference.path}"
-        for layer, diff_id, _ in wanted:
-            blob = KnownBlob(
-                digest=layer.digest, size_bytes=layer.size, media_type=layer.media_type
-            )
-            self._catalog.remember_blob(diff_id, blob, place)
+        self._remember(record, layers, set(missing))
         return record
+
+    def _remember(
+        self, record: ImageRecord, layers: list[Descriptor], fetched: Set[str] = frozenset()
+    ) -> None:
+        """Note where blobs are, which spares a push its uploads.
+
+        Only of blobs that were fetched, now or before: a manifest alone may say anything of a
+        layer that is here already.
+        """
+        place = self._wanted.reference.name
+        for layer, diff_id in zip(layers, record.config.diff_ids, strict=False):
+            known = {blob.digest for blob in self._catalog.blobs(diff_id)}
+            if layer.digest in fetched or layer.digest in known:
+                blob = KnownBlob(
+                    digest=layer.digest, size_bytes=layer.size, media_type=layer.media_type
+                )
+                self._catalog.remember_blob(diff_id, blob, place)
 
     def _fetch_all(self, wanted: list[_Wanted], stack: ExitStack) -> list[StagedLayer]:
         """Fetch layers in a few threads; the first failure ends the others."""

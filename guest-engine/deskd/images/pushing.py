@@ -193,7 +193,7 @@ class _Push:
         known = self._catalog.blobs(layer.diff_id)
         # What this repository is known to have is asked for first.
         for blob in sorted(known, key=lambda blob: self._place not in blob.places):
-            if self._repository.has_blob(blob.digest):
+            if self._is_there(blob.digest):
                 line.say("Layer already exists")
                 return blob
             if self._place in blob.places:
@@ -203,6 +203,15 @@ class _Push:
             if location == "":
                 return blob
         return self._patiently(lambda: self._upload(layer, line), line)
+
+    def _is_there(self, digest: str) -> bool:
+        try:
+            return self._repository.has_blob(digest)
+        except RegistryError as error:
+            # Some registries refuse to look into a repository that the upload will make.
+            if error.is_passing:
+                raise
+            return False
 
     def _mount(self, blob: KnownBlob, line: LayerProgress) -> str | None:
         """Have the registry take a blob from another of its repositories; "" where it did."""
@@ -232,7 +241,7 @@ class _Push:
 
     def _send_small(self, digest: str, data: bytes) -> None:
         def send() -> None:
-            if not self._repository.has_blob(digest):
+            if not self._is_there(digest):
                 self._repository.complete_upload(self._repository.start_upload(), digest, data)
 
         self._patiently(send, None)

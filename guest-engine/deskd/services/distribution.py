@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from deskd.domain import reference as references
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from deskd.registry.endpoints import Endpoints
 
 T = TypeVar("T")
+TRANSFERS_AT_ONCE = 16
 
 
 class ImageEvents(Protocol):
@@ -49,6 +51,7 @@ class Distribution:
         self._settings = settings
         self._root = root
         self._transfers: Transfers | None = None
+        self._threads: ThreadPoolExecutor | None = None
         self._running: set[Cancellation] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -125,6 +128,8 @@ class Distribution:
         for cancellation in self._running:
             cancellation.cancel()
         await self._idle.wait()
+        if self._threads is not None:
+            self._threads.shutdown()  # they are idle by now
 
     def _publish(self, action: str, reference: Reference, record: ImageRecord) -> None:
         attributes = dict(record.container_config.labels or {})
@@ -140,9 +145,13 @@ class Distribution:
 
         cancellation = Cancellation()
         registries = Registries(self._endpoints(), credentials, cancellation)
+        if self._threads is None:
+            # Not the loop's own threads: transfers take minutes, and others wait for those.
+            self._threads = ThreadPoolExecutor(TRANSFERS_AT_ONCE, thread_name_prefix="transfer")
         self._running.add(cancellation)
         self._idle.clear()
-        working = asyncio.ensure_future(asyncio.to_thread(work, registries))
+        loop = asyncio.get_running_loop()
+        working = loop.run_in_executor(self._threads, work, registries)
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
