@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
+from deskd.api import older_clients
 from deskd.api.http import NO_CONTENT, Answer, Request, Stream, decode, json_response
 from deskd.domain.container import ApiStruct, ContainerConfig, HostConfig, NetworkingConfig
 from deskd.domain.filters import parse_filters
@@ -25,17 +26,19 @@ class _CreateBody(ApiStruct, frozen=True):
 
 async def create(engine: Engine, request: Request) -> Answer:
     """``ContainerCreate``"""
-    text = await request.json_text()
+    text, version = await request.json_text(), request.version
     config, body = decode(text, ContainerConfig), decode(text, _CreateBody)
     container, warnings = await engine.creation.create(
         CreateRequest(
-            config=config,
-            host_config=body.host_config,
+            config=older_clients.create_config(version, config),
+            host_config=older_clients.create_host_config(version, body.host_config),
             networking=body.networking_config,
             name=request.query.text("name"),
-            platform=request.query.text("platform"),
+            platform=request.query.text("platform") if version >= (1, 41) else "",
+            recursive_read_only=older_clients.knows_recursive_read_only(version),
         )
     )
+    warnings += older_clients.create_warnings(version, config)
     return json_response({"Id": container.id, "Warnings": warnings}, 201)
 
 

@@ -41,13 +41,15 @@ class Defaults(Record):
 
 
 class CreateRequest(Record):
-    """A client's wish. ``platform`` is ``os/architecture`` or empty."""
+    """A client's wish. ``platform`` is ``os/architecture`` or empty; ``recursive_read_only``:
+    binds that are read-only are so with all that is mounted below them."""
 
     config: ContainerConfig
     host_config: HostConfig
     networking: NetworkingConfig
     name: str = ""
     platform: str = ""
+    recursive_read_only: bool = True
 
 
 class ContainerCreation:
@@ -93,6 +95,10 @@ class ContainerCreation:
         record = self._record(request, host_config, image, name or self._free_name())
         self._check_plan(record)
         await self._settle_mounts(record)
+        if not request.recursive_read_only:
+            record.mounts = [
+                msgspec.structs.replace(point, recursive_read_only=False) for point in record.mounts
+            ]
         with ExitStack() as undo:
             undo.callback(self._remove_files, record.id)
             self._make_directory(record.id)
