@@ -47,13 +47,17 @@ class Service:
         await asyncio.sleep(0)
         return [" ".join(filter(None, (m.get("id", ""), m["status"]))) for m in told]
 
-    def push(self, reference: str, credentials: Credentials | None = None) -> list[str]:
+    def push(
+        self, reference: str, credentials: Credentials | None = None, platform: str = ""
+    ) -> list[str]:
         """Push; return the lines as a terminal shows them."""
         told: list[dict[str, Any]] = []
         self.told = told
 
         async def work() -> None:
-            await self.service.push(reference, credentials or Credentials(), told.append)
+            await self.service.push(
+                reference, credentials or Credentials(), told.append, platform=platform
+            )
             await asyncio.sleep(0)
 
         asyncio.run(work())

@@ -177,6 +177,18 @@ def test_all_tags_and_names_that_are_not_there(here: Service, registry: str) -> 
         here.push(f"{registry}/nothing:1")
 
 
+def test_a_platform_that_the_image_does_not_have(here: Service, registry: str) -> None:
+    name = f"{registry}/platform:1"
+    Pusher(registry).image("platform", "1", [BASE], platform={"architecture": "arm64"})
+    here.pull(name, platform="linux/arm64")
+    here.push(name, platform='{"os": "linux", "architecture": "arm64"}')
+    with pytest.raises(errors.NotFound, match="does not match the specified platform"):
+        here.push(name, platform='{"os": "linux", "architecture": "amd64"}')
+    for bad in ("{", '{"os": "linux"}', "[]"):
+        with pytest.raises(errors.InvalidArgument, match="invalid platform"):
+            here.push(name, platform=bad)
+
+
 def test_passwords(here: Service, tmp_path: Path) -> None:
     with running_registry(tmp_path / "registry", passwords=True) as registry:
         import_(here, f"{registry}/own:1")

@@ -128,6 +128,20 @@ def parse_platform(text: str) -> Platform:
     return Platform(architecture, system, parts[2] if len(parts) > 2 else "")
 
 
+def parse_platform_object(text: str) -> Platform:
+    """Read a platform given as JSON (``{"os": …, "architecture": …}``).
+
+    Raises ``InvalidArgument``.
+    """
+    try:
+        found = msgspec.json.decode(text.encode(), type=Platform)
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise errors.InvalidArgument(f"invalid platform: {error}") from error
+    if not found.os or not found.architecture:
+        raise errors.InvalidArgument("invalid platform: both os and architecture must be provided")
+    return found
+
+
 def suitable(candidates: list[Descriptor], wanted: Platform) -> list[Descriptor]:
     """Return the entries of an index that suit a platform, the best first.
 

@@ -27,8 +27,11 @@ from deskd.domain.manifest import (
     OCI_CONFIG,
     OCI_LAYER,
     OCI_MANIFEST,
+    Descriptor,
     Manifest,
+    Platform,
     digest_of,
+    suitable,
 )
 from deskd.domain.reference import Reference
 from deskd.images.catalog import Catalog
@@ -55,14 +58,27 @@ class Pushed(Record):
 
 
 def push(
-    catalog: Catalog, registries: Registries, reference: Reference, tell: Tell
+    catalog: Catalog,
+    registries: Registries,
+    reference: Reference,
+    tell: Tell,
+    platform: Platform | None = None,
 ) -> list[Pushed]:
     """Send one tag, or with a name alone every tag of it, to the registry that the name says.
 
-    Raises ``NotFound`` with Docker's words where there is no such image here.
+    Raises ``NotFound`` with Docker's words where there is no such image here, or one of another
+    ``platform`` than was asked for.
     """
     tell({"status": f"The push refers to repository [{reference.name}]"})
     wanted = _wanted(catalog, reference)
+    for name, record in wanted:
+        config = record.config
+        own = Platform(config.architecture, config.os, config.variant)
+        if platform is not None and not suitable([Descriptor("", platform=own)], platform):
+            raise errors.NotFound(
+                f"image with reference {name.familiar} was found but its platform ({own}) does "
+                f"not match the specified platform ({platform})"
+            )
 
     def work(repository: Repository) -> list[Pushed]:
         pushed = []

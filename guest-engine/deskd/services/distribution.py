@@ -81,15 +81,22 @@ class Distribution:
         for image in pulled:
             self._publish("pull", image.reference, image.record)
 
-    async def push(self, reference: str, credentials: Credentials, progress: Progress) -> None:
-        """Send an image to its registry: ``name:tag``, or all tags of a name alone."""
+    async def push(
+        self, reference: str, credentials: Credentials, progress: Progress, *, platform: str = ""
+    ) -> None:
+        """Send an image to its registry: ``name:tag``, or all tags of a name alone.
+
+        ``platform`` is the JSON of an OCI platform, which the image must have.
+        """
+        from deskd.domain.manifest import parse_platform_object
         from deskd.images import pushing
 
         wanted = references.parse(reference)
+        demanded = parse_platform_object(platform) if platform else None
         tell = self._on_loop(progress)
         pushed = await self._transfer(
             credentials,
-            lambda registries: pushing.push(self._catalog, registries, wanted, tell),
+            lambda registries: pushing.push(self._catalog, registries, wanted, tell, demanded),
         )
         for image in pushed:
             self._publish("push", image.reference, image.record)

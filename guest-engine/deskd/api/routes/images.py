@@ -156,7 +156,11 @@ async def push(engine: Engine, request: Request) -> Answer:
     name, tag = request.path_values["name"], request.query.text("tag")
     reference = f"{name}:{tag}" if tag else name
     credentials = _credentials(request)
-    return await _with_progress(lambda tell: engine.distribution.push(reference, credentials, tell))
+    return await _with_progress(
+        lambda tell: engine.distribution.push(
+            reference, credentials, tell, platform=request.query.text("platform")
+        )
+    )
 
 
 async def distribution(engine: Engine, request: Request) -> Answer:
