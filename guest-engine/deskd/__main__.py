@@ -68,6 +68,10 @@ def _purge(arguments: list[str]) -> int:
 
     try:
         settings = parse_arguments(arguments)
+        if settings.userns_remap:
+            from deskd.services.remapped_start import resolve
+
+            settings, _ = resolve(settings)
         lock = DataRoot(settings.data_root).lock
         descriptor = take_lock(lock) if os.path.exists(lock) else None
         purge(settings.data_root, settings.bridge)

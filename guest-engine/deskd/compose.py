@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from deskd.api.routes import ROUTES
 from deskd.api.routing import Router
 from deskd.api.server import Server
+from deskd.domain.id_mapping import NO_MAPPING
 from deskd.errors import Conflict, DeskdError, InvalidArgument, SystemFailure, Unsupported
 from deskd.images.catalog import Catalog
 from deskd.images.layers import LayerStore
@@ -33,6 +34,7 @@ from deskd.services.containers.logs import Logs
 from deskd.services.containers.observing import Observing
 from deskd.services.containers.recovery import Recovery
 from deskd.services.containers.registry import ContainerRegistry
+from deskd.services.containers.remapping import Remapping
 from deskd.services.containers.updating import Updating
 from deskd.services.distribution import Distribution
 from deskd.services.engine import Engine
@@ -49,6 +51,8 @@ from deskd.store.database import Database
 
 if TYPE_CHECKING:
     from deskd.network.service import NetworkService
+    from deskd.runtime.client import LauncherRuntime
+    from deskd.services.ports import Runtime
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,7 @@ class Daemon:
         self._launcher = launcher
         self._data = DataRoot(settings.data_root)
         self._exec = ExecRoot(settings.exec_root)
+        self._id_map = NO_MAPPING
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -72,13 +77,23 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        from deskd.runtime.client import LauncherRuntime
+
         check_kernel()
         async with AsyncExitStack() as stack:
+            runtime = LauncherRuntime(self._launcher, self._exec.path)
+            stack.push_async_callback(runtime.close)
+            if self._settings.userns_remap:
+                await self._remap(runtime)
             self._make_roots()
             stack.callback(os.close, take_lock(self._data.lock))
             listeners = open_listeners(self._settings, self._exec, stack)
             self._write_pidfile(stack)
-            engine, network = await self._compose(stack)
+            if self._id_map:
+                from deskd.services.remapped_start import check_machine
+
+                await check_machine(self._data.temporary, self._id_map, runtime)
+            engine, network = await self._compose(stack, runtime)
             server = Server(engine, Router(ROUTES))
             stack.push_async_callback(server.close)
             for listener in listeners:
@@ -91,16 +106,27 @@ class Daemon:
             await self._stop.wait()
             log.info("the engine ends; containers keep running")
 
+    async def _remap(self, runtime: Runtime) -> None:
+        """Take the data root and the IDs that ``--userns-remap`` says."""
+        from deskd.services.remapped_start import settle
+
+        self._make_directory(self._data.path)
+        self._settings, self._id_map = await settle(self._settings, runtime)
+        self._data = DataRoot(self._settings.data_root)
+
     def _make_roots(self) -> None:
         for path in (self._data.path, self._data.containers, self._data.volumes,
                      self._data.temporary, self._exec.path, self._exec.processes):  # fmt: skip
-            try:
-                os.makedirs(path, mode=0o710, exist_ok=True)
-            except OSError as error:
-                raise SystemFailure(
-                    f"the directory {path} cannot be made: {error.strerror}; choose another "
-                    "--data-root or --exec-root, or run deskd as root"
-                ) from error
+            self._make_directory(path)
+
+    def _make_directory(self, path: str) -> None:
+        try:
+            os.makedirs(path, mode=0o710, exist_ok=True)
+        except OSError as error:
+            raise SystemFailure(
+                f"the directory {path} cannot be made: {error.strerror}; choose another "
+                "--data-root or --exec-root, or run deskd as root"
+            ) from error
 
     def _write_pidfile(self, stack: AsyncExitStack) -> None:
         path = self._settings.pidfile or self._exec.pidfile
@@ -113,11 +139,12 @@ class Daemon:
             ) from error
         stack.callback(_unlink, path)
 
-    async def _compose(self, stack: AsyncExitStack) -> tuple[Engine, NetworkService]:
+    async def _compose(
+        self, stack: AsyncExitStack, runtime: LauncherRuntime
+    ) -> tuple[Engine, NetworkService]:
         from deskd.domain.network import NetworkRecord
         from deskd.domain.state import ContainerRecord
         from deskd.network.service import NetworkService
-        from deskd.runtime.client import LauncherRuntime
         from deskd.runtime.resources import CgroupResources
         from deskd.storage.snapshots import Snapshots
 
@@ -127,7 +154,8 @@ class Daemon:
         events = Events()
         layers = LayerStore(self._data, database)
         catalog = Catalog(database, layers)
-        roots = Snapshots(self._data, database, layers)
+        roots = Snapshots(self._data, database, layers, self._id_map)
+        remapping = Remapping(self._id_map)
         registry = ContainerRegistry(
             records.containers(
                 database, ContainerRecord, key=lambda r: r.id, name=lambda r: r.name
@@ -146,9 +174,8 @@ class Daemon:
             self._data,
             events,
             lambda name: [container.id for container in registry.using_volume(name)],
+            self._id_map.root,
         )
-        runtime = LauncherRuntime(self._launcher, self._exec.path)
-        stack.push_async_callback(runtime.close)
 
         def parent_of(container_id: str) -> str:
             own = registry.get(container_id).record.host_config.cgroup_parent
@@ -160,7 +187,7 @@ class Daemon:
             records.networks(database, NetworkRecord, key=lambda r: r.id, name=lambda r: r.name),
         )
         stack.push_async_callback(network.close)
-        endpoints = Endpoints(network, self._data, Links(registry), runtime)
+        endpoints = Endpoints(network, self._data, Links(registry), runtime, remapping)
         stack.push_async_callback(endpoints.close)
         execs = Execs(registry, runtime, cgroup_parent=settings.cgroup_parent)
         stack.push_async_callback(execs.close)
@@ -169,10 +196,10 @@ class Daemon:
         publishers = Publishers()
         lifecycle = Lifecycle(
             registry, runtime, resources, roots, endpoints, volumes, self._data, health, publishers,
-            cgroup_parent=settings.cgroup_parent,
+            remapping=remapping, cgroup_parent=settings.cgroup_parent,
         )  # fmt: skip
         stack.push_async_callback(lifecycle.close)
-        files = Files(registry, runtime, roots, self._data)
+        files = Files(registry, runtime, roots, self._data, remapping)
         inspection = Inspection(registry, catalog, roots, self._data)
         listing = Listing(registry, inspection, catalog, lifecycle)
         logs = Logs(registry)
@@ -181,7 +208,7 @@ class Daemon:
         engine = Engine(
             registry=registry,
             creation=ContainerCreation(
-                registry, images, roots, volumes, files, self._data, defaults
+                registry, images, roots, volumes, files, self._data, defaults, remapping
             ),
             lifecycle=lifecycle,
             updating=Updating(registry, resources, features),
@@ -203,7 +230,7 @@ class Daemon:
             events=events,
             publishers=publishers,
         )
-        await Recovery(registry, runtime, endpoints, lifecycle, health).restore()
+        await Recovery(registry, runtime, endpoints, lifecycle, health, self._data).restore()
         return engine, network
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os.path
+import os
 
 DEFAULT_DATA_ROOT = "/var/lib/desk"
 DEFAULT_EXEC_ROOT = "/run/desk"
 DEFAULT_CONFIG_FILE = "/etc/desk/daemon.json"
 BUNDLED_IMAGES = "/usr/share/desk/images"
 """Image archives that ship with the guest, loaded at the engine's first start."""
+
+SUBUID_FILE = "/etc/subuid"
+SUBGID_FILE = "/etc/subgid"
 
 
 CERTIFICATES = ("/etc/desk/certs.d", "/etc/docker/certs.d")
@@ -40,8 +43,32 @@ class DataRoot:
         end = "json" if driver == "json-file" else driver
         return os.path.join(self.containers, container_id, f"{container_id}-{end}.log")
 
+    def container_of_sibling(self, container_id: str) -> bool:
+        """Say whether an engine with another ``--userns-remap`` has this container: remapped data
+        roots lie side by side in the one without."""
+        own = os.path.basename(self.path)
+        base = os.path.dirname(self.path) if _is_remapped(own) else self.path
+        roots = [
+            base,
+            *(os.path.join(base, name) for name in os.listdir(base) if _is_remapped(name)),
+        ]
+        return any(
+            root != self.path and os.path.isdir(os.path.join(root, "containers", container_id))
+            for root in roots
+        )
+
     def volume_data(self, name: str) -> str:
         return os.path.join(self.volumes, name, "_data")
+
+
+def remapped_root(path: str, uid: int, gid: int) -> str:
+    """Return the data root of containers whose root is this user and group: apart from others, as
+    with dockerd."""
+    return os.path.join(path, f"{uid}.{gid}")
+
+
+def _is_remapped(name: str) -> bool:
+    return len(parts := name.split(".")) == 2 and all(part.isdecimal() for part in parts)
 
 
 class ExecRoot:

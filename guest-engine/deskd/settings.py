@@ -59,6 +59,7 @@ class Settings(Record):
     log_options: dict[str, str] = field(default_factory=dict)
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
+    userns_remap: str = ""
     tls: TlsSettings = TlsSettings()
     debug: bool = False
 
@@ -112,8 +113,8 @@ _OPTIONS: tuple[_Option, ...] = (
             "mirror of docker.io, as https://HOST", "list", metavar="URL"),
     _Option("insecure-registry", "insecure-registries", "insecure_registries",
             "registry (HOST:PORT or network) without verified TLS", "list", metavar="REGISTRY"),
-    _Option("userns-remap", "userns-remap", "", "user of the containers' user namespace",
-            refusal="this version does not remap users yet", neutral=("",)),
+    _Option("userns-remap", "userns-remap", "userns_remap",
+            "user[:group] whose subordinate IDs containers get; default means dockremap"),
 )  # fmt: skip
 
 

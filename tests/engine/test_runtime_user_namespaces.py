@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from deskd.domain.container import HostConfig
 from deskd.domain.mount import MountStep
+from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
 from deskd.runtime.client import LauncherRuntime
 from deskd.runtime.plan import NamespaceSpec
 from deskd.runtime.spec import resolve_namespaces
-from tests.engine.runtime_harness import Harness
+from tests.engine.runtime_harness import Harness, read_until
 from tests.engine.runtime_harness import busybox_root as busybox_root  # noqa: PLC0414
 from tests.engine.runtime_harness import harness as harness  # noqa: PLC0414
 
@@ -97,3 +99,41 @@ def test_a_terminal_in_a_user_namespace(harness: Harness, remapped: NamespaceSpe
         assert (out.strip(), ended.code) == ("/dev/pts/0", 0)
 
     harness.play(scenario)
+
+
+def test_joining_a_user_namespace_in_a_version_2_cgroup(busybox_root: Path) -> None:
+    """The process is born in its cgroup there, by a helper that has no rights on the machine."""
+    hierarchy = Hierarchy(2, detect().root, {})
+    harness = Harness(Path(tempfile.mkdtemp(prefix="desk-")), busybox_root, hierarchy)
+
+    def spaces(**modes: str) -> NamespaceSpec:
+        return resolve_namespaces(HostConfig(**modes), int, uid_map=MAP, gid_map=MAP)
+
+    async def scenario(runtime: LauncherRuntime) -> None:
+        donor = harness.plan("sleep", "600", namespaces=spaces())
+        os.chown(harness.upper(donor.key), BASE, BASE)
+        held = await runtime.create(donor)
+        await held.release()
+        modes = {f"{kind}_mode": f"container:{held.pid}" for kind in ("network", "ipc", "pid")}
+        shared = spaces(**modes)
+        assert shared.user == str(held.pid)
+        plan = harness.plan("sh", "-c", "id -u; ps; exec sleep 600", namespaces=shared)
+        os.chown(harness.upper(plan.key), BASE, BASE)
+        process = await runtime.create(plan)
+        assert harness.resources.pids(plan.key) == [process.pid]
+        stream = await process.attach(stdin=False, stdout=True, stderr=True)
+        await process.release()
+        text = await read_until(stream, b"sleep 600")
+        assert b"0\n" in text
+        for kind, same in (("user", True), ("net", True), ("pid", True), ("uts", False)):
+            names = {Path(f"/proc/{pid}/ns/{kind}").readlink() for pid in (held.pid, process.pid)}
+            assert (len(names) == 1) == same, kind
+        for one in (process, held):
+            await one.signal(signal.SIGKILL)
+            assert (await one.wait()).code == 137
+        await stream.close()
+
+    try:
+        harness.play(scenario)
+    finally:
+        harness.close()

@@ -86,7 +86,6 @@ def test_settings_from_the_file(tmp_path: Path) -> None:
         ({"registry-mirrors": ["https://a@mirror.example"]}, [], "has a user"),
         ({}, ["--insecure-registry", "http://x"], "should not contain '://'"),
         ({}, ["--insecure-registry", "x:5000/y"], "neither HOST:PORT nor a network"),
-        ({}, ["--userns-remap", "default"], "does not remap users yet"),
         ({}, ["--log-level", "loud"], "--log-level loud is unknown"),
         ({}, ["--bip", "10.1.0.1"], "is not an address with a prefix|leaves no address"),
         ({}, ["--dns", "name"], "--dns name is not an IP address"),

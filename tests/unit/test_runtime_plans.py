@@ -115,8 +115,11 @@ def test_sharing_modes() -> None:
     assert (spaces.net, spaces.ipc, spaces.pid, spaces.uts) == ("77", "host", "private", "host")
     remap = ((0, 100000, 65536),)
     assert resolve_namespaces(HostConfig(), int, uid_map=remap, gid_map=remap).user == "private"
-    host = HostConfig(privileged=True)
+    host = HostConfig(userns_mode="host")
     assert resolve_namespaces(host, int, uid_map=remap, gid_map=remap).user == "host"
+    host = HostConfig(pid_mode="container:78", ipc_mode="host")
+    spaces = resolve_namespaces(host, int, uid_map=remap, gid_map=remap)
+    assert (spaces.user, spaces.pid, spaces.uid_map) == ("78", "78", remap)
 
 
 def test_privileged_means_no_filter_no_masks_no_device_list() -> None:

@@ -117,12 +117,14 @@ class BlobRecord(msgspec.Struct, kw_only=True, frozen=True):
 
 class RootRecord(msgspec.Struct, kw_only=True, frozen=True):
     """A container's writable root and the top layer that it stands on (empty: none).
-    ``volatile``: it need not survive a crash of the machine."""
+    ``volatile``: it need not survive a crash of the machine. ``remapped``: its files belong to the
+    subordinate IDs of the engine's containers."""
 
     container_id: str
     chain_id: str = ""
     image: str = ""
     volatile: bool = False
+    remapped: bool = False
 
 
 def image_id(raw_config: bytes) -> str:

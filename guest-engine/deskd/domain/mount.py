@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from deskd.domain.id_mapping import IdRanges
 from deskd.record import Record
 
 MountKind = Literal["overlay", "bind", "tmpfs", "proc", "sysfs", "cgroup", "mqueue", "devpts"]
@@ -20,6 +21,8 @@ class MountStep(Record):
     to it before it mounts, because a mount's options must fit one page (4096 bytes, mount(2)) and
     128 layers do so only by short relative names.
     ``create`` makes the mount point if it is missing, as a file when the source is one.
+    With ``uid_map`` and ``gid_map`` an overlay's layers (all below ``source``) are shown with
+    their owners mapped: those of the files on disk count as IDs inside.
     """
 
     kind: MountKind
@@ -32,6 +35,8 @@ class MountStep(Record):
     propagation: Propagation = ""
     flags: tuple[str, ...] = ()  # "nosuid", "nodev", "noexec", "relatime", …
     create: bool = True
+    uid_map: IdRanges = ()
+    gid_map: IdRanges = ()
 
     def describe(self) -> str:
         """Say what the step does, for logs and errors."""

@@ -12,8 +12,10 @@ import stat
 import tarfile
 from collections.abc import Iterator
 
+from deskd.domain.id_mapping import NO_MAPPING, IdMapping
 from deskd.images.streams import CHUNK_BYTES
 from deskd.images.unpack import OPAQUE_WHITEOUT, OPAQUE_XATTR, WHITEOUT_PREFIX
+from deskd.kernel.file_capabilities import FILE_XATTR, file_capabilities
 
 END = bytes(2 * tarfile.BLOCKSIZE)
 """What ends a tar."""
@@ -36,11 +38,13 @@ class Packer:
 
     ``whiteouts``: the trees are an overlay's upper directory, whose whiteouts and opaque
     directories become those of an image layer, and the empty files that the engine made to mount
-    a container's own name files on are left out.
+    a container's own name files on are left out. ``id_map``: owners become those that the
+    container sees.
     """
 
-    def __init__(self, *, whiteouts: bool = False) -> None:
+    def __init__(self, *, whiteouts: bool = False, id_map: IdMapping = NO_MAPPING) -> None:
         self._whiteouts = whiteouts
+        self._id_map = id_map
         self._links: dict[tuple[int, int], str] = {}
 
     def tree(self, parent_fd: int, name: str, archive_name: str) -> Iterator[bytes]:
@@ -73,8 +77,8 @@ class Packer:
         except (FileNotFoundError, NotADirectoryError):
             return
         try:
-            member = _member(f"{archive_name}/", os.fstat(fd))
-            attributes = _xattrs(fd)
+            member = self._member(f"{archive_name}/", os.fstat(fd))
+            attributes = self._xattrs(fd)
             opaque = self._whiteouts and _is_opaque(fd)
             yield _header(member, attributes)
             prefix = f"{archive_name}/"
@@ -95,14 +99,14 @@ class Packer:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 return
-            member = _member(archive_name, found)
+            member = self._member(archive_name, found)
             if self._whiteouts and archive_name in _MOUNT_POINTS and not found.st_size:
                 return
             if found.st_nlink > 1 and self._is_link(found, member):
                 yield _header(member, {})
                 return
             member.size = found.st_size
-            yield _header(member, _xattrs(fd))
+            yield _header(member, self._xattrs(fd))
             yield from _content(fd, found.st_size)
         finally:
             os.close(fd)
@@ -110,7 +114,7 @@ class Packer:
     def _other(
         self, parent_fd: int, name: str, archive_name: str, found: os.stat_result
     ) -> Iterator[bytes]:
-        member = _member(archive_name, found)
+        member = self._member(archive_name, found)
         if found.st_nlink > 1 and self._is_link(found, member):
             yield _header(member, {})
             return
@@ -123,6 +127,23 @@ class Packer:
             member.devmajor, member.devminor = os.major(found.st_rdev), os.minor(found.st_rdev)
         yield _header(member, {})
 
+    def _member(self, name: str, found: os.stat_result) -> tarfile.TarInfo:
+        member = tarfile.TarInfo(name)
+        member.type = _TYPES[stat.S_IFMT(found.st_mode)]
+        member.mode = stat.S_IMODE(found.st_mode)
+        member.uid, member.gid = self._id_map.to_container(found.st_uid, found.st_gid)
+        member.mtime = int(found.st_mtime)
+        return member
+
+    def _xattrs(self, fd: int) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for name in sorted(os.listxattr(fd)):
+            if name.startswith(_KEPT_XATTRS) and not name.startswith(_LEFT_OUT_XATTRS):
+                found[name] = os.getxattr(fd, name)
+        if self._id_map and FILE_XATTR in found:
+            found[FILE_XATTR] = file_capabilities(found[FILE_XATTR])
+        return found
+
     def _is_link(self, found: os.stat_result, member: tarfile.TarInfo) -> bool:
         """Make ``member`` a hard link where its file is in the stream already."""
         key = (found.st_dev, found.st_ino)
@@ -131,15 +152,6 @@ class Packer:
             return False
         member.type, member.linkname, member.size = tarfile.LNKTYPE, first, 0
         return True
-
-
-def _member(name: str, found: os.stat_result) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type = _TYPES[stat.S_IFMT(found.st_mode)]
-    member.mode = stat.S_IMODE(found.st_mode)
-    member.uid, member.gid = found.st_uid, found.st_gid
-    member.mtime = int(found.st_mtime)
-    return member
 
 
 def _whiteout(name: str) -> bytes:
@@ -154,14 +166,6 @@ def _header(member: tarfile.TarInfo, attributes: dict[str, bytes]) -> bytes:
         for name, value in attributes.items()
     }
     return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-
-
-def _xattrs(fd: int) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    for name in sorted(os.listxattr(fd)):
-        if name.startswith(_KEPT_XATTRS) and not name.startswith(_LEFT_OUT_XATTRS):
-            found[name] = os.getxattr(fd, name)
-    return found
 
 
 def _is_opaque(fd: int) -> bool:
@@ -181,11 +185,11 @@ def _content(fd: int, size: int) -> Iterator[bytes]:
     yield bytes(-size % tarfile.BLOCKSIZE)
 
 
-def pack_layer(upper: str) -> Iterator[bytes]:
+def pack_layer(upper: str, id_map: IdMapping = NO_MAPPING) -> Iterator[bytes]:
     """Yield an overlay's upper directory as the tar of an image layer."""
     fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        packer = Packer(whiteouts=True)
+        packer = Packer(whiteouts=True, id_map=id_map)
         if _is_opaque(fd):
             yield _whiteout(OPAQUE_WHITEOUT)
         yield from packer.children(fd, "")

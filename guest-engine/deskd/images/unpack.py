@@ -30,8 +30,10 @@ from pathlib import Path
 from typing import cast
 
 from deskd import errors
+from deskd.domain.id_mapping import NO_MAPPING, IdMapping
 from deskd.images.recipe import RecipeWriter, Replacement
 from deskd.images.streams import CHUNK_BYTES, ByteReader, ForwardReader, is_damage
+from deskd.kernel.file_capabilities import FILE_XATTR, file_capabilities
 from deskd.kernel.mount import RESOLVE_IN_ROOT, openat2
 from deskd.record import Record, field
 
@@ -77,11 +79,13 @@ class IntoExisting(Record):
     nothing, the directory itself keeps its attributes, what an entry replaces is removed.
 
     ``refuse_kind_change`` forbids a file in a directory's place and the other way round;
-    ``owner`` (user, group) is given to all entries instead of their own.
+    ``owner`` (user, group) is given to all entries instead of their own. ``id_map`` is that of the
+    container whose IDs these are; the files get the machine's.
     """
 
     refuse_kind_change: bool = False
     owner: tuple[int, int] | None = None
+    id_map: IdMapping = NO_MAPPING
 
 
 def unpack(
@@ -226,6 +230,9 @@ class _Unpacker:
         except FileNotFoundError:
             above = self._parent(posixpath.dirname(path))
             os.mkdir(posixpath.basename(path), _ROOT_MODE, dir_fd=above.fd)
+            if self._existing and self._existing.id_map:
+                root = self._existing.id_map.root
+                os.chown(posixpath.basename(path), *root, dir_fd=above.fd, follow_symlinks=False)
             fd = self._open(path, os.O_PATH | os.O_DIRECTORY)
         real = _path_of(fd)[len(self._root_path) :].lstrip("/") if self._recipe else path
         parent = _Parent(fd, real)
@@ -273,9 +280,9 @@ class _Unpacker:
         self.replaced.append(Replacement(self.entry, number, parent.join(name)))
 
     def _owner(self, member: tarfile.TarInfo) -> tuple[int, int]:
-        if self._existing and self._existing.owner:
-            return self._existing.owner
-        return _checked_owner(member)
+        if self._existing is None:
+            return _checked_owner(member)
+        return self._existing.id_map.to_host(*(self._existing.owner or _checked_owner(member)))
 
     # --- entries --------------------------------------------------------------------------------
 
@@ -317,7 +324,7 @@ class _Unpacker:
             return
         os.fchown(self._root_fd, *self._owner(member))
         os.fchmod(self._root_fd, member.mode & 0o7777)
-        _set_xattrs(self._root_fd, member)
+        self._set_xattrs(self._root_fd, member)
         self._directory_times[""] = _mtime_ns(member)
 
     def _place_whiteout(self, directory: str, name: str) -> None:
@@ -343,7 +350,7 @@ class _Unpacker:
         try:
             os.fchown(fd, *self._owner(member))
             os.fchmod(fd, member.mode & 0o7777)
-            _set_xattrs(fd, member)
+            self._set_xattrs(fd, member)
         finally:
             os.close(fd)
         self._directory_times[parent.join(name)] = _mtime_ns(member)
@@ -357,7 +364,7 @@ class _Unpacker:
             self._copy_content(fd, parent.join(name), member)
             os.fchown(fd, *self._owner(member))
             os.fchmod(fd, member.mode & 0o7777)  # after chown, which clears the set-user-ID bit
-            _set_xattrs(fd, member)
+            self._set_xattrs(fd, member)
             mtime_ns = _mtime_ns(member)
             os.utime(fd, ns=(mtime_ns, mtime_ns))
         finally:
@@ -421,9 +428,22 @@ class _Unpacker:
         os.chown(name, *self._owner(member), dir_fd=parent.fd, follow_symlinks=False)
         if not member.issym():
             os.chmod(name, member.mode & 0o7777, dir_fd=parent.fd)
-        _set_xattrs(f"/proc/self/fd/{parent.fd}/{name}", member)
+        self._set_xattrs(f"/proc/self/fd/{parent.fd}/{name}", member)
         mtime_ns = _mtime_ns(member)
         os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent.fd, follow_symlinks=False)
+
+    def _set_xattrs(self, target: int | str, member: tarfile.TarInfo) -> None:
+        id_map = self._existing.id_map if self._existing else NO_MAPPING
+        for record, value in member.pax_headers.items():
+            if not record.startswith(_XATTR_RECORD):
+                continue
+            name = record.removeprefix(_XATTR_RECORD)
+            if name.startswith(_FORBIDDEN_XATTRS):
+                continue
+            data = value.encode("utf-8", "surrogateescape")
+            if id_map and name == FILE_XATTR:
+                data = file_capabilities(data, id_map.root[0])
+            _set_xattr(target, name, data)
 
     def finish_directories(self) -> None:
         """Set the directories' times, which the entries inside have changed."""
@@ -508,21 +528,14 @@ def _mtime_ns(member: tarfile.TarInfo) -> int:
     return mtime_ns if -(1 << 62) < mtime_ns < (1 << 63) else 0
 
 
-def _set_xattrs(target: int | str, member: tarfile.TarInfo) -> None:
-    for record, value in member.pax_headers.items():
-        if not record.startswith(_XATTR_RECORD):
-            continue
-        name = record.removeprefix(_XATTR_RECORD)
-        if name.startswith(_FORBIDDEN_XATTRS):
-            continue
-        data = value.encode("utf-8", "surrogateescape")
-        try:
-            if isinstance(target, int):
-                os.setxattr(target, name, data)
-            else:
-                os.setxattr(target, name, data, follow_symlinks=False)
-        except OSError as error:
-            # An attribute that this file system or kind of file cannot have (user.* on a device,
-            # NFSv4 ACLs) is left out, as every engine does; others are real failures.
-            if error.errno not in (errno.ENOTSUP, errno.EPERM):
-                raise
+def _set_xattr(target: int | str, name: str, data: bytes) -> None:
+    try:
+        if isinstance(target, int):
+            os.setxattr(target, name, data)
+        else:
+            os.setxattr(target, name, data, follow_symlinks=False)
+    except OSError as error:
+        # An attribute that this file system or kind of file cannot have (user.* on a device,
+        # NFSv4 ACLs) is left out, as every engine does; others are real failures.
+        if error.errno not in (errno.ENOTSUP, errno.EPERM):
+            raise

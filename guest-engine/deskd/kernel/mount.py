@@ -47,6 +47,7 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR_IDMAP = 0x00100000
 
 ATTRIBUTES = {
     "ro": MOUNT_ATTR_RDONLY,
@@ -131,6 +132,14 @@ def mount_setattr(
     attributes = _MountAttr(set_flags, 0, propagation, 0)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     syscall("mount_setattr", tree_fd, b"", flags, attributes, ctypes.sizeof(attributes))
+
+
+def map_ids(tree_fd: int, user_namespace: int) -> None:
+    """Show the detached mount ``tree_fd`` with its files' owners mapped as ``user_namespace``
+    maps IDs (Linux 5.12; as a layer of an overlay Linux 5.19)."""
+    attributes = _MountAttr(MOUNT_ATTR_IDMAP, 0, 0, user_namespace)
+    size = ctypes.sizeof(attributes)
+    syscall("mount_setattr", tree_fd, b"", AT_EMPTY_PATH, attributes, size)
 
 
 def openat2(directory_fd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:

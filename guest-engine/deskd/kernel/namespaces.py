@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
+from deskd.kernel import process
 from deskd.kernel.libc import check, libc
 
 CLONE_NEWNS = 0x00020000
@@ -56,7 +58,52 @@ def enter(pid: int | str, name: str) -> None:
         os.close(fd)
 
 
+def identity(pid: int | str, name: str) -> tuple[int, int]:
+    """Return what tells one namespace from another."""
+    found = os.stat(f"/proc/{pid}/ns/{name}")
+    return found.st_dev, found.st_ino
+
+
 def same(pid: int | str, name: str) -> bool:
     """Say whether this process already is in that process's namespace."""
-    theirs, own = os.stat(f"/proc/{pid}/ns/{name}"), os.stat(f"/proc/self/ns/{name}")
-    return (theirs.st_dev, theirs.st_ino) == (own.st_dev, own.st_ino)
+    return identity(pid, name) == identity("self", name)
+
+
+def write_maps(
+    pid: int, uid_map: Sequence[tuple[int, int, int]], gid_map: Sequence[tuple[int, int, int]]
+) -> None:
+    """Say which IDs the user namespace of a new process has (user_namespaces(7))."""
+    for name, entries in (("uid_map", uid_map), ("gid_map", gid_map)):
+        text = "".join(f"{inside} {outside} {count}\n" for inside, outside, count in entries)
+        fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+
+
+def open_user_namespace(
+    uid_map: Sequence[tuple[int, int, int]], gid_map: Sequence[tuple[int, int, int]]
+) -> int:
+    """Make a user namespace that nobody is in; return its descriptor. Only for a single-threaded
+    process: a child lives in it for a moment."""
+    waiting, releasing = os.pipe2(os.O_CLOEXEC)
+    pid = process.clone(CLONE_NEWUSER)
+    if pid == 0:
+        os.close(releasing)
+        os.read(waiting, 1)
+        os._exit(0)
+    os.close(waiting)
+    try:
+        write_maps(pid, uid_map, gid_map)
+        return open_namespace(pid, "user")
+    finally:
+        os.close(releasing)
+        _reap(pid)
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        return  # the launcher's children have SIGCHLD ignored: the kernel has reaped it

@@ -18,6 +18,7 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
+CLONE_PARENT = 0x00008000
 _CLONE_INTO_CGROUP = 0x200000000
 _CLOSE_RANGE_CLOEXEC = 4
 _KEYCTL_JOIN_SESSION_KEYRING = 1
@@ -49,9 +50,11 @@ _SIGCHLD = 17
 
 def clone(flags: int, cgroup_fd: int | None = None) -> int:
     """Fork into new namespaces, and with ``cgroup_fd`` into that version 2 cgroup; return the
-    child's PID, 0 in the child. Only for a single-threaded process: like ``os.fork`` it runs the
-    interpreter's fork hooks, unlike it the C library is not told."""
-    arguments = _CloneArgs(flags=flags, exit_signal=_SIGCHLD)
+    child's PID, 0 in the child. With ``CLONE_PARENT`` the child is the caller's parent's. Only
+    for a single-threaded process: like ``os.fork`` it runs the interpreter's fork hooks, unlike
+    it the C library is not told."""
+    signal = 0 if flags & CLONE_PARENT else _SIGCHLD  # with it, the caller's own is taken
+    arguments = _CloneArgs(flags=flags, exit_signal=signal)
     if cgroup_fd is not None:
         arguments.flags |= _CLONE_INTO_CGROUP
         arguments.cgroup = cgroup_fd

@@ -116,11 +116,11 @@ class Birth(Record, frozen=False):
             pipes.close_child_ends()
         pidfd = os.pidfd_open(self._pid)
         if plan.namespaces.user == PRIVATE and plan.root is not None:
-            _write_maps(plan, self._pid)
+            namespaces.write_maps(self._pid, plan.namespaces.uid_map, plan.namespaces.gid_map)
             ours.send(Message.MAPPED)
         if plan.cgroup.create and not early:
             self._make_cgroup()
-            if plan.namespaces.user == PRIVATE:
+            if plan.namespaces.user != HOST:
                 self.cgroup.add(self._pid)  # its own rights end at its namespace
         if plan.process.oom_score_adj:
             _set_oom_score(self._pid, plan.process.oom_score_adj)
@@ -141,7 +141,7 @@ class Birth(Record, frozen=False):
         engine's attributes, and binds from where it cannot go. A mount namespace of its own
         keeps them to this moment; the detached copies go to the child."""
         plan = self.plan
-        if plan.root is None or plan.namespaces.user != PRIVATE:
+        if plan.root is None or plan.namespaces.user == HOST:
             return ()
         own = namespaces.open_namespace("self", "mnt")
         trees: list[int | None] = []
@@ -178,10 +178,13 @@ class Birth(Record, frozen=False):
             for name in _CLONE_KINDS:
                 if getattr(spaces, name) == PRIVATE:
                     flags |= namespaces.FLAGS[name]
-            if spaces.pid not in (PRIVATE, HOST):
-                namespaces.enter(spaces.pid, "pid")
         try:
-            pid = self._clone_into_cgroup(flags)
+            if spaces.user not in (PRIVATE, HOST):
+                pid = self._clone_below(flags)
+            else:
+                if spaces.pid not in (PRIVATE, HOST):
+                    namespaces.enter(spaces.pid, "pid")
+                pid = self._clone_into_cgroup(flags)
         except OSError as error:
             raise StepFailed(
                 "namespaces", f"{error.strerror}", error.errno or 0, "SystemFailure"
@@ -212,6 +215,42 @@ class Birth(Record, frozen=False):
         finally:
             if cgroup_fd is not None:
                 os.close(cgroup_fd)
+
+    def _clone_below(self, flags: int) -> int:
+        """Clone from inside another container's user namespace, to which the new namespaces then
+        belong; return the child's PID, 0 in the child.
+
+        This process cannot go there, it would not come back: a helper does, whose child is made
+        this process's.
+        """
+        spaces = self.plan.namespaces
+        kinds = ("user",) if spaces.pid in (PRIVATE, HOST) else ("user", "pid")
+        opened = [(n, namespaces.open_namespace(getattr(spaces, n), n)) for n in kinds]
+        cgroup_fd = self.cgroup.open()
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        helper = process.clone(0)
+        if helper == 0:
+            try:
+                for name, fd in opened:
+                    namespaces.setns(fd, namespaces.FLAGS[name])
+                pid = process.clone(flags | process.CLONE_PARENT, cgroup_fd)
+                if pid == 0:
+                    return 0
+                os.write(writing, f"{pid}".encode())
+            except OSError as error:
+                os.write(writing, f"-{error.errno or errno.EINVAL}".encode())
+            os._exit(0)
+        for done in (writing, cgroup_fd, *(fd for _, fd in opened)):
+            if done is not None:
+                os.close(done)
+        try:
+            answer = int(os.read(reading, 32) or -errno.EINVAL)
+        finally:
+            os.close(reading)
+            os.waitpid(helper, 0)
+        if answer < 0:
+            raise OSError(-answer, os.strerror(-answer))
+        return answer
 
     def _send_outside_messages(self) -> None:
         try:
@@ -318,26 +357,13 @@ def _mapped_root(plan: Plan) -> tuple[int, int]:
             uid = int(file.readline().split()[1])
         with open(f"/proc/{plan.target.pid}/gid_map") as file:
             return uid, int(file.readline().split()[1])
-    if spaces.user != PRIVATE:
+    if spaces.user == HOST:
         return 0, 0
     uids = [outside for inside, outside, _ in spaces.uid_map if inside == 0]
     gids = [outside for inside, outside, _ in spaces.gid_map if inside == 0]
     if not uids or not gids:
         raise StepFailed("user namespace", "the ID maps have no root", 0, "InvalidArgument")
     return uids[0], gids[0]
-
-
-def _write_maps(plan: Plan, pid: int) -> None:
-    for name, entries in (
-        ("uid_map", plan.namespaces.uid_map),
-        ("gid_map", plan.namespaces.gid_map),
-    ):
-        text = "".join(f"{inside} {outside} {count}\n" for inside, outside, count in entries)
-        fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
 
 
 def _set_oom_score(pid: int, value: int) -> None:

@@ -70,7 +70,7 @@ class Child(Record, frozen=False):
         os.setsid()
         os.umask(0)
         filter_bytes = _read_filter(plan.process.seccomp)
-        if plan.root is not None and plan.namespaces.user == PRIVATE:
+        if plan.root is not None and plan.namespaces.user != HOST:
             self._at("user namespace", self._become_mapped_root)
         self._at("session keyring", _new_keyring)
         if plan.root is not None:
@@ -93,7 +93,8 @@ class Child(Record, frozen=False):
     def _become_mapped_root(self) -> None:
         # Opened while the engine's directories can still be walked.
         self._staging_fd = os.open(self.staging, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.channel.expect(Message.MAPPED)
+        if self.plan.namespaces.user == PRIVATE:
+            self.channel.expect(Message.MAPPED)
         os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
@@ -103,7 +104,7 @@ class Child(Record, frozen=False):
 
     def _build_container(self, spec: RootSpec) -> None:
         plan, spaces = self.plan, self.plan.namespaces
-        user_ns = spaces.user == PRIVATE
+        user_ns = spaces.user != HOST
         self._at("mount propagation", lambda: self._cut_off(spec.propagation))
         shm = self._shared_shm()
         self._join_shared()
@@ -114,9 +115,10 @@ class Child(Record, frozen=False):
         root = Root(self.staging)
         self._mount_root(root, spec)
         self.step = "mounts of /proc and /dev"
-        system_mounts.mount_proc_and_dev(root, spec, shm, user_ns=user_ns)
+        own_ipc = not user_ns or spaces.ipc != HOST
+        system_mounts.mount_proc_and_dev(root, spec, shm, user_ns=user_ns, own_ipc=own_ipc)
         self.step = "mount of /sys"
-        own_network = not user_ns or spaces.net == PRIVATE
+        own_network = not user_ns or spaces.net != HOST
         system_mounts.mount_sys(root, spec, own_network=own_network)
         if plan.streams.tty:
             self._at("terminal", lambda: self._open_terminal(root))

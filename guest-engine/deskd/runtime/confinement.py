@@ -197,6 +197,7 @@ def _node(outside: str, inside: str) -> DeviceNode | None:
         stat.S_IMODE(info.st_mode),
         info.st_uid,
         info.st_gid,
+        outside,
     )
 
 

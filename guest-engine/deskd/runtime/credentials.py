@@ -46,7 +46,16 @@ def prepare(spec: ProcessSpec, seccomp_filter: bytes, *, make_directory: bool = 
     _set_rlimits(spec.rlimits)
     wanted, present = _capability_masks(spec)
     capabilities.limit_bounding_set(wanted, present)
-    _take_identity(identity, present)
+    try:
+        _take_identity(identity, present)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        text = (
+            f"the user {identity.uid} or one of the groups {identity.gid}, {identity.groups} is"
+            " not among the IDs of the container's user namespace; use lower ones"
+        )
+        raise StepFailed("user", text, errno.EINVAL, "InvalidArgument") from error
     os.umask(spec.umask)
     path = find_program(spec.argv[0], env.get("PATH", ""))
     return Prepared(

@@ -99,7 +99,8 @@ class CgroupSpec(Record):
 
 class NamespaceSpec(Record):
     """Each namespace: ``"private"``, ``"host"`` or the PID (as text) of a process to share with.
-    ``user`` is ``"host"`` or ``"private"``, the latter with ID mappings (inside, outside, count).
+    A ``user`` namespace that is not the host's has ID mappings (inside, outside, count); it is
+    shared with who shares another one, since that belongs to it.
     """
 
     mnt: str = PRIVATE
@@ -114,7 +115,8 @@ class NamespaceSpec(Record):
 
 
 class DeviceNode(Record):
-    """A node to make below the container's ``/dev``. ``kind`` is ``c``, ``b`` or ``p``."""
+    """A node to make below the container's ``/dev``. ``kind`` is ``c``, ``b`` or ``p``; ``source``
+    is the machine's node where that has another path."""
 
     path: str
     kind: str
@@ -123,11 +125,13 @@ class DeviceNode(Record):
     mode: int = 0o666
     uid: int = 0
     gid: int = 0
+    source: str = ""
 
 
 class RootSpec(Record):
     """The container's file system: ``steps`` build "/", ``mounts`` come after the system's own
-    mounts (/proc, /sys, /dev …). ``init`` is the path of an init to bind at /sbin/docker-init."""
+    mounts (/proc, /sys, /dev …). ``shm_size_bytes`` 0: no /dev/shm. ``init`` is the path of an init
+    to bind at /sbin/docker-init."""
 
     steps: tuple[MountStep, ...]
     mounts: tuple[MountStep, ...] = ()

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from deskd.domain.mount import MountStep
 from deskd.errors import InvalidArgument
 from deskd.kernel import mount as sys
+from deskd.kernel import namespaces
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _FD = "/proc/self/fd/"
@@ -296,9 +297,24 @@ def _mount(step: MountStep, target: str) -> None:
         kind = "cgroup2"
     source = step.source or kind
     if step.kind == "overlay" and step.source:
+        if step.uid_map:
+            _cover_with_mapped(step)
         os.chdir(step.source)  # what the names of the layers in ``data`` start from
         source = "overlay"
     sys.mount(source, target, kind, _flags(step), step.data)
+
+
+def _cover_with_mapped(step: MountStep) -> None:
+    """Put a view of the layers with mapped owners over them, for this mount namespace only."""
+    tree = sys.open_tree(step.source)
+    place = os.open(step.source, _DIRECTORY | os.O_CLOEXEC)
+    user_namespace = namespaces.open_user_namespace(step.uid_map, step.gid_map)
+    try:
+        sys.map_ids(tree, user_namespace)
+        sys.move_mount(tree, place)
+    finally:
+        for fd in (tree, place, user_namespace):
+            os.close(fd)
 
 
 def clone_source(step: MountStep) -> int:

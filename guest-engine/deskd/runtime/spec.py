@@ -195,7 +195,7 @@ def resolve_namespaces(
 ) -> NamespaceSpec:
     """Turn Docker's sharing modes into namespaces; ``pid_of`` finds the first process of the
     running container that ``container:NAME`` names, or raises. With ``uid_map`` the container
-    gets a user namespace, unless ``--userns=host`` or ``--privileged`` asks for none."""
+    gets a user namespace, unless ``--userns=host`` asks for none."""
 
     def mode(text: str) -> str:
         if text == "host":
@@ -204,14 +204,22 @@ def resolve_namespaces(
             return str(pid_of(text.removeprefix("container:")))
         return "private"
 
-    remapped = uid_map and host_config.userns_mode != "host" and not host_config.privileged
+    remapped = bool(uid_map) and host_config.userns_mode != "host"
+    net, ipc, pid = (
+        mode(text)
+        for text in (host_config.network_mode, host_config.ipc_mode, host_config.pid_mode)
+    )
+    user = "host"
+    if remapped:
+        # As with Docker: who shares a namespace shares the user namespace that it belongs to.
+        user = next((where for where in (net, ipc, pid) if where.isdecimal()), "private")
     return NamespaceSpec(
-        net=mode(host_config.network_mode),
-        ipc=mode(host_config.ipc_mode),
-        pid=mode(host_config.pid_mode),
+        net=net,
+        ipc=ipc,
+        pid=pid,
         uts=mode(host_config.uts_mode),
         cgroup="host" if host_config.cgroupns_mode == "host" else "private",
-        user="private" if remapped else "host",
+        user=user,
         uid_map=uid_map if remapped else (),
         gid_map=gid_map if remapped else (),
     )
@@ -316,7 +324,7 @@ def _root(inputs: ContainerInputs, hostname: str, init: str) -> RootSpec:
         masked_paths=masked,
         read_only_paths=read_only,
         devices=confinement.device_nodes(host),
-        shm_size_bytes=host.shm_size or 64 * 1024 * 1024,
+        shm_size_bytes=0 if host.ipc_mode == "none" else host.shm_size or 64 * 1024 * 1024,
         sysctls=_sysctls(host, inputs.namespaces),
         hostname=hostname if private_uts else "",
         domainname=config.domainname if private_uts else "",
@@ -415,8 +423,10 @@ def check_sysctls(host: HostConfig) -> None:
 def _sysctls(host: HostConfig, namespaces: NamespaceSpec) -> tuple[tuple[str, str], ...]:
     check_sysctls(host)
     values = {name.replace("/", "."): value for name, value in (host.sysctls or {}).items()}
-    if namespaces.net == "private" and namespaces.user == "host":
-        # Docker's defaults since 20.10: no privilege for low ports and for ping.
+    if namespaces.net == "private":
+        # Docker's defaults since 20.10: no privilege for low ports and for ping. The latter's
+        # groups must all exist in the user namespace, so a remapped container goes without.
         values.setdefault("net.ipv4.ip_unprivileged_port_start", "0")
-        values.setdefault("net.ipv4.ping_group_range", "0 2147483647")
+        if namespaces.user == "host":
+            values.setdefault("net.ipv4.ping_group_range", "0 2147483647")
     return tuple(values.items())

@@ -28,8 +28,11 @@ _LINKS = (
 _TTY_GROUP = 5
 
 
-def mount_proc_and_dev(root: Root, spec: RootSpec, shm_tree: int | None, *, user_ns: bool) -> None:
-    """Mount /proc and /dev with everything in it; ``shm_tree`` is another container's /dev/shm."""
+def mount_proc_and_dev(
+    root: Root, spec: RootSpec, shm_tree: int | None, *, user_ns: bool, own_ipc: bool
+) -> None:
+    """Mount /proc and /dev with everything in it; ``shm_tree`` is another container's /dev/shm.
+    Without ``own_ipc`` message queues cannot be mounted for a namespace that is the machine's."""
     root.perform(MountStep("proc", "/proc", flags=_SAFE))
     root.perform(
         MountStep("tmpfs", "/dev", data="mode=755,size=65536k", flags=("nosuid", "strictatime"))
@@ -40,7 +43,7 @@ def mount_proc_and_dev(root: Root, spec: RootSpec, shm_tree: int | None, *, user
             _make_node(root, dev, node, user_ns=user_ns)
         for name, goal in _LINKS:
             os.symlink(goal, name, dir_fd=dev)
-        for name in ("pts", "mqueue", "shm"):
+        for name in ("pts", "mqueue", "shm") if spec.shm_size_bytes else ("pts", "mqueue"):
             os.mkdir(name, 0o755, dir_fd=dev)
     finally:
         os.close(dev)
@@ -48,12 +51,15 @@ def mount_proc_and_dev(root: Root, spec: RootSpec, shm_tree: int | None, *, user
     if not user_ns:
         data += f",gid={_TTY_GROUP}"
     root.perform(MountStep("devpts", "/dev/pts", data=data, flags=("nosuid", "noexec")))
-    root.perform(MountStep("mqueue", "/dev/mqueue", flags=_SAFE))
-    if shm_tree is None:
+    if own_ipc:
+        root.perform(MountStep("mqueue", "/dev/mqueue", flags=_SAFE))
+    elif os.path.isdir("/dev/mqueue"):
+        root.perform(MountStep("bind", "/dev/mqueue", source="/dev/mqueue", flags=_SAFE))
+    if shm_tree is not None:
+        root.attach(shm_tree, "/dev/shm")
+    elif spec.shm_size_bytes:
         data = f"mode=1777,size={spec.shm_size_bytes}"
         root.perform(MountStep("tmpfs", "/dev/shm", source="shm", data=data, flags=_SAFE))
-    else:
-        root.attach(shm_tree, "/dev/shm")
 
 
 def _make_node(root: Root, dev: int, node: DeviceNode, *, user_ns: bool) -> None:
@@ -70,7 +76,7 @@ def _make_node(root: Root, dev: int, node: DeviceNode, *, user_ns: bool) -> None
     try:
         if user_ns:
             # mknod is refused in a user namespace; the machine's own node serves.
-            tree = sys.open_tree(node.path)
+            tree = sys.open_tree(node.source or node.path)
             root.attach(tree, node.path)
             os.close(tree)
             return

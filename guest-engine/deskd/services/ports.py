@@ -163,9 +163,17 @@ class ContainerNetworks(Protocol):
 class RootFilesystems(Protocol):
     """Writable roots of containers. ``create`` is cheap (directories only) and undone by
     ``remove``, which is idempotent. A ``volatile`` root need not survive a crash of the machine:
-    right for containers that are removed when they end."""
+    right for containers that are removed when they end. The files of a ``remapped`` one belong to
+    the containers' subordinate IDs."""
 
-    def create(self, container_id: str, image_id: str, *, volatile: bool = False) -> None: ...
+    def create(
+        self,
+        container_id: str,
+        image_id: str,
+        *,
+        volatile: bool = False,
+        remapped: bool = False,
+    ) -> None: ...
     def mounts(self, container_id: str) -> tuple[MountStep, ...]:
         """Return the steps that build "/" of this container; performs none of them."""
 

@@ -233,6 +233,8 @@ class System:
         options = ["name=seccomp,profile=builtin"]
         if self._machine.cgroup_version == 2:
             options.append("name=cgroupns")
+        if self._settings.userns_remap:
+            options.append("name=userns")
         return options
 
     def engine_id(self) -> str:

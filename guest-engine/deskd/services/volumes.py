@@ -42,7 +42,8 @@ class VolumeRecord(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Volumes:
-    """The volume service. ``users_of`` names the containers that have a volume mounted."""
+    """The volume service. ``users_of`` names the containers that have a volume mounted; ``owner``
+    is the containers' root, to whom new volumes belong."""
 
     def __init__(
         self,
@@ -50,11 +51,13 @@ class Volumes:
         layout: DataRoot,
         events: Events,
         users_of: Callable[[str], list[str]],
+        owner: tuple[int, int] = (0, 0),
     ) -> None:
         self._records = records
         self._layout = layout
         self._events = events
         self._users_of = users_of
+        self._owner = owner
 
     def mountpoint(self, name: str) -> str:
         """Return the directory that holds the volume's data."""
@@ -96,6 +99,8 @@ class Volumes:
         try:
             os.makedirs(path, mode=0o755, exist_ok=True)
             os.chmod(os.path.dirname(path), 0o701)
+            if self._owner != (0, 0):
+                os.chown(path, *self._owner)
         except OSError as error:
             raise SystemFailure(
                 f"the volume {name} cannot be made in {path}: {error.strerror}"

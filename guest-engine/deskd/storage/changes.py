@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
 
+from deskd.domain.id_mapping import NO_MAPPING, IdMapping
 from deskd.images.unpack import OPAQUE_XATTR
 from deskd.record import Record
 
@@ -29,23 +30,32 @@ class Change(Record):
     kind: ChangeKind
 
 
-def changes_between(upper: str, lowers: Sequence[str]) -> list[Change]:
+def changes_between(
+    upper: str, lowers: Sequence[str], id_map: IdMapping = NO_MAPPING
+) -> list[Change]:
     """Return the changes in ``upper`` against ``lowers`` (top first), sorted by path.
 
     A directory above a change counts as changed, as Docker shows it; a file or directory that
-    was copied up without a difference does not count.
+    was copied up without a difference does not count. The files of ``upper`` have the machine's
+    IDs, those of ``lowers`` the container's; ``id_map`` tells which belong together.
     """
     changes: list[Change] = []
     fd = os.open(upper, _DIRECTORY)
     try:
-        _walk(fd, list(lowers), "", changes, opaque=False)
+        _walk(fd, list(lowers), "", changes, id_map, opaque=False)
     finally:
         os.close(fd)
     return sorted(changes, key=lambda change: change.path)
 
 
 def _walk(
-    directory_fd: int, lowers: list[str], path: str, changes: list[Change], *, opaque: bool
+    directory_fd: int,
+    lowers: list[str],
+    path: str,
+    changes: list[Change],
+    id_map: IdMapping,
+    *,
+    opaque: bool,
 ) -> None:
     """Compare one directory with what the layers ``lowers`` show there; ``opaque`` says that it,
     or one above it, hides theirs.
@@ -67,11 +77,11 @@ def _walk(
         elif not stat.S_ISDIR(status.st_mode):
             if before is None:
                 changes.append(Change(below, ChangeKind.ADDED))
-            elif _differs(before, status):
+            elif _differs(before, status, id_map):
                 changes.append(Change(below, ChangeKind.MODIFIED))
         else:
             changes += _compare_directory(
-                directory_fd, name, lowers, below, before, status, opaque=opaque
+                directory_fd, name, lowers, below, before, status, id_map, opaque=opaque
             )
 
 
@@ -82,6 +92,7 @@ def _compare_directory(
     path: str,
     before: os.stat_result | None,
     status: os.stat_result,
+    id_map: IdMapping,
     *,
     opaque: bool,
 ) -> list[Change]:
@@ -95,12 +106,12 @@ def _compare_directory(
         was_directory = before is not None and stat.S_ISDIR(before.st_mode)
         if opaque and was_directory:
             inside += _hidden(fd, lowers, path)
-        _walk(fd, lowers if was_directory else [], path, inside, opaque=opaque)
+        _walk(fd, lowers if was_directory else [], path, inside, id_map, opaque=opaque)
     finally:
         os.close(fd)
     if before is None:
         return [Change(path, ChangeKind.ADDED), *inside]
-    if inside or _differs(before, status):
+    if inside or _differs(before, status, id_map):
         return [Change(path, ChangeKind.MODIFIED), *inside]
     return inside
 
@@ -120,12 +131,12 @@ def _hidden(fd: int, lowers: list[str], path: str) -> list[Change]:
     ]
 
 
-def _differs(before: os.stat_result, after: os.stat_result) -> bool:
+def _differs(before: os.stat_result, after: os.stat_result, id_map: IdMapping) -> bool:
     """Compare what Docker compares: kind, mode, owner, device; for files size and time, too."""
+    owner = id_map.to_container(after.st_uid, after.st_gid)
     same = (before.st_mode, before.st_uid, before.st_gid, before.st_rdev) == (
         after.st_mode,
-        after.st_uid,
-        after.st_gid,
+        *owner,
         after.st_rdev,
     )
     if same and not stat.S_ISDIR(after.st_mode):

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from deskd import errors
+from deskd.domain.id_mapping import NO_MAPPING, IdMapping
 from deskd.domain.image import RootRecord, chain_ids, short_id
 from deskd.domain.mount import MountStep
 from deskd.images.layers import LayerStore
@@ -30,16 +31,34 @@ _UPPER_MODE = 0o755
 
 class Snapshots:
     """Implements ``RootFilesystems``. Methods block for as long as some file system calls take,
-    ``remove``, ``changes`` and ``size_bytes`` as long as the container has files."""
+    ``remove``, ``changes`` and ``size_bytes`` as long as the container has files.
 
-    def __init__(self, root: DataRoot, database: Database, layers: LayerStore) -> None:
+    ``id_map`` is that of remapped roots: their layers are shown with mapped owners (idmapped
+    mounts), what is written has the machine's IDs.
+    """
+
+    def __init__(
+        self,
+        root: DataRoot,
+        database: Database,
+        layers: LayerStore,
+        id_map: IdMapping = NO_MAPPING,
+    ) -> None:
         self._root = root
         self._database = database
         self._layers = layers
         self._images = records.images(database)
         self._roots = records.roots(database)
+        self._id_map = id_map
 
-    def create(self, container_id: str, image_id: str, *, volatile: bool = False) -> None:
+    def create(
+        self,
+        container_id: str,
+        image_id: str,
+        *,
+        volatile: bool = False,
+        remapped: bool = False,
+    ) -> None:
         """Make the directories of a container's root on the image ``image_id``.
 
         ``volatile``: what is written need not survive a crash of the machine (containers that
@@ -54,7 +73,11 @@ class Snapshots:
             self._layers.chain(top)
             self._roots.put(
                 RootRecord(
-                    container_id=container_id, chain_id=top, image=image_id, volatile=volatile
+                    container_id=container_id,
+                    chain_id=top,
+                    image=image_id,
+                    volatile=volatile,
+                    remapped=remapped,
                 )
             )
         try:
@@ -63,20 +86,22 @@ class Snapshots:
             upper = Path(self.upper(container_id))
             upper.mkdir(mode=_UPPER_MODE)
             Path(self._work(container_id)).mkdir(mode=0o700)
-            self._copy_root_attributes(top, upper)
+            self._copy_root_attributes(top, upper, self._id_map if remapped else NO_MAPPING)
         except OSError as error:
             self.remove(container_id)
             raise errors.SystemFailure(
                 f"the root of container {container_id[:12]} cannot be made: {error}"
             ) from error
 
-    def _copy_root_attributes(self, top: str, upper: Path) -> None:
+    def _copy_root_attributes(self, top: str, upper: Path, id_map: IdMapping) -> None:
         """Give "/" the mode and owner that the image's top layer gives it: in an overlay the
         upper directory's count."""
         chain = self._layers.chain(top)
-        if chain:
+        if not chain:
+            os.chown(upper, *id_map.to_host(0, 0))
+        else:
             found = Path(self._layers.directory(chain[0])).stat()
-            os.chown(upper, found.st_uid, found.st_gid)
+            os.chown(upper, *id_map.to_host(found.st_uid, found.st_gid))
             upper.chmod(found.st_mode & 0o7777)
 
     def mounts(self, container_id: str) -> tuple[MountStep, ...]:
@@ -93,7 +118,20 @@ class Snapshots:
             with suppress(FileNotFoundError):
                 shutil.rmtree(Path(work, "work", "incompat", "volatile"))
             data += ",volatile"
-        return (MountStep(kind="overlay", target="/", source=self._root.layers, data=data),)
+        id_map = self._id_map_of(record)
+        return (
+            MountStep(
+                kind="overlay",
+                target="/",
+                source=self._root.layers,
+                data=data,
+                uid_map=id_map.uids,
+                gid_map=id_map.gids,
+            ),
+        )
+
+    def _id_map_of(self, record: RootRecord) -> IdMapping:
+        return self._id_map if record.remapped else NO_MAPPING
 
     def upper(self, container_id: str) -> str:
         """Return the directory that holds the container's own changes."""
@@ -130,12 +168,14 @@ class Snapshots:
 
     def changes(self, container_id: str) -> list[Change]:
         """Return what the container added, changed and deleted, as ``docker diff`` shows it."""
-        return changes_between(self.upper(container_id), self.lower_directories(container_id))
+        id_map = self._id_map_of(self._record(container_id))
+        lowers = self.lower_directories(container_id)
+        return changes_between(self.upper(container_id), lowers, id_map)
 
     def layer_tar(self, container_id: str) -> ByteReader:
         """Return the container's changes as the tar of an image layer."""
-        self._record(container_id)
-        return IterReader(pack_layer(self.upper(container_id)))
+        id_map = self._id_map_of(self._record(container_id))
+        return IterReader(pack_layer(self.upper(container_id), id_map))
 
     def size_bytes(self, container_id: str) -> int:
         """Return the bytes of the regular files that the container wrote."""

@@ -17,6 +17,8 @@ the function named here and sends its result back. To add a job:
 from __future__ import annotations
 
 JOBS: dict[str, str] = {
+    "probe_id_mapping": "deskd.runtime.jobs.remapping:probe",
+    "add_remap_user": "deskd.runtime.jobs.remapping:add_user",
     "netlink": "deskd.runtime.jobs.netlink:run",
     "name_sockets": "deskd.runtime.jobs.name_sockets:run",
     "archive_get": "deskd.runtime.jobs.archive:get",

@@ -6,7 +6,9 @@ and none that it makes while they work, leads out of it (the weakness of CVE-201
 Arguments of all: ``container`` (the name for error texts) and either ``pid`` (the first process
 of a running container) or ``root`` (encoded mount steps of a stopped one) with ``staging`` (an
 engine-side directory). ``path`` is a path in the container as the client wrote it: a final ``/``
-or ``/.`` follows a symbolic link and asks for the directory's content.
+or ``/.`` follows a symbolic link and asks for the directory's content. ``uid_map`` and ``gid_map``
+are those of a container in a user namespace: its IDs are in the archives, the machine's on the
+files.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from contextlib import suppress
 from typing import Any
 
 from deskd import errors
+from deskd.domain.id_mapping import IdMapping
 from deskd.domain.times import rfc3339
 from deskd.images.pack import END, Packer
 from deskd.images.streams import decompressed
@@ -71,7 +74,7 @@ def get(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
     found = _stat(path, arguments, follow_symlinks=False)
     if arguments.get("pid") and os.path.realpath(path) == "/":
         _leave_out_system_mounts()
-    packer = Packer()
+    packer = Packer(id_map=_id_map(arguments))
     is_directory = modes.S_ISDIR(found.st_mode)
     parent, name = posixpath.split(path)
     try:
@@ -113,6 +116,7 @@ def put(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
     policy = IntoExisting(
         refuse_kind_change=bool(arguments.get("refuse_kind_change")),
         owner=_owner(arguments.get("user") or ""),
+        id_map=_id_map(arguments),
     )
     changed = f"{path} was changed by the container while the archive was unpacked; copy again"
     try:
@@ -135,7 +139,7 @@ def export(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
     # A clone of the root's own mount: volumes, /proc and the like are not in it.
     root = mount.open_tree("/")
     fd = os.open(".", _DIRECTORY, dir_fd=root)
-    _send(fds[0], Packer().children(fd, ""))
+    _send(fds[0], Packer(id_map=_id_map(arguments)).children(fd, ""))
     _send(fds[0], [END])
 
 
@@ -193,6 +197,14 @@ def _stat(
 
 def _is_root_mount(found: os.stat_result) -> bool:
     return found.st_dev == os.stat("/").st_dev
+
+
+def _id_map(arguments: Mapping[str, Any]) -> IdMapping:
+    uids, gids = (
+        tuple((inside, outside, count) for inside, outside, count in arguments.get(name) or ())
+        for name in ("uid_map", "gid_map")
+    )
+    return IdMapping(uids, gids)
 
 
 def _owner(user: str) -> tuple[int, int] | None:

@@ -19,13 +19,14 @@ from deskd.layout import DataRoot
 from deskd.record import Record, field
 from deskd.runtime import confinement, resource_rules, spec
 from deskd.runtime.log_options import log_spec
-from deskd.services.containers import merging, mounting
+from deskd.services.containers import merging, mounting, sharing
 from deskd.services.containers.config_checks import check_config
 from deskd.services.containers.files import Files
 from deskd.services.containers.links import Links
 from deskd.services.containers.names import check_name, random_name
 from deskd.services.containers.outcomes import log_extra
 from deskd.services.containers.registry import Container, ContainerRegistry
+from deskd.services.containers.remapping import Remapping
 from deskd.services.containers.resource_checks import settle_resources
 from deskd.services.containers.wishes import check_wishes
 from deskd.services.images import Images
@@ -64,6 +65,7 @@ class ContainerCreation:
         files: Files,
         layout: DataRoot,
         defaults: Defaults,
+        remapping: Remapping,
     ) -> None:
         self._registry = registry
         self._images = images
@@ -72,6 +74,7 @@ class ContainerCreation:
         self._files = files
         self._layout = layout
         self._defaults = defaults
+        self._remapping = remapping
 
     async def create(self, request: CreateRequest) -> tuple[Container, list[str]]:
         """Return the new container and warnings.
@@ -85,6 +88,8 @@ class ContainerCreation:
         check_config(request.config)
         merging.check_host_config(request.host_config, self._defaults.features)
         check_wishes(request.host_config)
+        sharing.check(request.config, request.host_config)
+        self._remapping.check(request.host_config)
         if not request.config.image:
             raise InvalidArgument("no image given: name one in Image")
         image = await self._images.resolve(request.config.image)
@@ -102,7 +107,12 @@ class ContainerCreation:
         with ExitStack() as undo:
             undo.callback(self._remove_files, record.id)
             self._make_directory(record.id)
-            self._roots.create(record.id, record.image_id, volatile=record.host_config.auto_remove)
+            self._roots.create(
+                record.id,
+                record.image_id,
+                volatile=record.host_config.auto_remove,
+                remapped=bool(self._remapping.of(record.host_config)),
+            )
             await self._files.copy_up(record)
             container = self._registry.add(record)
             undo.pop_all()
@@ -126,8 +136,6 @@ class ContainerCreation:
             config = msgspec.structs.replace(config, hostname=os.uname().nodename)
         elif not config.hostname and not shares_network:
             config = msgspec.structs.replace(config, hostname=container_id[:12])
-        if host_config.uts_mode == "host" and request.config.hostname:
-            raise InvalidArgument("conflicting options: hostname and the UTS mode")
         return ContainerRecord(
             id=container_id,
             name=name,

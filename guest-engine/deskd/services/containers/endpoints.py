@@ -20,6 +20,7 @@ from deskd.layout import DataRoot
 from deskd.services.containers.links import Links, with_lines
 from deskd.services.containers.merging import parse_port
 from deskd.services.containers.registry import Container
+from deskd.services.containers.remapping import Remapping
 from deskd.services.ports import ContainerNetworks, Runtime
 
 log = logging.getLogger(__name__)
@@ -29,13 +30,19 @@ class Endpoints:
     """Joins and leaves networks for containers."""
 
     def __init__(
-        self, networks: ContainerNetworks, layout: DataRoot, links: Links, runtime: Runtime
+        self,
+        networks: ContainerNetworks,
+        layout: DataRoot,
+        links: Links,
+        runtime: Runtime,
+        remapping: Remapping,
     ) -> None:
         self._networks = networks
         self._layout = layout
         self._links = links
         self._runtime = runtime
         self._serving: dict[str, asyncio.Task[None]] = {}
+        self._remapping = remapping
 
     async def join_all(
         self, record: ContainerRecord, undo: AsyncExitStack
@@ -183,8 +190,8 @@ class Endpoints:
         ]
         lines += self._links.hosts_lines(record)
         return (
-            self._write(record.id, "hosts", "\n".join(lines) + "\n"),
-            self._write(record.id, "hostname", record.config.hostname + "\n"),
+            self._write(record, "hosts", "\n".join(lines) + "\n"),
+            self._write(record, "hostname", record.config.hostname + "\n"),
             self._write_resolv_conf(record),
         )
 
@@ -192,7 +199,7 @@ class Endpoints:
         host = record.host_config
         networks = [endpoint.network_id for endpoint in record.endpoints.values()]
         text = self._networks.resolv_conf(host, networks or list(record.networks))
-        return self._write(record.id, "resolv.conf", text)
+        return self._write(record, "resolv.conf", text)
 
     def refresh_followers(self, container: Container) -> None:
         """Tell those that are linked to a container its address, which may be another now."""
@@ -205,7 +212,7 @@ class Endpoints:
             except Conflict:  # another of its links has ended; that one's start brings this again
                 continue
             if after != before:
-                self._write(parent.id, "hosts", after)
+                self._write(parent.record, "hosts", after)
 
     def files(self, container_id: str) -> tuple[str, str, str]:
         """Return the paths that ``write_files`` fills."""
@@ -215,12 +222,15 @@ class Endpoints:
             self._layout.container_file(container_id, "resolv.conf"),
         )
 
-    def _write(self, container_id: str, name: str, text: str) -> str:
-        path = self._layout.container_file(container_id, name)
+    def _write(self, record: ContainerRecord, name: str, text: str) -> str:
+        path = self._layout.container_file(record.id, name)
+        owner = self._remapping.of(record.host_config).root
         # Never replaced, always rewritten: a running container has the inode bound.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
             os.write(descriptor, text.encode("utf-8", "surrogateescape"))
+            if owner != (0, 0):
+                os.fchown(descriptor, *owner)
         finally:
             os.close(descriptor)
         return path

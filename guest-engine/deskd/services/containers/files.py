@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from deskd.domain.id_mapping import IdMapping
 from deskd.domain.state import ContainerRecord, MountPoint
 from deskd.errors import Conflict, InvalidArgument, NotFound
 from deskd.layout import DataRoot
 from deskd.services.containers.mounting import mount_steps
 from deskd.services.containers.registry import Container, ContainerRegistry
+from deskd.services.containers.remapping import Remapping
 from deskd.services.ports import ByteSource, RootFilesystems, Runtime
 from deskd.storage.changes import Change, ChangeKind
 
@@ -30,11 +32,13 @@ class Files:
         runtime: Runtime,
         roots: RootFilesystems,
         layout: DataRoot,
+        remapping: Remapping,
     ) -> None:
         self._registry = registry
         self._runtime = runtime
         self._roots = roots
         self._layout = layout
+        self._remapping = remapping
 
     async def stat(self, reference: str, path: str) -> dict[str, Any]:
         """Return the object of the header X-Docker-Container-Path-Stat. Raises ``NotFound``."""
@@ -115,12 +119,19 @@ class Files:
             "container": record.id,
             "path": f"{point.destination}/",
             "root": self._roots.mounts(record.id),
+            **self._id_maps(record),
         }
         reading, writing = os.pipe2(os.O_CLOEXEC)
         async with _Staging(self._layout) as staging:
             running = self._writing_job("archive_get", {**arguments, "staging": staging}, writing)
             filling = asyncio.ensure_future(
-                asyncio.to_thread(_fill, reading, self._layout, point.source)
+                asyncio.to_thread(
+                    _fill,
+                    reading,
+                    self._layout,
+                    point.source,
+                    self._remapping.of(record.host_config),
+                )
             )
             await asyncio.wait([running, filling])
         os.close(reading)
@@ -154,11 +165,16 @@ class Files:
 
     def _arguments(self, container: Container, staging: str, **more: Any) -> dict[str, Any]:
         record = container.record
-        arguments: dict[str, Any] = {"container": container.id, **more}
+        arguments: dict[str, Any] = {"container": container.id, **self._id_maps(record), **more}
         if record.state.running:
             return arguments | {"pid": record.state.pid}
-        steps = (*self._roots.mounts(record.id), *mount_steps(record.mounts))
+        owner = self._remapping.of(record.host_config).root
+        steps = (*self._roots.mounts(record.id), *mount_steps(record.mounts, owner))
         return arguments | {"root": steps, "staging": staging}
+
+    def _id_maps(self, record: ContainerRecord) -> dict[str, Any]:
+        id_map = self._remapping.of(record.host_config)
+        return {"uid_map": id_map.uids, "gid_map": id_map.gids}
 
 
 _SYSTEM_PLACES = (
@@ -235,14 +251,16 @@ def _write_all(descriptor: int, block: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _fill(reading: int, layout: DataRoot, target: str) -> None:
+def _fill(reading: int, layout: DataRoot, target: str, id_map: IdMapping) -> None:
     """Unpack a tar of ``NAME/…`` so that what is below NAME lands in ``target``."""
     from deskd.images.streams import decompressed
     from deskd.images.unpack import IntoExisting, unpack
 
     staging = tempfile.mkdtemp(prefix="volume-", dir=layout.temporary)
     try:
-        unpack(decompressed(_PipeReader(reading)), staging, into_existing=IntoExisting())
+        unpack(
+            decompressed(_PipeReader(reading)), staging, into_existing=IntoExisting(id_map=id_map)
+        )
         entries = os.listdir(staging)
         if not entries:
             return

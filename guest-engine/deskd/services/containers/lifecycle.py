@@ -9,12 +9,14 @@ import signal as signals
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
+import msgspec
+
 from deskd.domain.process import Exit
 from deskd.domain.state import Status
 from deskd.errors import Conflict, DeskdError, InvalidArgument, NotModified
 from deskd.layout import DataRoot
 from deskd.runtime import spec
-from deskd.services.containers import merging, mounting
+from deskd.services.containers import merging, mounting, sharing
 from deskd.services.containers.creation import remove_directory
 from deskd.services.containers.endpoints import Endpoints, published_ports
 from deskd.services.containers.health import HealthChecks
@@ -22,6 +24,7 @@ from deskd.services.containers.links import Links
 from deskd.services.containers.oom import OutOfMemory
 from deskd.services.containers.outcomes import failed_start_code, log_extra, policy_restarts
 from deskd.services.containers.registry import Container, ContainerRegistry, WaitResult
+from deskd.services.containers.remapping import Remapping
 from deskd.services.ports import Process, Resources, RootFilesystems, Runtime
 from deskd.services.publishers import Publishers
 from deskd.services.volumes import Volumes
@@ -50,6 +53,7 @@ class Lifecycle:
         health: HealthChecks,
         publishers: Publishers,
         *,
+        remapping: Remapping,
         cgroup_parent: str = "",
     ) -> None:
         self._registry = registry
@@ -61,6 +65,7 @@ class Lifecycle:
         self._layout = layout
         self._health = health
         self._publishers = publishers
+        self._remapping = remapping
         self._cgroup_parent = cgroup_parent or spec.DEFAULT_CGROUP_PARENT
         self._memory = OutOfMemory(registry, resources)
         self._watchers: set[asyncio.Task[None]] = set()
@@ -126,8 +131,11 @@ class Lifecycle:
     ) -> Process:
         record = container.record
         host = record.host_config
-        namespaces = spec.resolve_namespaces(host, self._pid_to_share)
-        mounts = mounting.mount_steps(record.mounts)
+        id_map = self._remapping.of(host)
+        namespaces = sharing.settle(
+            host, lambda reference: self._registry.get(reference).record, self._remapping
+        )
+        mounts = mounting.mount_steps(record.mounts, id_map.root)
         scripts = await self._endpoints.join_all(record, undo)
         undo.callback(record.endpoints.clear)
         if by_hand:
@@ -135,6 +143,11 @@ class Lifecycle:
         if host.network_mode.startswith("container:"):
             shared = self._registry.get(host.network_mode.removeprefix("container:"))
             files = self._endpoints.files(shared.id)
+            record.config = msgspec.structs.replace(
+                record.config,
+                hostname=shared.record.config.hostname,
+                domainname=shared.record.config.domainname,
+            )
         else:
             files = await self._endpoints.write_files(record)
         options = host.log_config.config or {}
@@ -160,14 +173,6 @@ class Lifecycle:
             )
         )
         return await self._runtime.create(plan)
-
-    def _pid_to_share(self, reference: str) -> int:
-        other = self._registry.get(reference)
-        if not other.record.state.running:
-            raise Conflict(
-                f"cannot join the namespaces of a non running container: {other.id}; start it first"
-            )
-        return other.record.state.pid
 
     async def _serve_pending(self, container: Container, process: Process) -> None:
         """Connect the clients that attached before the start; they miss no byte."""

@@ -184,14 +184,6 @@ def _check_modes(host_config: HostConfig) -> None:
                 f"conflicting options: {kind} type networking can't be used with links. This "
                 "would result in undefined behavior"
             )
-        if network != "host" and (host_config.port_bindings or host_config.publish_all_ports):
-            raise InvalidArgument(
-                "conflicting options: port publishing and the container type network mode"
-            )
-        if network != "host" and host_config.dns:
-            raise InvalidArgument(
-                "conflicting options: dns and the network mode of another container"
-            )
     for value, name, words in (
         (host_config.pid_mode, "PID", ("", "host")),
         (host_config.ipc_mode, "IPC", ("", "none", "host", "private", "shareable")),

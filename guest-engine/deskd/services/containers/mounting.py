@@ -88,21 +88,22 @@ def _volume_options(host_config: HostConfig, point: MountPoint) -> VolumeOptions
     return VolumeOptions()
 
 
-def mount_steps(points: list[MountPoint]) -> tuple[MountStep, ...]:
-    """Return the binds of a start (the plan adds tmpfs mounts); missing sources are made.
+def mount_steps(points: list[MountPoint], owner: tuple[int, int] = (0, 0)) -> tuple[MountStep, ...]:
+    """Return the binds of a start (the plan adds tmpfs mounts); missing sources are made and
+    given to ``owner``.
 
     Raises ``InvalidArgument`` for a source that cannot be made or a missing subpath.
     """
-    return tuple(_step(point) for point in points if point.type != "tmpfs")
+    return tuple(_step(point, owner) for point in points if point.type != "tmpfs")
 
 
-def _step(point: MountPoint) -> MountStep:
+def _step(point: MountPoint, owner: tuple[int, int]) -> MountStep:
     source = point.source
     if point.subpath:
         source = _inside(point.source, point.subpath)
     if point.create_source and not os.path.lexists(source):
         try:
-            os.makedirs(source, mode=_CREATE_DIRECTORY_MODE)
+            _make_directories(source, owner)
         except OSError as error:
             raise InvalidArgument(
                 f"error while creating mount source path '{source}': {error.strerror}"
@@ -136,6 +137,16 @@ def _check_shared(source: str) -> None:
             f"path {source} is mounted on {place.rstrip('/') or '/'} but it is not a shared mount; "
             "make it one on the engine's machine with `mount --make-shared`"
         )
+
+
+def _make_directories(path: str, owner: tuple[int, int]) -> None:
+    """Make a directory and those above it that are missing, all for ``owner``."""
+    parent = os.path.dirname(path)
+    if not os.path.lexists(parent):
+        _make_directories(parent, owner)
+    os.mkdir(path, _CREATE_DIRECTORY_MODE)
+    if owner != (0, 0):
+        os.chown(path, *owner, follow_symlinks=False)
 
 
 def _inside(root: str, subpath: str) -> str:

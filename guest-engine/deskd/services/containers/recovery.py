@@ -9,6 +9,7 @@ from contextlib import suppress
 from deskd.domain.process import Exit, FoundMonitor
 from deskd.domain.state import Status
 from deskd.errors import DeskdError
+from deskd.layout import DataRoot
 from deskd.services.containers.endpoints import Endpoints
 from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.lifecycle import Lifecycle
@@ -27,12 +28,14 @@ class Recovery:
         endpoints: Endpoints,
         lifecycle: Lifecycle,
         health: HealthChecks,
+        layout: DataRoot,
     ) -> None:
         self._registry = registry
         self._runtime = runtime
         self._endpoints = endpoints
         self._lifecycle = lifecycle
         self._health = health
+        self._layout = layout
 
     async def restore(self) -> None:
         """Find the monitors of an earlier engine, record what ended meanwhile, carry out restart
@@ -50,7 +53,9 @@ class Recovery:
                 await self._restore_one(container, found)
         known = {container.id for container in self._registry}
         for key, monitor in found.items():
-            if key not in known and monitor.exit is not None:
+            # An engine with other IDs may have shared the exec root, and may come back.
+            elsewhere = key not in known and self._layout.container_of_sibling(key)
+            if key not in known and monitor.exit is not None and not elsewhere:
                 await self._runtime.forget(key)
 
     async def _finish_removal(self, container: Container) -> None:
