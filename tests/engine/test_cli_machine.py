@@ -2,68 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pexpect
 import pytest
 
-from tests.cli_process import DESK, Result
-from tests.engine_process import EngineProcess, busybox_tar
+from tests.cli_process import DESK
+from tests.engine_process import busybox_tar
+from tests.laptop import Host
 
 pytestmark = pytest.mark.root
-
-
-@dataclass
-class Host:
-    """A laptop of its own: an empty DESK_HOME, in the network namespace of a test's engine."""
-
-    engine: EngineProcess
-    home: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("DOCKER", "DESK"))
-        }
-        return {**kept, "DESK_HOME": str(self.home), "DOCKER_CONFIG": str(self.home)}
-
-    def command(self, *words: str) -> list[str]:
-        return self.engine.inside_network(*words)
-
-    def __call__(self, *arguments: str, stdin: bytes = b"") -> Result:
-        return self.run(DESK, *arguments, stdin=stdin)
-
-    def run(self, *words: str, stdin: bytes = b"") -> Result:
-        done = subprocess.run(
-            self.command(*words),
-            input=stdin,
-            capture_output=True,
-            env=self.environment,
-            timeout=60,
-            check=False,
-        )
-        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-
-@pytest.fixture
-def host(own_engine: EngineProcess) -> Iterator[Host]:
-    # The engine's own bridge would be in the way of the machine's: only its namespace is used.
-    own_engine.remove_everything()
-    own_engine.stop()
-    host = Host(own_engine, own_engine.root / "h")
-    yield host
-    for name in host("machine", "ls", "-q").out.split():
-        done = host("machine", "rm", "-f", name)
-        assert done.code == 0, done
-    shutil.rmtree(host.home)
-    own_engine.start()  # so that its guard can count what is left
 
 
 def test_from_nothing_to_a_container_and_back(host: Host) -> None:

@@ -399,7 +399,9 @@ def _reading_tar(path: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, EOFError, UnicodeDecodeError, zlib.error, lzma.LZMAError) as error:
-        raise ImageError(f"{path} is no whole tar archive: {error}", hint=_REINSTALL) from error
+        # tarfile lists what each kind of compression said, one a line.
+        reason = str(error).partition(":\n")[0]
+        raise ImageError(f"{path} is no whole tar archive: {reason}", hint=_REINSTALL) from error
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error}", hint=_REINSTALL) from error
 

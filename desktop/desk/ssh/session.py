@@ -362,7 +362,7 @@ def _dial(endpoint: Endpoint, timeout_s: float) -> socket.socket:
     except ConnectionRefusedError as error:
         raise SshError(
             f"nothing answers at {place}: connection refused",
-            hint="Is the machine running? See `desk machine ls`.",
+            hint="Check that the machine runs (`desk machine ls`) and that sshd listens there.",
         ) from error
     except socket.gaierror as error:
         raise SshError(
