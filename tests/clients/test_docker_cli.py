@@ -7,41 +7,13 @@ import re
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import pexpect
 import pytest
+from tests.clients.docker_commands import ok, terminal, until
 from tests.engine_process import EngineProcess, busybox_tar, docker_cli, run_docker
 
 pytestmark = pytest.mark.root
-
-
-def ok(engine: EngineProcess, *arguments: str, stdin: bytes = b"") -> str:
-    """Run a command that must succeed; return its standard output."""
-    done = run_docker(engine, *arguments, stdin=stdin)
-    assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
-    return done.stdout
-
-
-def terminal(engine: EngineProcess, *arguments: str, **options: Any) -> pexpect.spawn:
-    """Start a docker command on a terminal of 30 rows and 100 columns."""
-    environment = {**engine.environment, "TERM": "xterm"}
-    return pexpect.spawn(
-        docker_cli(),
-        list(arguments),
-        env=environment,
-        dimensions=(30, 100),
-        timeout=15,
-        encoding="utf-8",
-        **options,
-    )
-
-
-def until(condition: Any, timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def test_version_and_info(engine: EngineProcess) -> None:

@@ -102,7 +102,7 @@ def test_version_and_info(engine: EngineProcess, api: Api) -> None:
         (b'{"Image": "busybox", "HostConfig": {"CapAdd": ["NONSENSE"]}}', "NONSENSE"),
         (b'{"Image": "busybox", "HostConfig": {"NanoCpus": 99000000000000}}', "range of CPUs"),
         (b'{"Image": "busybox", "HostConfig": {"ShmSize": -1}}', "SHM size"),
-        (b'{"Image": "busybox", "StopSignal": "SIGNONE"}', "Invalid signal"),
+        (b'{"Image": "busybox", "StopSignal": "SIGNONE"}', "invalid signal"),
         (
             b'{"Image": "busybox", "HostConfig": {"PortBindings": {"80/x": []}}}',
             "invalid proto",

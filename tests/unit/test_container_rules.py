@@ -172,7 +172,7 @@ def test_signals() -> None:
         37,
     ]
     for text in ("", "0", "65", "SIGNONE", "-1"):
-        with pytest.raises(InvalidArgument, match="Invalid signal"):
+        with pytest.raises(InvalidArgument, match="invalid signal"):
             merging.parse_signal(text)
 
 

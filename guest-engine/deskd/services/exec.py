@@ -73,7 +73,7 @@ class Execs:
     def create(self, reference: str, config: ExecConfig) -> Exec:
         """Prepare an exec. Raises ``Conflict`` unless the container runs."""
         container = self._registry.get(reference)
-        self._check_running(container)
+        self._check_running(container, reference)
         if not config.cmd:
             raise InvalidArgument("No exec command specified")
         if config.working_dir and not config.working_dir.startswith("/"):
@@ -239,10 +239,12 @@ class Execs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _check_running(self, container: Container) -> None:
+    def _check_running(self, container: Container, called: str = "") -> None:
         status = container.record.state.status
         if status is Status.PAUSED:
-            raise Conflict(f"Container {container.id} is paused, unpause the container before exec")
+            raise Conflict(
+                f"Container {called or container.id} is paused, unpause the container before exec"
+            )
         if status is Status.RESTARTING:
             raise Conflict(
                 f"Container {container.id} is restarting, wait until the container is running"

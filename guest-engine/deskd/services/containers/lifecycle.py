@@ -13,7 +13,7 @@ import msgspec
 
 from deskd.domain.process import Exit
 from deskd.domain.state import Status
-from deskd.errors import Conflict, DeskdError, InvalidArgument, NotModified
+from deskd.errors import Conflict, DeskdError, InvalidArgument, NotFound, NotModified
 from deskd.layout import DataRoot
 from deskd.runtime import spec
 from deskd.services.containers import merging, mounting, sharing
@@ -346,12 +346,14 @@ class Lifecycle:
 
     async def kill(self, reference: str, signal: str = "") -> None:
         """Send a signal, SIGKILL unless named. Raises ``Conflict`` where nothing runs."""
-        container = self._registry.get(reference)
-        number = merging.parse_signal(signal or "SIGKILL")
+        cannot = f"cannot kill container: {reference}:"
+        try:
+            container = self._registry.get(reference)
+            number = merging.parse_signal(signal or "SIGKILL")
+        except (NotFound, InvalidArgument) as error:
+            raise type(error)(f"{cannot} {error}") from error
         if not container.active:
-            raise Conflict(
-                f"cannot kill container: {reference}: container {container.id} is not running"
-            )
+            raise Conflict(f"{cannot} container {container.id} is not running")
         deadly = number == signals.SIGKILL
         if deadly:
             container.record.state.manually_stopped = True
@@ -393,7 +395,7 @@ class Lifecycle:
         async with container.lock:
             status = container.record.state.status
             if status is Status.PAUSED:
-                raise Conflict(f"Container {reference} is already paused")
+                raise Conflict(f"Container {container.id} is already paused")
             if status is Status.RESTARTING:
                 raise Conflict(
                     f"Container {reference} is restarting, wait until the container is running"
@@ -411,7 +413,7 @@ class Lifecycle:
         container = self._registry.get(reference)
         async with container.lock:
             if container.record.state.status is not Status.PAUSED:
-                raise Conflict(f"Container {reference} is not paused")
+                raise Conflict(f"Container {container.id} is not paused")
             await in_cgroup(container, self._resources.resume)
             container.record.move(Status.RUNNING)
             self._health.begin(container)

@@ -262,7 +262,7 @@ def parse_signal(text: str) -> int:
         number = int(word[:6])
         if 0 < number < signal.NSIG:
             return number
-        raise InvalidArgument(f"Invalid signal: {text}")
+        raise InvalidArgument(f"invalid signal: {text}")
     name = word if word.startswith("SIG") else f"SIG{word}"
     if match := re.fullmatch(r"SIGRT(MIN|MAX)([+-]\d+)?", name):
         base = signal.SIGRTMIN if match[1] == "MIN" else signal.SIGRTMAX
@@ -272,7 +272,7 @@ def parse_signal(text: str) -> int:
     try:
         return int(signal.Signals[name])
     except KeyError:
-        raise InvalidArgument(f"Invalid signal: {text}") from None
+        raise InvalidArgument(f"invalid signal: {text}") from None
 
 
 def check_platform(wanted: str, found: str, reference: str) -> None:
