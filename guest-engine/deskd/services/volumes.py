@@ -22,6 +22,8 @@ from deskd.services.events import Events
 from deskd.store.database import Records
 
 MAX_NAME_LENGTH = 255
+_OPTIONS = ("device", "o", "type")
+_BIND_TYPES = ("", "none", "bind")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _LIST_FILTERS = ("dangling", "driver", "label", "name")
 _PRUNE_FILTERS = ("all", "label", "label!")
@@ -39,6 +41,15 @@ class VolumeRecord(msgspec.Struct, kw_only=True, frozen=True):
     @property
     def anonymous(self) -> bool:
         return ANONYMOUS_LABEL in self.labels
+
+    @property
+    def device(self) -> str:
+        """The machine's directory that the volume stands for (``o=bind``), else ``""``."""
+        return self.options.get("device", "")
+
+    @property
+    def read_only(self) -> bool:
+        return "ro" in self.options.get("o", "").split(",")
 
 
 class Volumes:
@@ -73,19 +84,15 @@ class Volumes:
     ) -> tuple[VolumeRecord, bool]:
         """Make a volume, or return the one of this name; the flag tells whether it is new.
 
-        Raises ``InvalidArgument`` for a bad name, ``NotFound`` for an unknown driver and
-        ``Unsupported`` for driver options.
+        Raises ``InvalidArgument`` for a bad name or option, ``NotFound`` for an unknown driver
+        and ``Unsupported`` for options that mount another file system.
         """
         if driver not in ("", "local"):
             raise NotFound(
                 f'error looking up volume plugin {driver}: plugin "{driver}" not found; '
                 "the only volume driver is local"
             )
-        if options:
-            raise Unsupported(
-                f"the volume driver local has no options yet ({', '.join(sorted(options))}); "
-                "use --mount type=tmpfs or type=bind instead"
-            )
+        check_options(options or {})
         all_labels = dict(labels or {})
         if not name:
             name = secrets.token_hex(32)
@@ -94,7 +101,12 @@ class Volumes:
         present = self._records.get(name)
         if present is not None:
             return present, False
-        record = VolumeRecord(name=name, created_ns=time.time_ns(), labels=all_labels)
+        record = VolumeRecord(
+            name=name,
+            created_ns=time.time_ns(),
+            labels=all_labels,
+            options=dict(options or {}),
+        )
         path = self.mountpoint(name)
         try:
             os.makedirs(path, mode=0o755, exist_ok=True)
@@ -188,6 +200,31 @@ class Volumes:
             }
             rendered.append(volume)
         return rendered
+
+
+def check_options(options: Mapping[str, str]) -> None:
+    """Check the options of the driver ``local``: none, or those that make a volume stand for a
+    directory of the machine (``type=none``, ``o=bind``, ``device=/path``).
+
+    Raises ``InvalidArgument`` and ``Unsupported``.
+    """
+    for name in options:
+        if name not in _OPTIONS:
+            raise InvalidArgument(f'invalid option: "{name}"')
+    if not options:
+        return
+    words = [word for word in options.get("o", "").split(",") if word]
+    if not {"bind", "rbind"} & set(words) or options.get("type", "none") not in _BIND_TYPES:
+        kind = options.get("type", "") or "none"
+        raise Unsupported(
+            f"the volume driver local mounts directories of the machine only (o=bind), not "
+            f"type={kind} o={options.get('o', '')}; mount it on the machine and bind it"
+        )
+    for word in words:
+        if word not in ("bind", "rbind", "ro", "rw"):
+            raise InvalidArgument(f"invalid mount option {word!r} of a volume with o=bind")
+    if not options.get("device", "").startswith("/"):
+        raise InvalidArgument("missing device in volume options: give an absolute path")
 
 
 def check_volume_name(name: str) -> None:

@@ -63,20 +63,26 @@ def _with_volume(point: MountPoint, host_config: HostConfig, volumes: Volumes) -
     record, created = volumes.create(
         point.name, driver=driver.name, options=driver.options, labels=options.labels
     )
+    source = record.device or volumes.mountpoint(record.name)
     return msgspec.structs.replace(
         point,
         name=record.name,
-        source=volumes.mountpoint(record.name),
-        copy_up=point.copy_up and (created or not _has_content(volumes.mountpoint(record.name))),
+        source=source,
+        read_write=point.read_write and not record.read_only,
+        recursive_read_only=record.read_only,
+        copy_up=point.copy_up and _wants_content(source, new=created and not record.device),
         anonymous=record.anonymous,
     )
 
 
-def _has_content(path: str) -> bool:
+def _wants_content(path: str, *, new: bool) -> bool:
+    """Tell whether a volume is to be filled with what the image has in its place."""
+    if new:
+        return True
     try:
         with os.scandir(path) as entries:
-            return next(entries, None) is not None
-    except FileNotFoundError:
+            return next(entries, None) is None
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -101,6 +107,11 @@ def _step(point: MountPoint, owner: tuple[int, int]) -> MountStep:
     source = point.source
     if point.subpath:
         source = _inside(point.source, point.subpath)
+    if point.type == "volume" and not os.path.isdir(point.source):
+        raise InvalidArgument(
+            f"failed to mount local volume {point.name}: {point.source} is no directory; make it "
+            "first"
+        )
     if point.create_source and not os.path.lexists(source):
         try:
             _make_directories(source, owner)
