@@ -43,13 +43,20 @@ def _serve(arguments: list[str]) -> int:
     try:
         _, launcher = fork_launcher(early_exec_root(arguments))
         settings = parse_arguments(arguments)
-        if not settings.tls.enabled:
-            _import_asyncio_without_ssl()
-        from deskd.compose import run
+        from deskd.opening import Opening
 
-        gc.freeze()
-        gc.enable()
-        run(settings, launcher)
+        opening = Opening(settings)
+        try:
+            opening.open()
+            if not settings.tls.enabled:
+                _import_asyncio_without_ssl()
+            from deskd.compose import run
+
+            gc.freeze()
+            gc.enable()
+            run(settings, launcher, opening)
+        finally:
+            opening.close()
     except DeskdError as error:
         sys.stderr.write(f"deskd: {error}\n")
         return 1
@@ -60,10 +67,10 @@ def _purge(arguments: list[str]) -> int:
     """Remove the interfaces and firewall rules that a killed engine left, by its data root."""
     import os
 
-    from deskd.compose import take_lock
     from deskd.errors import DeskdError
     from deskd.layout import DataRoot
     from deskd.network.service import purge
+    from deskd.opening import take_lock
     from deskd.settings import parse_arguments
 
     try:

@@ -1,12 +1,9 @@
-"""The composition root: makes every part, gives each what it needs, and listens."""
+"""The composition root: makes every part, gives each what it needs, and serves."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import logging
-import os
 import signal
 import socket
 from contextlib import AsyncExitStack
@@ -16,7 +13,7 @@ from deskd.api.routes import ROUTES
 from deskd.api.routing import Router
 from deskd.api.server import Server
 from deskd.domain.id_mapping import NO_MAPPING
-from deskd.errors import Conflict, DeskdError, InvalidArgument, SystemFailure, Unsupported
+from deskd.errors import DeskdError, InvalidArgument
 from deskd.images.catalog import Catalog
 from deskd.images.layers import LayerStore
 from deskd.kernel.cgroup.features import look as look_at_cgroups
@@ -51,22 +48,20 @@ from deskd.store.database import Database
 
 if TYPE_CHECKING:
     from deskd.network.service import NetworkService
+    from deskd.opening import Opening
     from deskd.runtime.client import LauncherRuntime
     from deskd.services.ports import Runtime
 
 log = logging.getLogger(__name__)
 
-SOCKET_MODE = 0o660
-BACKLOG = 1024
-FIRST_PASSED_DESCRIPTOR = 3  # sd_listen_fds(3)
-
 
 class Daemon:
     """One running engine. ``launcher`` is the control socket that ``fork_launcher`` returned."""
 
-    def __init__(self, settings: Settings, launcher: Any) -> None:
+    def __init__(self, settings: Settings, launcher: Any, opening: Opening) -> None:
         self._settings = settings
         self._launcher = launcher
+        self._opening = opening
         self._data = DataRoot(settings.data_root)
         self._exec = ExecRoot(settings.exec_root)
         self._id_map = NO_MAPPING
@@ -77,18 +72,17 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        if self._opening.stop_asked:
+            return
+        for sentence in self._opening.lacks:
+            log.warning("%s", sentence)
         from deskd.runtime.client import LauncherRuntime
 
-        check_kernel()
         async with AsyncExitStack() as stack:
             runtime = LauncherRuntime(self._launcher, self._exec.path)
             stack.push_async_callback(runtime.close)
             if self._settings.userns_remap:
                 await self._remap(runtime)
-            self._make_roots()
-            stack.callback(os.close, take_lock(self._data.lock))
-            listeners = open_listeners(self._settings, self._exec, stack)
-            self._write_pidfile(stack)
             if self._id_map:
                 from deskd.services.remapped_start import check_machine
 
@@ -96,9 +90,13 @@ class Daemon:
             engine, network = await self._compose(stack, runtime)
             server = Server(engine, Router(ROUTES))
             stack.push_async_callback(server.close)
+            listeners = self._opening.listeners
+            remote = [listener for listener in listeners if listener.family != socket.AF_UNIX]
+            tls = _tls_context(self._settings) if remote else None
+            for connection in self._opening.front.hand_over():
+                await server.adopt(connection)
             for listener in listeners:
-                tls = None if listener.family == socket.AF_UNIX else _tls_context(self._settings)
-                await server.listen(listener, tls)
+                await server.listen(listener, tls if listener in remote else None)
             preparing = asyncio.create_task(_prepare_network(network))
             stack.callback(preparing.cancel)
             engine.images.start_bundled()
@@ -107,37 +105,14 @@ class Daemon:
             log.info("the engine ends; containers keep running")
 
     async def _remap(self, runtime: Runtime) -> None:
-        """Take the data root and the IDs that ``--userns-remap`` says."""
+        """Take the IDs and claim the data root that ``--userns-remap`` says."""
+        from deskd.opening import make_directory
         from deskd.services.remapped_start import settle
 
-        self._make_directory(self._data.path)
+        make_directory(self._data.path)
         self._settings, self._id_map = await settle(self._settings, runtime)
         self._data = DataRoot(self._settings.data_root)
-
-    def _make_roots(self) -> None:
-        for path in (self._data.path, self._data.containers, self._data.volumes,
-                     self._data.temporary, self._exec.path, self._exec.processes):  # fmt: skip
-            self._make_directory(path)
-
-    def _make_directory(self, path: str) -> None:
-        try:
-            os.makedirs(path, mode=0o710, exist_ok=True)
-        except OSError as error:
-            raise SystemFailure(
-                f"the directory {path} cannot be made: {error.strerror}; choose another "
-                "--data-root or --exec-root, or run deskd as root"
-            ) from error
-
-    def _write_pidfile(self, stack: AsyncExitStack) -> None:
-        path = self._settings.pidfile or self._exec.pidfile
-        try:
-            with open(path, "w", encoding="ascii") as file:
-                file.write(f"{os.getpid()}\n")
-        except OSError as error:
-            raise SystemFailure(
-                f"the pidfile {path} cannot be written: {error.strerror}"
-            ) from error
-        stack.callback(_unlink, path)
+        self._opening.claim(self._settings)
 
     async def _compose(
         self, stack: AsyncExitStack, runtime: LauncherRuntime
@@ -234,149 +209,12 @@ class Daemon:
         return engine, network
 
 
-def check_kernel() -> None:
-    """Refuse a kernel that can start no container; warn of what else it lacks.
-
-    Raises ``Unsupported`` naming the option.
-    """
-    from deskd.kernel import probe
-
-    for feature in probe.missing():
-        if feature.essential:
-            raise Unsupported(
-                f"{feature.hint()}: run the engine on a kernel that has it, as Desk's own "
-                "machines do (`desk up`)"
-            )
-        log.warning("%s", feature.hint())
-
-
 async def _prepare_network(network: NetworkService) -> None:
     """Make bridges and firewall while nobody waits for them; who needs them sooner waits."""
     try:
         await network.ready()
     except DeskdError as error:
         log.warning("the default network cannot be made now: %s", error)
-
-
-def take_lock(path: str) -> int:
-    """Make sure that no other engine uses this data root; the descriptor holds the lock.
-
-    Raises ``Conflict`` naming the other engine.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 32).decode(errors="replace").strip()
-        os.close(descriptor)
-        raise Conflict(
-            f"another engine (process {holder or 'unknown'}) uses the data root "
-            f"{os.path.dirname(path)}; stop it or choose another --data-root"
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
-    return descriptor
-
-
-def open_listeners(
-    settings: Settings, exec_root: ExecRoot, stack: AsyncExitStack
-) -> list[socket.socket]:
-    """Bind everything that ``--host`` names; without one, the socket of the exec root.
-
-    Raises ``InvalidArgument`` and ``Conflict`` that name the host.
-    """
-    listeners: list[socket.socket] = []
-    for host in settings.hosts or (f"unix://{exec_root.socket}",):
-        scheme, separator, rest = host.partition("://")
-        if not separator:
-            raise InvalidArgument(f"--host {host} must be unix://PATH, tcp://IP:PORT or fd://")
-        if scheme == "unix":
-            listeners.append(_unix_listener(rest or exec_root.socket, settings.group, stack))
-        elif scheme == "tcp":
-            listeners.append(_tcp_listener(host, rest))
-        elif scheme == "fd":
-            listeners += _passed_listeners()
-        else:
-            raise InvalidArgument(f"--host {host}: unknown kind {scheme}; use unix, tcp or fd")
-    for listener in listeners:
-        stack.callback(listener.close)
-    return listeners
-
-
-def _unix_listener(path: str, group: str, stack: AsyncExitStack) -> socket.socket:
-    if len(os.fsencode(path)) > 107:
-        raise InvalidArgument(f"the socket path {path} is longer than 107 bytes; choose a shorter")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if os.path.lexists(path):
-            if _answers(path):
-                raise Conflict(
-                    f"another engine answers on {path}; stop it or choose another --host"
-                )
-            os.unlink(path)
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        listener.bind(path)
-        os.chmod(path, SOCKET_MODE)
-        if group:
-            os.chown(path, 0, _group_id(group))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise SystemFailure(f"cannot listen on {path}: {error.strerror}") from error
-    except DeskdError:
-        listener.close()
-        raise
-    stack.callback(_unlink, path)
-    return listener
-
-
-def _answers(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-        return True
-
-
-def _group_id(group: str) -> int:
-    import grp
-
-    try:
-        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise InvalidArgument(f"--group {group}: there is no such group; create it first") from None
-
-
-def _tcp_listener(host: str, rest: str) -> socket.socket:
-    address, colon, port = rest.rpartition(":")
-    if not colon or not port.isdigit():
-        raise InvalidArgument(f"--host {host} needs an address and a port, as tcp://127.0.0.1:2375")
-    address = address.strip("[]") or "127.0.0.1"
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((address, int(port)))
-        listener.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise SystemFailure(
-            f"cannot listen on {host}: {getattr(error, 'strerror', None) or error}; "
-            "choose another address or port"
-        ) from error
-    return listener
-
-
-def _passed_listeners() -> list[socket.socket]:
-    """Take the sockets that systemd passed (sd_listen_fds(3))."""
-    count = os.environ.get("LISTEN_FDS", "")
-    if os.environ.get("LISTEN_PID") not in (None, str(os.getpid())) or not count.isdigit():
-        raise InvalidArgument(
-            "--host fd:// needs sockets passed by systemd (LISTEN_FDS); there are none"
-        )
-    return [socket.socket(fileno=FIRST_PASSED_DESCRIPTOR + index) for index in range(int(count))]
 
 
 def _tls_context(settings: Settings) -> Any:
@@ -403,19 +241,14 @@ def _address(listener: socket.socket) -> str:
     return name if isinstance(name, str) else f"{name[0]}:{name[1]}"
 
 
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def run(settings: Settings, launcher: Any) -> None:
-    """Run an engine in this process until it is told to end."""
+def run(settings: Settings, launcher: Any, opening: Opening) -> None:
+    """Run an engine in this process until it is told to end; ``opening`` stays the caller's."""
     levels = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR",
               "fatal": "CRITICAL"}  # fmt: skip
     level = "DEBUG" if settings.debug else levels[settings.log_level]
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    asyncio.run(_run(settings, launcher))
+    asyncio.run(_run(settings, launcher, opening))
 
 
-async def _run(settings: Settings, launcher: Any) -> None:
-    await Daemon(settings, launcher).run()
+async def _run(settings: Settings, launcher: Any, opening: Opening) -> None:
+    await Daemon(settings, launcher, opening).run()

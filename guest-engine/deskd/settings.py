@@ -230,11 +230,13 @@ def _read_config_file(path: str | None) -> dict[str, Any]:
         raise InvalidArgument(
             f"the configuration file {chosen} cannot be read: {error.strerror}"
         ) from error
-    import msgspec
+    if content.strip() in (b"", b"{}"):
+        return {}
+    import json
 
     try:
-        parsed = msgspec.json.decode(content or b"{}")
-    except msgspec.DecodeError as error:
+        parsed = json.loads(content)
+    except ValueError as error:
         raise InvalidArgument(
             f"the configuration file {chosen} is not valid JSON: {error}"
         ) from error

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Boots the guest image again and again and prints where the time goes, stage by stage.
 
-    python tests/bench/bench_boot.py [--image build/guest] [--boots 20] [--fresh] [--limit-s 6]
+    python -m tests.bench.bench_boot [--image build/guest] [--boots 20] [--fresh] [--limit-s 6]
 
 Each boot runs from QEMU's start to the engine's first answer through SSH, under software
-emulation with two processors; "processor" is the time that QEMU's threads took together. Exits 1
-where a boot does not answer or the median is above the limit.
+emulation with two processors, started as Desk starts it. "ready" is when the engine serves every
+request, as `desk up` waits for it; "processor" is the time that QEMU's threads took together.
+Exits 1 where a boot does not answer or is above the limit.
 """
 
 from __future__ import annotations
@@ -25,9 +26,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from desk.machine.accelerator import qemu_version
+from desk.machine.images import host_architecture
+from desk.machine.model import MachineSpec
+from desk.machine.qemu_command import BootFiles, HostFacts, binary_name, machine_command
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 STAGES = ("firmware", "kernel", "initramfs", "userspace", "sshd", "engine", "first answer")
-"""Each is the time spent in it, but sshd and engine: seconds after userspace began."""
+"""Each is the time spent in it, but sshd, engine and ready: seconds after userspace began."""
 BOOT_LIMIT_S = 60.0
 REQUEST = "GET /_ping HTTP/1.0\r\n\r\n"
 
@@ -41,6 +47,8 @@ class Bench:
         self.manifest = json.loads((image / "manifest.json").read_text("utf-8"))
         self.accelerator = accelerator
         self.memory_mib = memory_mib
+        binary = binary_name(self.manifest["arch"])
+        self.host = HostFacts(sys.platform, host_architecture(), binary, qemu_version(binary))
         self.key = scratch / "key"
         self.console = scratch / "console.log"
         self.data = scratch / "data.img"
@@ -74,29 +82,20 @@ class Bench:
             file.truncate(20 << 30)
 
     def command(self, port: int) -> list[str]:
-        """Return QEMU's arguments, those that the driver uses."""
-        cpu = "host" if self.accelerator == "kvm" else "max,-cx16"
-        accelerator = "kvm" if self.accelerator == "kvm" else "tcg,thread=multi,tb-size=256"
-        argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
-        argv += ["-machine", "pc,usb=off,vmport=off", "-cpu", cpu, "-accel", accelerator]
-        argv += ["-smp", "2", "-m", str(self.memory_mib)]
-        argv += ["-kernel", str(self.image / self.manifest["kernel"]["file"])]
-        argv += ["-initrd", str(self.image / self.manifest["initramfs"]["file"])]
-        argv += ["-append", self.manifest["cmdline"], "-serial", f"file:{self.console}"]
-        argv += ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22"]
-        argv += ["-device", "virtio-net-pci,netdev=net,romfile="]
-        root = self.image / self.manifest["root"]["file"]
-        for name, file, extra in (
-            ("root", root, "read-only=on"),
-            ("data", self.data, "discard=unmap,file.discard=unmap"),
-            ("seed", self.scratch / "seed.img", "read-only=on"),
-        ):
-            options = f"driver=raw,node-name={name},{extra},file.driver=file,file.filename={file}"
-            argv += ["-blockdev", options]
-            argv += ["-device", f"virtio-blk-pci,drive={name},serial=desk-{name}"]
-        argv += ["-device", "virtio-rng-pci"]
-        argv += ["-device", "virtio-balloon-pci,free-page-reporting=on"]
-        return argv
+        """Return QEMU's arguments: the driver's."""
+        files = BootFiles(
+            kernel=self.image / self.manifest["kernel"]["file"],
+            initramfs=self.image / self.manifest["initramfs"]["file"],
+            console_log=self.console,
+            root=self.image / self.manifest["root"]["file"],
+            data=self.data,
+            seed=self.scratch / "seed.img",
+        )
+        spec = MachineSpec("bench", memory_mib=self.memory_mib)
+        return machine_command(
+            spec, self.host, self.manifest["arch"], self.accelerator, files,
+            cmdline=self.manifest["cmdline"], ssh_port=port,
+        )  # fmt: skip
 
     def ssh(self, port: int, command: str, *, limit_s: float, stdin: str = "") -> str:
         """Run a command in the guest; return its output, empty where it fails."""
@@ -164,6 +163,10 @@ class Bench:
                 raise TimeoutError(self._last_words("no answer through SSH"))
             answered_s = time.monotonic() - began
             used_s = processor_time_s(self.qemu.pid)
+            while "ready" not in (now := self._stages()):
+                if time.monotonic() - began > BOOT_LIMIT_S:
+                    raise TimeoutError(self._last_words("the engine does not serve"))
+                time.sleep(0.05)
             self.power_off(port)
         firmware_s = max(0.0, stages["seen"] - began - stages["initramfs"])
         return {
@@ -173,7 +176,8 @@ class Bench:
             "userspace": min(stages["sshd"], stages["engine"]) - stages["userspace"],
             "sshd": stages["sshd"] - stages["userspace"],
             "engine": stages["engine"] - stages["userspace"],
-            "first answer": answered_s - firmware_s - stages["engine"],
+            "first answer": answered_s - firmware_s - max(stages["sshd"], stages["engine"]),
+            "ready": now["ready"] - stages["userspace"],
             "all": answered_s,
             "processor": used_s,
             "panics": self.console.read_text("utf-8", "replace").count("Kernel panic"),
@@ -181,28 +185,30 @@ class Bench:
 
     def _watch(self, qemu: subprocess.Popen[bytes], began: float) -> tuple[dict[str, float], float]:
         """Follow the console until the engine answers; return stages, and when the first came."""
-        stages: dict[str, float] = {}
         first_s = 0.0
-        while "engine" not in stages or "sshd" not in stages:
-            # A guest that panics restarts by itself, as under Desk; the last start counts.
-            text = self.console.read_text("utf-8", "replace").rpartition("Kernel panic")[2]
-            for line in text.splitlines():
-                words = line.split()
-                if len(words) == 3 and words[0] == "DESK-STAGE" and words[1] not in stages:
-                    stages[words[1]] = float(words[2])
-                    if words[1] == "initramfs":
-                        first_s = time.monotonic() - began
-                    if words[1] == "sshd":
-                        # As Desk's agent does: one connection, as soon as there is an sshd.
-                        self.agent = subprocess.Popen(
-                            self._ssh_command(self.port, "-M", "-N"), stdin=subprocess.DEVNULL
-                        )
+        while not {"sshd", "engine"} <= (stages := self._stages()).keys():
+            if stages and not first_s:
+                first_s = time.monotonic() - began
+            if "sshd" in stages and self.agent is None:
+                # As Desk's agent does: one connection, as soon as there is an sshd.
+                self.agent = subprocess.Popen(
+                    self._ssh_command(self.port, "-M", "-N"), stdin=subprocess.DEVNULL
+                )
             if qemu.poll() is not None:
                 raise TimeoutError(self._last_words(f"QEMU ended with status {qemu.returncode}"))
             if time.monotonic() - began > BOOT_LIMIT_S:
                 raise TimeoutError(self._last_words(f"only {', '.join(stages) or 'nothing'} came"))
             time.sleep(0.01)
         return stages, first_s
+
+    def _stages(self) -> dict[str, float]:
+        """Read the stages so far off the console, in seconds of the guest's clock.
+
+        A guest that panics restarts by itself, as under Desk; the last start counts.
+        """
+        text = self.console.read_text("utf-8", "replace").rpartition("Kernel panic")[2]
+        lines = (line.split() for line in text.splitlines())
+        return {w[1]: float(w[2]) for w in lines if len(w) == 3 and w[0] == "DESK-STAGE"}
 
     def _last_words(self, what: str) -> str:
         lines = self.console.read_text("utf-8", "replace").splitlines()
@@ -222,7 +228,7 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="an empty data disk for every boot")
     parser.add_argument("--accelerator", choices=("tcg", "kvm"), default="tcg")
     parser.add_argument("--memory", type=int, default=1024, metavar="MIB")
-    parser.add_argument("--limit-s", type=float, default=6.0, help="for the median of all boots")
+    parser.add_argument("--limit-s", type=float, default=6.0, help="for each boot")
     arguments = parser.parse_args()
     times: list[dict[str, float]] = []
     failures = 0
@@ -246,13 +252,13 @@ def main() -> int:
     print(f"\n{len(times)} of {arguments.boots} boots answered, after {panics:.0f} panics")
     if not times:
         return 1
-    print(f"{'stage':14} {'median s':>9} {'p95 s':>9}")
-    for stage in (*STAGES, "all", "processor"):
-        values = sorted(result[stage] for result in times)
-        p95 = values[min(len(values) - 1, int(len(values) * 0.95))]
-        print(f"{stage:14} {statistics.median(values):9.2f} {p95:9.2f}")
-    median_s = statistics.median(result["all"] for result in times)
-    return int(failures > 0 or median_s > arguments.limit_s)
+    print(f"{'stage':14} {'median s':>9} {'slowest s':>9}")
+    for stage in (*STAGES, "ready", "all", "processor"):
+        values = [result[stage] for result in times]
+        print(f"{stage:14} {statistics.median(values):9.2f} {max(values):9.2f}")
+    late = sum(result["all"] > arguments.limit_s for result in times)
+    print(f"{len(times) - late} of {arguments.boots} boots within {arguments.limit_s:g} s")
+    return int(failures + late > 0)
 
 
 if __name__ == "__main__":

@@ -100,11 +100,13 @@ root, tree = sys.argv[1:]
 library = root + "/usr/lib"
 sys.path[:] = [library + "/python{v}", library + "/python{v}/lib-dynload",
                library + "/python3/dist-packages"]
-import deskd.__main__, deskd.compose, deskd.runtime.launcher, deskd.runtime.launching
-modules = sys.modules.values()
-read = {{getattr(m, "__cached__", None) or getattr(m, "__file__", None) for m in modules}}
-read |= {{line.split(None, 5)[5].strip() for line in open("/proc/self/maps") if "/" in line}}
-for path in sorted(filter(None, read)):
+import deskd.__main__, deskd.runtime.launching, deskd.opening
+import deskd.runtime.launcher, deskd.compose
+maps = (line.split(None, 5) for line in open("/proc/self/maps"))
+read = [fields[5].strip() for fields in maps if len(fields) > 5 and fields[5].startswith("/")]
+modules = list(sys.modules.values())
+read += [getattr(m, "__cached__", None) or getattr(m, "__file__", None) for m in modules]
+for path in filter(None, dict.fromkeys(read)):
     for prefix in (root, tree):
         if path.startswith(prefix + "/usr/"):
             place = path.removeprefix(prefix)
@@ -116,7 +118,7 @@ for path in sorted(filter(None, read)):
 
 
 def list_prefetch(arch: recipe.Architecture, tree: Path, root: Path) -> None:
-    """Write the list of files that the engine reads while it starts.
+    """Write the list of files that the engine reads while it starts, in the order of their use.
 
     The guest reads them ahead on its other processor. Raises ``BuildError`` where the engine's
     modules cannot be imported with what the image holds.
@@ -124,7 +126,7 @@ def list_prefetch(arch: recipe.Architecture, tree: Path, root: Path) -> None:
     program = _LIST_READ.format(v=recipe.PYTHON)
     argv = [*_guest_python(arch, tree), "-I", "-S", "-B", "-c", program, str(root), str(tree)]
     output = run(argv, what="importing the engine from the image")
-    names = sorted(set(output.decode().split()))
+    names = dict.fromkeys(output.decode().split())
     listing = "".join(f"{name}\n" for name in names)
     (root / "usr/share/desk/prefetch").write_text(listing, "utf-8")
 

@@ -14,8 +14,8 @@ from guestbuild.progress import run
 from guestbuild.root import GUEST
 
 APPLETS = (
-    "cat", "chroot", "cp", "hexdump", "insmod", "mkdir", "mount", "poweroff", "sh", "sleep",
-    "switch_root", "usleep",
+    "cat", "chroot", "cp", "hexdump", "insmod", "mkdir", "mount", "poweroff", "rmdir", "sh",
+    "sleep", "switch_root", "usleep",
 )  # fmt: skip
 DIRECTORIES = ("bin", "dev", "modules", "new", "proc", "sys")
 
@@ -32,6 +32,7 @@ def make(base: Base, modules: Modules, output: Path, *, for_box: bool) -> None:
         _copy(GUEST / "initramfs" / "init", root / "init")
         placed: set[str] = set()
         for listing, names in (
+            ("alone", recipe.INITRAMFS_ALONE),
             ("first", recipe.INITRAMFS_FIRST),
             ("later", recipe.INITRAMFS_LATER),
             ("box", recipe.INITRAMFS_BOX if for_box else ()),

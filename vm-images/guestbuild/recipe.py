@@ -162,8 +162,9 @@ DISTRIBUTION_LEFT_OUT = (
 
 # --- kernel ------------------------------------------------------------------------------------
 
+INITRAMFS_ALONE = ("virtio_balloon",)  # while there is one processor, see the script
 INITRAMFS_FIRST = ("virtio_blk", "squashfs")
-INITRAMFS_LATER = ("virtio_net",)
+INITRAMFS_LATER = ("crc32c_generic", "crc32c_intel", "crc32c_arm64", "ext4", "virtio_net")
 INITRAMFS_BOX = ("ata_piix", "ahci", "virtio_scsi", "sd_mod", "mptspi", "hv_storvsc")
 
 MODULES = (

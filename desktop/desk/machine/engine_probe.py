@@ -16,10 +16,13 @@ def engine_version(socket: Path, *, timeout_s: float) -> str:
 
 
 def engine_obstacle(socket: Path, *, timeout_s: float) -> str:
-    """Return an empty text when the engine answers ``/_ping``, else why it does not."""
+    """Return an empty text when the engine serves, else why it does not.
+
+    A starting engine answers ``/_ping`` before it has looked at its data, so that is not asked.
+    """
     try:
         with EngineClient(UnixTransport(socket), timeout_s=timeout_s) as client:
-            client.system.ping(timeout_s=timeout_s)
+            client.containers.list(limit=1)
     except EngineError as error:
         return error.text
     return ""

@@ -13,9 +13,7 @@ from typing import Any
 from deskd.api.http import Answer, Request
 from deskd.errors import InvalidArgument, NotFound
 from deskd.record import Record
-
-API_VERSION = (1, 47)
-MIN_API_VERSION = (1, 24)
+from deskd.services.version import API_VERSION, MIN_API_VERSION, version_text
 
 Handler = Callable[[Any, Request], Awaitable[Answer]]
 
@@ -111,8 +109,3 @@ def split_version(path: str) -> tuple[tuple[int, int], str]:
             f"{version_text(API_VERSION)}"
         )
     return version, slash + rest
-
-
-def version_text(version: tuple[int, int]) -> str:
-    """Write a version as ``1.47``."""
-    return f"{version[0]}.{version[1]}"

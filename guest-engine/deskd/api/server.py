@@ -17,9 +17,9 @@ from typing import Any
 
 import h11
 
-from deskd import __version__
+from deskd.api.greeting import COMMON_HEADERS
 from deskd.api.http import Answer, Hijack, Query, Request, Response, Stream, json_response
-from deskd.api.routing import API_VERSION, Router, split_version, version_text
+from deskd.api.routing import Router, split_version
 from deskd.api.status import status_of
 from deskd.errors import DeskdError, NotModified
 
@@ -29,12 +29,6 @@ READ_SIZE_BYTES = 256 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 LINGER_S = 2.0
 DRAIN_LIMIT_BYTES = 1024 * 1024
-COMMON_HEADERS = (
-    ("Api-Version", version_text(API_VERSION)),
-    ("Docker-Experimental", "false"),
-    ("Ostype", "linux"),
-    ("Server", f"Desk/{__version__} (linux)"),
-)
 
 
 class ClientGone(Exception):
@@ -59,6 +53,13 @@ class Server:
             self._accept, sock=listener, ssl=tls, limit=READ_SIZE_BYTES, backlog=1024
         )
         self._servers.append(server)
+
+    async def adopt(self, connection: socket.socket) -> None:
+        """Serve a plain connection that was accepted elsewhere."""
+        reader = asyncio.StreamReader(limit=READ_SIZE_BYTES)
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: asyncio.StreamReaderProtocol(reader, self._accept), connection
+        )
 
     async def close(self, patience_s: float = 1.0) -> None:
         """Stop accepting, give running requests a moment, then cut the rest."""

@@ -5,7 +5,6 @@ Imports little: what is here is loaded before the fork and delays both processes
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -37,8 +36,11 @@ def fork_launcher(exec_root: str, hierarchy: Hierarchy | None = None) -> tuple[i
     what ``site`` and ``.pth`` files have loaded; an engine that was started without them forks.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    chosen = None if hierarchy is None else as_dict(hierarchy)
-    arguments = [str(theirs.fileno()), exec_root, json.dumps(chosen)]
+    arguments = [str(theirs.fileno()), exec_root, "null"]
+    if hierarchy is not None:
+        import json
+
+        arguments[2] = json.dumps(as_dict(hierarchy))
     pid = os.fork()
     if pid == 0:
         try:

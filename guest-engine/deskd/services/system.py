@@ -1,11 +1,10 @@
-"""What the engine says about itself and its machine: version, info, disk usage."""
+"""What the engine says about itself and its machine: info and disk usage."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import secrets
-import sys
 import time
 from typing import Any
 
@@ -20,15 +19,12 @@ from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.events import Events
 from deskd.services.images import Images
 from deskd.services.limit_support import limit_flags, limit_warnings
+from deskd.services.version import os_release
 from deskd.services.volumes import Volumes
 from deskd.settings import Settings
 from deskd.store.database import Database
 
-API_VERSION = "1.47"
-MIN_API_VERSION = "1.24"
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _ID_KEY = "engine_id"
-NAME = "Desk Engine"
 
 
 class Machine(Record):
@@ -48,7 +44,7 @@ class Machine(Record):
 def look_at_machine() -> Machine:
     """Read the facts from /etc/os-release and /proc."""
     system = os.uname()
-    release = _os_release()
+    release = os_release()
     memory = _memory_info()
     return Machine(
         kernel=system.release,
@@ -61,22 +57,6 @@ def look_at_machine() -> Machine:
         host_name=system.nodename,
         cgroup_version=detect().version,
     )
-
-
-def _os_release() -> dict[str, str]:
-    """Read os-release(5). (``platform`` can do it too and costs start-up time.)"""
-    values = {}
-    for path in ("/etc/os-release", "/usr/lib/os-release"):
-        try:
-            with open(path, encoding="utf-8") as file:
-                for line in file:
-                    name, equals, value = line.strip().partition("=")
-                    if equals and not name.startswith("#"):
-                        values[name] = value.strip("\"'")
-            break
-        except FileNotFoundError:
-            continue
-    return values
 
 
 def _memory_info() -> dict[str, int]:
@@ -112,34 +92,6 @@ class System:
         self._images = images
         self._volumes = volumes
         self._events = events
-
-    def version(self) -> dict[str, Any]:
-        """Return ``SystemVersion``."""
-        architecture = _ARCHITECTURES.get(self._machine.architecture, self._machine.architecture)
-        details = {
-            "ApiVersion": API_VERSION,
-            "MinAPIVersion": MIN_API_VERSION,
-            "Arch": architecture,
-            "Os": "linux",
-            "KernelVersion": self._machine.kernel,
-            "Experimental": "false",
-            "GitCommit": "",
-            "BuildTime": "",
-            "GoVersion": f"none (Python {sys.version.split()[0]})",
-        }
-        return {
-            "Platform": {"Name": NAME},
-            "Components": [
-                {"Name": "Engine", "Version": __version__, "Details": details},
-                {
-                    "Name": "kernel",
-                    "Version": self._machine.kernel,
-                    "Details": {"OperatingSystem": self._machine.operating_system},
-                },
-            ],
-            "Version": __version__,
-            **{key: value for key, value in details.items() if key != "Experimental"},
-        }
 
     async def info(self) -> dict[str, Any]:
         """Return ``SystemInfo``."""

@@ -5,27 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from deskd.api.greeting import PING_BODY, PING_HEADERS, PING_TYPE
 from deskd.api.http import Answer, Request, Response, Stream, json_lines, json_response
 from deskd.domain.filters import parse_filters
 from deskd.domain.times import parse_moment
 from deskd.errors import Unavailable, Unsupported
 from deskd.services.engine import Engine
+from deskd.services.version import version_document
 
 
 async def ping(_engine: Engine, _request: Request) -> Answer:
     """Answer at once: clients ask this before anything else."""
-    headers = (
-        ("Builder-Version", "1"),
-        ("Cache-Control", "no-cache, no-store, must-revalidate"),
-        ("Pragma", "no-cache"),
-        ("Swarm", "inactive"),
-    )
-    return Response(200, b"OK", "text/plain; charset=utf-8", headers)
+    return Response(200, PING_BODY, PING_TYPE, PING_HEADERS)
 
 
-async def version(engine: Engine, _request: Request) -> Answer:
+async def version(_engine: Engine, _request: Request) -> Answer:
     """``SystemVersion``"""
-    return json_response(engine.system.version())
+    return json_response(version_document())
 
 
 async def info(engine: Engine, _request: Request) -> Answer:
