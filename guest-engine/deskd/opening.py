@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 from contextlib import ExitStack
-from typing import Any
 
 from deskd.api.front import Front
 from deskd.api.listeners import open_listeners, remove_file
@@ -19,6 +18,10 @@ from deskd.errors import Conflict, SystemFailure, Unsupported
 from deskd.kernel import probe
 from deskd.layout import DataRoot, ExecRoot
 from deskd.settings import Settings
+
+TYPE_CHECKING = False  # known to type checkers; see deskd.record
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Opening:

@@ -13,9 +13,19 @@ written, with the same signature and speed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform
 
-T = TypeVar("T")
+# Type checkers take this name for true. What is loaded before the engine's first answer does
+# without the module typing, which would be a tenth of it.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar, dataclass_transform
+
+    T = TypeVar("T")
+else:
+
+    def dataclass_transform(**_options):
+        return lambda made: made
+
 
 _REQUIRED = object()
 

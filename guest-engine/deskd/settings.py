@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from deskd.errors import InvalidArgument, Unsupported
 from deskd.record import Record, field
 
+TYPE_CHECKING = False  # known to type checkers; see deskd.record
 if TYPE_CHECKING:
     import argparse
+    from typing import Any
 
 DEFAULT_EXEC_ROOT = "/run/desk"
 DEFAULT_CONFIG_FILE = "/etc/desk/daemon.json"

@@ -10,7 +10,7 @@ import pytest
 
 from deskd.api.greeting import early_answer
 
-HEAVY = ("asyncio", "h11", "logging", "msgspec", "sqlite3", "ssl", "argparse", "json")
+HEAVY = ("asyncio", "h11", "logging", "msgspec", "sqlite3", "ssl", "argparse", "json", "typing")
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING
 
 from deskd.record import as_dict
 
+TYPE_CHECKING = False  # known to type checkers; see deskd.record
 if TYPE_CHECKING:
     from deskd.kernel.cgroup.hierarchy import Hierarchy
 

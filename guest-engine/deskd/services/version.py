@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 from deskd import __version__
+
+TYPE_CHECKING = False  # known to type checkers; see deskd.record
+if TYPE_CHECKING:
+    from typing import Any
 
 API_VERSION = (1, 47)
 MIN_API_VERSION = (1, 24)

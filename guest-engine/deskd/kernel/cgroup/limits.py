@@ -6,9 +6,12 @@ The launcher's side imports this module; it stays free of heavy imports.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from deskd.record import Record
+
+TYPE_CHECKING = False  # known to type checkers; see deskd.record
+if TYPE_CHECKING:
+    from typing import Any
 
 UNLIMITED = -1
 
