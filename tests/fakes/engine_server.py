@@ -1,4 +1,4 @@
-"""A process that answers ``/_ping`` and ``/version`` on a Unix socket, and nothing else.
+"""A process that answers as an engine without containers on a Unix socket.
 
     python tests/fakes/engine_server.py SOCKET
 
@@ -24,6 +24,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/version"):
             body = json.dumps({"Version": "fake", "ApiVersion": "1.47", "MinAPIVersion": "1.24"})
             self._answer(body.encode(), "application/json")
+        elif "/containers/json" in self.path:
+            self._answer(b"[]\n", "application/json")
         else:
             self._answer(b"OK", "text/plain")
 
