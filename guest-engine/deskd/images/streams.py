@@ -102,7 +102,8 @@ def is_damage(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno is None:
         return True  # bz2: "Invalid data stream"
-    return type(error).__module__.startswith("zstandard")
+    # Classes of modules that are loaded on demand; isal's name their module without its package.
+    return type(error).__module__.startswith(("zstandard", "isal", "igzip"))
 
 
 class ForwardReader:
