@@ -123,6 +123,21 @@ def test_layers_that_are_here_are_not_fetched(here: Service, registry: str) -> N
     assert here.stores.leftovers() == []
 
 
+def test_only_the_digest_of_what_is_here_is_asked_for(here: Service, registry: str) -> None:
+    pusher = Pusher(registry)
+    pusher.image("asked", "1", [BASE])
+    with FaultProxy(registry) as proxy:
+        name = f"{proxy.address}/asked:1"
+        here.pull(name)
+        before = len(proxy.requests)
+        assert here.pull(name)[-1].startswith("Status: Image is up to date")
+        again = proxy.requests[before:]
+        pusher.image("asked", "1", [TOP])
+        assert here.pull(name)[-1].startswith("Status: Downloaded newer image")
+    assert not [r for r in again if r.startswith("GET") and "/v2/ " not in r], again
+    assert here.content(name) == {"hello": b"hello\n"}
+
+
 def test_platforms_and_digests_and_all_tags(here: Service, registry: str) -> None:
     pusher = Pusher(registry)
     entries = []

@@ -172,19 +172,19 @@ class _Pull:
 
     def _pull_one(self, reference: Reference) -> tuple[Pulled, bool]:
         """Pull one tag or digest; return it and whether the name means another image now."""
-        fetched = self._translated(
-            lambda: self._repository.manifest(reference.digest or reference.tag), reference
-        )
-        if not self._started.told:
-            self._started.told = True
-            label = str(replace(reference, tag="")) if reference.digest else reference.tag
-            self._tell({"status": f"Pulling from {reference.path}", "id": label})
-        try:
-            record = self._pull_manifest(fetched, reference)
-        except RegistryError as error:
-            raise translate(error, reference) from error
-        self._tell({"status": f"Digest: {fetched.digest}"})
-        by_digest = Reference(reference.domain, reference.path, "", fetched.digest)
+        unchanged = self._unchanged(reference)
+        if unchanged is not None:
+            record, digest = unchanged
+            self._tell_begin(reference)
+        else:
+            fetched = self._translated(
+                lambda: self._repository.manifest(reference.digest or reference.tag), reference
+            )
+            self._tell_begin(reference)
+            record = self._translated(lambda: self._pull_manifest(fetched, reference), reference)
+            digest = fetched.digest
+        self._tell({"status": f"Digest: {digest}"})
+        by_digest = Reference(reference.domain, reference.path, "", digest)
         name = by_digest if reference.digest else reference
         before = self._catalog.find(str(name))
         with self._catalog.database.transaction():
@@ -194,11 +194,40 @@ class _Pull:
         self._warn_of_platform(record, reference)
         return Pulled(name, record), before is None or before.id != record.id
 
+    def _tell_begin(self, reference: Reference) -> None:
+        if not self._started.told:
+            self._started.told = True
+            label = str(replace(reference, tag="")) if reference.digest else reference.tag
+            self._tell({"status": f"Pulling from {reference.path}", "id": label})
+
+    def _unchanged(self, reference: Reference) -> tuple[ImageRecord, str] | None:
+        """Return the image and digest of a name that means here what it means in the registry.
+
+        Only the digest is asked for: registries that ration pulls do not count that.
+        """
+        record = self._catalog.find(str(reference))
+        if record is None or not self._suits(record):
+            return None
+        names = self._catalog.names(record.id)
+        known = {name.digest for name in names if name.name == reference.name and name.digest}
+        if not known:
+            return None
+        try:
+            digest = reference.digest or self._repository.manifest_digest(reference.tag)
+        except RegistryError:
+            return None  # the request for the manifest itself tells what is wrong
+        return (record, digest) if digest in known else None
+
+    def _suits(self, record: ImageRecord) -> bool:
+        config = record.config
+        found = Platform(config.architecture, config.os, config.variant)
+        return bool(suitable([Descriptor("", platform=found)], self._platform))
+
     def _warn_of_platform(self, record: ImageRecord, reference: Reference) -> None:
+        if not self._wanted.platform or self._suits(record):
+            return
         config, wanted = record.config, self._platform
         found = Platform(config.architecture, config.os, config.variant)
-        if not self._wanted.platform or suitable([Descriptor("", platform=found)], wanted):
-            return
         self._tell(
             {
                 "status": f"WARNING: image with reference {reference.familiar} was found but its "
