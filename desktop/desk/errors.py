@@ -69,13 +69,15 @@ class PreconditionFailed(DeskError):
 
 
 class EngineError(DeskError):
-    """The engine answered with an error; ``status`` is the HTTP status."""
+    """The engine answered with an error; ``status`` is the HTTP status, ``path`` what was asked
+    (``/containers/web/start``), empty where that is not known."""
 
     exit_code = 125
 
-    def __init__(self, text: str, *, status: int = 0, hint: str = "") -> None:
+    def __init__(self, text: str, *, status: int = 0, hint: str = "", path: str = "") -> None:
         super().__init__(text, hint=hint)
         self.status = status
+        self.path = path
 
 
 class EngineUnreachable(EngineError):

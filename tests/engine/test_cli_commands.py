@@ -203,7 +203,7 @@ def test_one_failure_does_not_stop_the_others(desk: Cli) -> None:
     desk.ok("create", "--name", "second", "busybox")
     done = desk("rm", "first", "none", "second")
     assert (done.code, done.out) == (1, "first\nsecond\n")
-    assert done.err == "desk: No such container: none\n"
+    assert done.err == "desk: No such container: none\n`desk ps -a` lists the containers.\n"
 
 
 def test_prune_asks_and_reports(desk: Cli) -> None:

@@ -74,7 +74,8 @@ def test_version_is_the_projects() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "first", "second"),
     [
-        (["pss"], 1, "desk: 'pss' is not a desk command", "Did you mean `desk ps`?"),
+        (["pss"], 1, "desk: 'pss' is not a desk command", "Did you mean `desk ps`"),
+        (["rum"], 1, "desk: 'rum' is not a desk command", "`desk rm` or `desk run`?"),
         (
             ["machine", "sart"],
             1,

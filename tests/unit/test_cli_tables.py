@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from desk.cli import render
 from desk.cli.commands.machine import machine_row
 from desk.cli.commands.networks import subnets
 from desk.cli.commands.stats import stats_row
 from desk.cli.commands.system import df_rows, event_text
 from desk.cli.container_rows import container_row, ports_text, table
 from desk.cli.render import columns
-from desk.errors import InvalidRequest
+from desk.cli.template import RenderError
+from desk.errors import EngineError, InvalidRequest
 from desk.machine.model import MachineStatus, State
 
 
@@ -189,3 +191,31 @@ def test_ranges_and_gateways_go_with_their_subnet() -> None:
         subnets(("10.1.0.0/24",), (), ("10.2.0.1",), {})
     with pytest.raises(InvalidRequest, match="invalid --subnet"):
         subnets(("ten",), (), (), {})
+
+
+def test_a_column_that_is_not_there_is_told_with_those_that_are() -> None:
+    with pytest.raises(RenderError) as caught:
+        table(size=False).render([container_row(CONTAINER)], form="{{.Name}}")
+    assert caught.value.exit_code == 1
+    assert ".Names, .Networks" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "hint"),
+    [
+        ("/containers/none/start", 404, "`desk ps -a` lists the containers."),
+        ("/images/none/json", 404, "`desk images` lists the images."),
+        ("/networks/none", 404, "`desk network ls` lists the networks."),
+        ("/volumes/none", 404, "`desk volume ls` lists the volumes."),
+        ("/containers/none/start", 409, ""),
+        ("/containers/create", 404, ""),
+        ("/containers/web/archive", 404, ""),
+        ("/events", 404, ""),
+        ("", 404, ""),
+    ],
+)
+def test_what_the_engine_did_not_find_is_told_with_where_to_look(
+    path: str, status: int, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    render.error(EngineError("not there", status=status, path=path))
+    assert capsys.readouterr().err == "desk: not there\n" + f"{hint}\n" * bool(hint)

@@ -171,10 +171,11 @@ class LazyGroup(click.Group):
         from difflib import get_close_matches
 
         path = ctx.command_path
-        nearest = get_close_matches(name, self.entries(), 1, 0.5)
+        nearest = get_close_matches(name, self.entries(), 2, 0.5)
         hint = f"See `{path} --help`."
         if nearest:
-            hint = f"Did you mean `{path} {nearest[0]}`? See `{path} --help` for all commands."
+            meant = " or ".join(f"`{path} {command}`" for command in nearest)
+            hint = f"Did you mean {meant}? See `{path} --help` for all commands."
         return UnknownCommand(f"{name!r} is not a {path} command", hint=hint)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, TextIO
 
-from desk.errors import DeskError, InvalidRequest, UsageError
+from desk.errors import DeskError, EngineError, InvalidRequest, UsageError
 
 Row = Mapping[str, Any]
 """One line of a table: column names as templates use them (``.Names``), and their values."""
@@ -55,8 +55,26 @@ def warn(text: str) -> None:
 def error(failure: DeskError) -> None:
     """Print an error: one line that names the thing, one that says what to do."""
     note(f"desk: {failure.text}")
-    if failure.hint:
-        note(failure.hint)
+    hint = failure.hint or _where_to_look(failure)
+    if hint:
+        note(hint)
+
+
+_LISTS = {
+    "containers": "`desk ps -a` lists the containers.",
+    "images": "`desk images` lists the images.",
+    "networks": "`desk network ls` lists the networks.",
+    "volumes": "`desk volume ls` lists the volumes.",
+}
+
+
+def _where_to_look(failure: DeskError) -> str:
+    """Name the command that lists what the engine did not find."""
+    if not isinstance(failure, EngineError) or failure.status != 404:
+        return ""
+    _, kind, *rest = failure.path.split("/") if failure.path else ("", "")
+    # A creation misses something else than what it makes, an archive a file in the container.
+    return "" if not rest or rest[-1] in ("create", "archive") else _LISTS.get(kind, "")
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -118,14 +136,19 @@ class Table:
             return self.lines(rows)
         is_table = form.startswith("table ")
         text = form.removeprefix("table ").lstrip() if is_table else form
-        from desk.cli.template import Template, TemplateError
+        from desk.cli.template import RenderError, Template, TemplateError
         from desk.cli.template_functions import TableRow
 
         try:
             template = Template(text.replace("\\t", "\t").replace("\\n", "\n"))
         except TemplateError as error:  # 1, where commands that show one object answer 64
             raise InvalidRequest(error.text, hint=error.hint) from error
-        lines = [template.render(TableRow(row)) for row in rows]
+        try:
+            lines = [template.render(TableRow(row)) for row in rows]
+        except RenderError as error:
+            columns_known = ", ".join(f".{name}" for name in self._headings)
+            hint = f"The columns are {columns_known}."
+            raise RenderError(error.text, hint=hint) from error
         if is_table:
             heading = template.render(_Headings(self._headings))
             return columns(line.split("\t") for line in [heading, *lines])

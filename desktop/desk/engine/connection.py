@@ -161,7 +161,7 @@ class EngineConnection:
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         response = self._exchange(method, target, fields, content, limit_s)
         if response.status >= 400:
-            raise self._error(response)
+            raise self._error(response, path)
         return response
 
     def call(self, method: str, path: str, **options: Any) -> Any:
@@ -287,7 +287,7 @@ class EngineConnection:
                 return
         http.close()
 
-    def _error(self, response: Response) -> EngineError:
+    def _error(self, response: Response, path: str) -> EngineError:
         response.set_timeout(self._timeout_s)
         data = response.read()
         text = data.decode("utf-8", "replace").strip()
@@ -297,4 +297,5 @@ class EngineConnection:
             message = None
         if isinstance(message, dict) and message.get("message"):
             text = str(message["message"])
-        return EngineError(text or f"HTTP {response.status}", status=response.status)
+        text = text or f"HTTP {response.status}"
+        return EngineError(text, status=response.status, path=path)
