@@ -21,6 +21,9 @@ pytestmark = pytest.mark.root
 
 RUNNING = "web"
 
+many_programs = pytest.mark.timeout(900)
+"""A test that runs some hundred programs takes half a minute, and many times that on a busy machine."""
+
 
 @pytest.fixture
 def desk(engine: EngineProcess, tmp_path: Path) -> Iterator[Cli]:
@@ -193,6 +196,7 @@ def same_objects(ours: str, theirs: str) -> bool:
     )
 
 
+@many_programs
 def test_the_same_words_give_the_same_output(desk: Cli) -> None:
     different = []
     for line in lines(COMMANDS):
@@ -266,6 +270,7 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@many_programs
 def test_the_same_flags_give_the_same_container(
     desk: Cli, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +356,7 @@ def lived(run: Cli, work: Path, *, ours: bool) -> list[str]:
 EMPTY_TAR = bytes(10240)
 
 
+@many_programs
 def test_the_same_changes_are_told_the_same_way(desk: Cli, work: Path) -> None:
     theirs = lived(desk, work, ours=False)
     assert lived(desk, work, ours=True) == theirs
@@ -417,7 +423,7 @@ run --rm busybox /etc
 run --rm busybox /etc/passwd
 run --rm --workdir /etc/passwd busybox pwd
 run --rm busybox false
-create none
+create --pull never none
 exec none true
 exec done true
 exec web none
@@ -494,6 +500,7 @@ info --format '{{.Foo}}'
 """
 
 
+@many_programs
 def test_the_same_mistakes_give_the_same_code(desk: Cli, work: Path) -> None:
     different = []
     for line in lines(FAILING):
