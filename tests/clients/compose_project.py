@@ -3,6 +3,7 @@ docker-compose 1.29 (Debian 12's package)."""
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,6 +21,7 @@ PLUGIN_PLACES = (
 TIMEOUT_S = 90.0
 
 
+@functools.cache
 def compose_plugin() -> str:
     """Return the program of Compose 2: an installed plugin, or the one packaging/test unpacked."""
     found = next((path for path in PLUGIN_PLACES if Path(path).exists()), None)
@@ -27,6 +29,7 @@ def compose_plugin() -> str:
     return found
 
 
+@functools.cache
 def old_compose() -> str:
     """Return docker-compose 1.29."""
     found = shutil.which("docker-compose")
@@ -53,12 +56,11 @@ class Compose:
 
     def command(self, *arguments: str) -> list[str]:
         """Return a command line."""
-        program = {
-            "plugin": [docker_cli(), "compose", "--ansi", "never"],
-            "standalone": [compose_plugin(), "--ansi", "never"],
-            "1.29": [old_compose(), "--no-ansi"] if self.kind == "1.29" else [],
-        }[self.kind]
-        return [*program, "-p", self.name, *arguments]
+        if self.kind == "plugin":
+            program = [docker_cli(), "compose"]
+        else:
+            program = [old_compose() if self.kind == "1.29" else compose_plugin()]
+        return [*program, "--ansi", "never", "-p", self.name, *arguments]
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

@@ -13,7 +13,8 @@ import pytest
 from tests.clients.compose_project import Compose
 from tests.engine_process import EngineProcess
 
-pytestmark = pytest.mark.root
+# docker-compose 1.29 takes seconds to start on a loaded machine, and is started often.
+pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(params=["plugin", "standalone", "1.29"])
