@@ -32,3 +32,20 @@ def test_the_root_is_copied_without_the_kernels_own_trees(api: Api, *, running: 
     assert api.inspect(container)["State"]["Running"] is running
     if running:
         assert api.raw("HEAD", exists.replace("/made/file", "/proc/1/stat"))[0] == 200
+
+
+def test_a_container_is_known_by_dockers_mark(api: Api) -> None:
+    container = api.run("test", "-e", "/.dockerenv")
+    assert api.wait(container) == 0
+    assert api.get(f"/containers/{container}/changes") == []
+    exported = api.get(f"/containers/{container}/export")
+    with tarfile.open(fileobj=io.BytesIO(exported)) as archive:
+        assert archive.getmember(".dockerenv").size == 0
+    made = api.post("/commit", container=container, repo="committed")["Id"]
+    try:
+        assert api.get(f"/images/{made}/json")["RootFS"]["Layers"]
+        again = api.create("true", Image="committed")
+        assert api.get(f"/containers/{again}/changes") == []
+        api.delete(f"/containers/{again}")
+    finally:
+        api.delete("/images/committed")

@@ -20,7 +20,7 @@ from deskd.kernel.file_capabilities import FILE_XATTR, file_capabilities
 END = bytes(2 * tarfile.BLOCKSIZE)
 """What ends a tar."""
 
-_MOUNT_POINTS = ("etc/hostname", "etc/hosts", "etc/resolv.conf")
+_MOUNT_POINTS = (".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf")
 _KEPT_XATTRS = ("security.capability", "user.")
 _LEFT_OUT_XATTRS = ("user.overlay.",)
 _TYPES = {

@@ -113,6 +113,7 @@ class ContainerCreation:
                 volatile=record.host_config.auto_remove,
                 remapped=bool(self._remapping.of(record.host_config)),
             )
+            _mark(self._roots.upper(record.id))
             await self._files.copy_up(record)
             container = self._registry.add(record)
             undo.pop_all()
@@ -211,6 +212,17 @@ class ContainerCreation:
     def _remove_files(self, container_id: str) -> None:
         self._roots.remove(container_id)
         remove_directory(self._layout.container(container_id))
+
+
+def _mark(root: str) -> None:
+    """Put the empty file into a new root by which programs know that they are in a container."""
+    path = os.path.join(root, ".dockerenv")
+    try:
+        owner = os.stat(root)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o755))
+        os.chown(path, owner.st_uid, owner.st_gid)
+    except OSError as error:
+        raise SystemFailure(f"the file {path} cannot be made: {error.strerror}") from error
 
 
 def _warnings(host_config: HostConfig) -> list[str]:

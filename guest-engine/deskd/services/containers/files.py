@@ -178,7 +178,7 @@ class Files:
 
 
 _SYSTEM_PLACES = (
-    "/dev", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/proc", "/sys",
+    "/.dockerenv", "/dev", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/proc", "/sys",
 )  # fmt: skip
 
 
