@@ -19,7 +19,7 @@ from typing import Any
 from tests.bench.engines import interleave, report
 from tests.engine_process import EngineProcess, running_engine
 
-QUESTIONS = 20_000
+QUESTIONS = 10_000
 HOST_PROGRAMS = ["/usr:/usr:ro", "/usr/lib:/lib:ro", "/usr/lib64:/lib64:ro"]
 
 ASK = f"""
@@ -68,7 +68,9 @@ def measure_answers(engine: EngineProcess) -> None:
         )
     before = cpu_s(engine)
     fields: dict[str, Any] = {"HostConfig": {"NetworkMode": "lan", "Binds": HOST_PROGRAMS}}
-    one, several = json.loads(engine.api.output("/usr/bin/python3", "-c", ASK, **fields))
+    asker = engine.api.run("/usr/bin/python3", "-c", ASK, **fields)
+    engine.api.wait(asker, timeout_s=300)
+    one, several = json.loads(engine.api.logs(asker))
     used = cpu_s(engine) - before
     print(
         f"answers a second, asker and engine on the same cores: {one:.0f} with one address, "

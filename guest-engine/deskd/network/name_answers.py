@@ -23,6 +23,7 @@ _ADDRESS_RECORD_BYTES = 16
 TTL_S = 5
 """Short, because containers come and go and an answer costs next to nothing."""
 _CACHE_ENTRIES = 4096
+_VARIANTS = 16
 
 
 class Forward:
@@ -32,12 +33,30 @@ class Forward:
 FORWARD = Forward()
 
 
+class _Kept:
+    """The answers to one question of one container: as many as there are addresses that can come
+    first, in turn."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.packets: list[bytes] = []
+        self.wanted = 1
+        self.turn = -1
+
+    def next(self) -> bytes:
+        """Return the answer whose turn it is."""
+        self.turn += 1
+        return self.packets[self.turn % self.wanted]
+
+
 class Answers:
-    """Answers questions from the table of names."""
+    """Answers questions from the table of names. Where several containers share one, each answer
+    begins with another."""
 
     def __init__(self, table: NameTable) -> None:
         self._table = table
-        self._cache: dict[tuple[str, bool, bytes], bytes] = {}
+        self._cache: dict[tuple[str, bool, bytes], _Kept] = {}
+        self._turn = 0
 
     def forget(self) -> None:
         """Drop what was kept: names or addresses have changed."""
@@ -49,16 +68,30 @@ class Answers:
             return None
         key = (container_id, over_tcp, packet[2:])
         kept = self._cache.get(key)
-        if kept is not None:
-            return packet[:2] + kept
+        if kept is not None and len(kept.packets) == kept.wanted:
+            return packet[:2] + kept.next()
         try:
             question = DNSRecord.parse(packet)
         except DNSError:
             return failure(packet, RCODE.FORMERR)
-        return self._answer(container_id, packet, question, over_tcp=over_tcp)
+        if kept is None:
+            self._turn += 1
+            kept = _Kept(self._turn)
+        answer = self._answer(container_id, packet, question, kept, over_tcp=over_tcp)
+        if isinstance(answer, bytes) and kept.packets:
+            if len(self._cache) >= _CACHE_ENTRIES:
+                self._cache.clear()
+            self._cache[key] = kept
+        return answer
 
     def _answer(
-        self, container_id: str, packet: bytes, question: DNSRecord, *, over_tcp: bool
+        self,
+        container_id: str,
+        packet: bytes,
+        question: DNSRecord,
+        kept: _Kept,
+        *,
+        over_tcp: bool,
     ) -> bytes | Forward:
         if question.header.opcode != OPCODE.QUERY:
             return failure(packet, RCODE.NOTIMP)
@@ -68,7 +101,6 @@ class Answers:
             return failure(packet, RCODE.REFUSED)
         name = b".".join(question.q.qname.label).decode("ascii", "replace").lower()
         reply = _reply_to(question)
-        rotates = False
         if question.q.qtype == QTYPE.PTR:
             target = self._reverse(container_id, name)
             if not target:
@@ -78,15 +110,16 @@ class Answers:
             addresses = self._table.look_up(container_id, name)
             if not addresses:
                 return FORWARD
-            rotates = len(addresses) > 1
+            kept.wanted = min(len(addresses), _VARIANTS)
+            first = (kept.start + len(kept.packets)) % len(addresses)
+            addresses = addresses[first:] + addresses[:first]
             # Of a name that is known here all is known: there are no records of other types.
             if question.q.qtype in (QTYPE.A, QTYPE.ANY):
                 for address in _fitting(reply, addresses, _room(question, over_tcp=over_tcp)):
                     rdata = A(tuple(address.packed))
                     reply.add_answer(RR(question.q.qname, QTYPE.A, ttl=TTL_S, rdata=rdata))
         packed = bytes(reply.pack())
-        if not rotates and len(self._cache) < _CACHE_ENTRIES:
-            self._cache[container_id, over_tcp, packet[2:]] = packed[2:]
+        kept.packets.append(packed[2:])
         return packed
 
     def _reverse(self, container_id: str, name: str) -> str:

@@ -33,7 +33,6 @@ class NameTable:
         self._by_container: dict[str, dict[str, NamedEndpoint]] = {}
         self._names: dict[tuple[str, str], list[NamedEndpoint]] = {}
         self._addresses: dict[IPv4Address, list[NamedEndpoint]] = {}
-        self._turn = 0
 
     def add(self, endpoint: NamedEndpoint) -> None:
         """Add an endpoint, or replace the one of this container in this network."""
@@ -70,7 +69,7 @@ class NameTable:
         """Return the addresses that a name means to a container, none where it means nothing.
 
         ``name`` is in lower case and without its final dot. It may be followed by the name of a
-        network. Where several containers share it, each call begins with another address.
+        network. Several containers may share it.
         """
         own = self._by_container.get(container_id)
         if not own:
@@ -78,7 +77,7 @@ class NameTable:
         for endpoint in own.values():
             found = self._in_network(endpoint, name)
             if found:
-                return self._rotated(found)
+                return _addresses(found)
         position = name.find(".")
         while position > 0:
             network = name[position + 1 :]
@@ -86,21 +85,13 @@ class NameTable:
                 if endpoint.network_name.lower() == network:
                     found = self._in_network(endpoint, name[:position])
                     if found:
-                        return self._rotated(found)
+                        return _addresses(found)
             position = name.find(".", position + 1)
         return ()
 
     def _in_network(self, asking: NamedEndpoint, name: str) -> list[NamedEndpoint]:
         target = dict(asking.links).get(name, name)
         return self._names.get((asking.network_id, target), [])
-
-    def _rotated(self, found: list[NamedEndpoint]) -> tuple[IPv4Address, ...]:
-        addresses = tuple(dict.fromkeys(endpoint.address for endpoint in found))
-        if len(addresses) > 1:
-            self._turn += 1
-            start = self._turn % len(addresses)
-            addresses = addresses[start:] + addresses[:start]
-        return addresses
 
     def reverse(self, container_id: str, address: IPv4Address) -> str:
         """Return ``CONTAINER.NETWORK`` for an address in one of the asking container's networks,
@@ -110,6 +101,10 @@ class NameTable:
             if endpoint.network_id in own:
                 return f"{endpoint.container_name}.{endpoint.network_name}"
         return ""
+
+
+def _addresses(found: list[NamedEndpoint]) -> tuple[IPv4Address, ...]:
+    return tuple(dict.fromkeys(endpoint.address for endpoint in found))
 
 
 def _keys(endpoint: NamedEndpoint) -> Iterable[tuple[str, str]]:
