@@ -106,9 +106,16 @@ class LayerStore:
     # --- adding ---------------------------------------------------------------------------------
 
     def stage(
-        self, source: ByteReader, on_progress: Callable[[int], None] | None = None
+        self,
+        source: ByteReader,
+        on_progress: Callable[[int], None] | None = None,
+        *,
+        synced: bool = True,
     ) -> StagedLayer:
-        """Unpack a plain tar below ``tmp``; end it with ``record`` or ``discard``."""
+        """Unpack a plain tar below ``tmp``; end it with ``record`` or ``discard``.
+
+        Who stages several layers without ``synced`` calls ``sync`` once before it records them.
+        """
         try:
             directory = tempfile.mkdtemp(prefix="layer-", dir=self._root.temporary)
         except OSError as error:
@@ -129,12 +136,17 @@ class LayerStore:
             )
             if unpacked.replaced:
                 place.joinpath("replaced.json").write_bytes(msgspec.json.encode(unpacked.replaced))
-            # A record must never outlive a crash of the machine that its files did not survive.
-            sync_file_system(directory)
+            if synced:
+                self.sync()
         except BaseException:
             self._remove_tree(directory)
             raise
         return StagedLayer(directory, unpacked)
+
+    def sync(self) -> None:
+        """Bring what was staged to the disk: a record must never outlive a crash of the machine
+        that its files did not survive."""
+        sync_file_system(self._root.temporary)
 
     def record(self, parent: str, staged: StagedLayer) -> LayerRecord:
         """Make a staged layer part of the store, on top of ``parent`` ("" for none); idempotent

@@ -342,6 +342,8 @@ class _Pull:
             later.line.say("Waiting")
         with ExitStack() as stack:
             staged = self._fetch_all(list(missing.values()), stack)
+            if staged:
+                store.sync()
             stack.enter_context(self._transfers.recording)
             copies = stack.enter_context(store.copies(config.diff_ids, staged))
             record = self._catalog.add(raw_config, [*staged, *copies], raw_manifest=fetched.raw)
@@ -440,7 +442,7 @@ class _Pull:
     def _unpack(self, stream: BlobStream, want: _Wanted) -> StagedLayer:
         store = self._catalog.layers
         try:
-            staged = store.stage(decompressed(stream))
+            staged = store.stage(decompressed(stream), synced=False)
         except Exception as error:
             if not isinstance(error, errors.InvalidArgument) and not is_damage(error):
                 raise
