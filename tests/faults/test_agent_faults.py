@@ -137,16 +137,17 @@ def test_a_client_that_goes_away_takes_its_connection_along(agent: Setting) -> N
 
 
 def test_many_connections_at_once(agent: Setting) -> None:
-    clients = []
-    for _ in range(120):
-        client = socket.socket(socket.AF_UNIX)
-        client.settimeout(20)
-        client.connect(str(agent.paths.engine_socket))
-        client.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
-        clients.append(client)
-    for client in clients:
-        assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
-        client.close()
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(120):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.settimeout(20)
+            client.connect(str(agent.paths.engine_socket))
+            client.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+            clients.append(client)
+        for client in clients:
+            answer = client.recv(1 << 16)
+            assert answer.startswith(b"HTTP/1.1 200"), f"{answer!r}; the agent's log:\n{agent.log}"
     wait_for(lambda: agent.status()["connections"] == 0, "the connections to end")
 
 

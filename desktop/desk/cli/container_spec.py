@@ -110,7 +110,6 @@ def _config(image: str, command: tuple[str, ...], flags: Flags) -> JsonObject:
         "Labels": specs.parse_pairs([*labels, *flags["label"]], flag="--label"),
         "StopSignal": flags["stop_signal"] or "",
         "StopTimeout": flags["stop_timeout"],
-        "MacAddress": flags["mac_address"] or "",
         "Healthcheck": _healthcheck(flags),
     }
 
