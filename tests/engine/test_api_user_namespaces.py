@@ -148,7 +148,7 @@ def test_it_cannot_touch_what_is_real_roots(api: Api, place: Path) -> None:
     (place / "secret").chmod(0o600)
     (place / "open").write_text("everybody\n")
     script = (
-        "cat /given/open; cat /given/secret; echo x > /given/new; chown 0 /given/open;"
+        "exec 2>&1; cat /given/open; cat /given/secret; echo x > /given/new; chown 0 /given/open;"
         " chmod 777 /given; stat -c %u /given/secret"
     )
     text = api.output("sh", "-c", script, HostConfig={"Binds": [f"{place}:/given"]})
@@ -163,7 +163,9 @@ def test_it_cannot_touch_what_is_real_roots(api: Api, place: Path) -> None:
 
 def test_an_unmapped_id_cannot_be_had(api: Api) -> None:
     text = api.output(
-        "sh", "-c", f"touch /f; chown {COUNT} /f; chown {COUNT - 1} /f && stat -c %u /f"
+        "sh",
+        "-c",
+        f"exec 2>&1; touch /f; chown {COUNT} /f; chown {COUNT - 1} /f && stat -c %u /f",
     )
     assert "Invalid argument" in text
     assert text.endswith(f"{COUNT - 1}\n")
@@ -187,7 +189,7 @@ def test_set_user_id_programs_and_file_capabilities(api: Api) -> None:
         ],
     )
     script = (
-        "suid-id -u; suid-other -u; ln -s /bin/capable /tmp/cat;"
+        "exec 2>&1; suid-id -u; suid-other -u; ln -s /bin/capable /tmp/cat;"
         " cat /etc/secret; /tmp/cat /etc/secret"
     )
     wishes = {"Image": "privileged-files", "User": "nobody", "HostConfig": {"Binds": MACHINE}}
