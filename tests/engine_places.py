@@ -52,6 +52,10 @@ class EnginePlace(Protocol):
         """SIGKILL the engine; return when the one that takes its place answers."""
         ...
 
+    def revive(self) -> None:
+        """Have an engine that answers, even if an earlier test ended it."""
+        ...
+
 
 class HostPlace:
     """An engine on this machine; the test starts it again, as a service manager would."""
@@ -69,6 +73,9 @@ class HostPlace:
     def kill_engine(self) -> None:
         self._engine.kill()
         self._engine.start()
+
+    def revive(self) -> None:
+        self._engine.revive()
 
 
 class GuestPlace:
@@ -89,6 +96,10 @@ class GuestPlace:
 
     def kill_engine(self) -> None:
         self.run("kill -9 $(cat /run/desk/engine.pid)")
+        self._wait_for_engine()
+
+    def revive(self) -> None:
+        self.manager.start(self.NAME)  # does nothing if it runs
         self._wait_for_engine()
 
     def restart(self) -> None:

@@ -329,6 +329,11 @@ class EngineProcess:
             time.sleep(0.02)
         raise AssertionError(f"the engine does not answer: {self.log()}")
 
+    def revive(self) -> None:
+        """Start the engine again if an earlier test ended it: one failure shall not be many."""
+        if self.process is None or self.process.poll() is not None:
+            self.start()
+
     def load_image(self) -> None:
         """Bring the test image in."""
         self.api.raw(

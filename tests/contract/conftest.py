@@ -52,6 +52,7 @@ def shared_place(request: pytest.FixtureRequest) -> EnginePlace:
 @pytest.fixture
 def place(shared_place: EnginePlace) -> Iterator[EnginePlace]:
     """The shared engine; whatever the test made is removed again."""
+    shared_place.revive()
     yield shared_place
     remove_everything(shared_place.api)
 
@@ -59,6 +60,7 @@ def place(shared_place: EnginePlace) -> Iterator[EnginePlace]:
 @pytest.fixture
 def guest(guest_engine: GuestPlace) -> Iterator[GuestPlace]:
     """The guest's engine alone, for what no other machine promises."""
+    guest_engine.revive()
     yield guest_engine
     remove_everything(guest_engine.api)
 

@@ -21,6 +21,7 @@ def shared_engine() -> Iterator[EngineProcess]:
 @pytest.fixture
 def engine(shared_engine: EngineProcess) -> Iterator[EngineProcess]:
     """The shared engine; whatever the test made is removed again."""
+    shared_engine.revive()
     yield shared_engine
     shared_engine.remove_everything()
 

@@ -40,6 +40,7 @@ def shared_remapped() -> Iterator[RemappedEngine]:
 
 @pytest.fixture
 def remapped(shared_remapped: RemappedEngine) -> Iterator[RemappedEngine]:
+    shared_remapped.revive()
     yield shared_remapped
     shared_remapped.remove_everything()
 
