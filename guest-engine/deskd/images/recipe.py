@@ -34,6 +34,8 @@ RAW, FILE = b"R", b"F"
 _COMPRESSION_LEVEL = 1
 _FLUSH_BYTES = 64 * 1024
 _MAXIMUM_REGIONS = 65535
+_RAW_HEAD, _FILE_HEAD = struct.Struct(">I"), struct.Struct(">IH")
+_COUNT, _REGION = struct.Struct(">H"), struct.Struct(">QQ")
 
 
 class Replacement(Record):
@@ -101,41 +103,72 @@ class _Segments:
         self._file = file
         self._decompressor = zlib.decompressobj()
         self._buffer = b""
+        self._position = 0
 
     def take(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            data = self._file.read(_FLUSH_BYTES)
-            if not data:
-                break
-            self._buffer += self._decompressor.decompress(data)
-        taken, self._buffer = self._buffer[:size], self._buffer[size:]
+        """Return the next ``size`` bytes; fewer only at the end."""
+        end = self._position + size
+        if end > len(self._buffer):
+            self._fill(size)
+            end = size
+        taken = self._buffer[self._position : end]
+        self._position += len(taken)
         return taken
 
-    def need(self, layout: str) -> tuple[int, ...]:
-        return struct.unpack(layout, self.take(struct.calcsize(layout)))
+    def _fill(self, size: int) -> None:
+        parts = [self._buffer[self._position :]]
+        left = size - len(parts[0])
+        while left > 0:
+            packed = self._decompressor.unconsumed_tail or self._file.read(_FLUSH_BYTES)
+            if not packed:
+                break
+            parts.append(self._decompressor.decompress(packed, _FLUSH_BYTES))
+            left -= len(parts[-1])
+        self._buffer, self._position = b"".join(parts), 0
+
+    def need(self, layout: struct.Struct) -> tuple[int, ...]:
+        return layout.unpack(self.take(layout.size))
 
 
 def replay(
     recipe: str, layer: str, replaced: Sequence[Replacement], replaced_root: str
 ) -> Iterator[bytes]:
-    """Yield the tar of the layer that is unpacked at ``layer``.
+    """Yield the tar of the layer that is unpacked at ``layer``, in pieces of ``CHUNK_BYTES`` and
+    somewhat more.
 
     Raises ``DataLoss`` where the recipe or a file that it names is damaged. The caller compares
     the hash with the diff ID.
     """
+    # Threads that hash and compress small pieces wait for the interpreter most of their time.
+    parts: list[bytes] = []
+    size_bytes = 0
+    for part in _parts(recipe, layer, replaced, replaced_root):
+        parts.append(part)
+        size_bytes += len(part)
+        if size_bytes >= CHUNK_BYTES:
+            yield b"".join(parts)
+            parts.clear()
+            size_bytes = 0
+    if parts:
+        yield b"".join(parts)
+
+
+def _parts(
+    recipe: str, layer: str, replaced: Sequence[Replacement], replaced_root: str
+) -> Iterator[bytes]:
     root_fd = os.open(layer, os.O_PATH | os.O_DIRECTORY)
     try:
         with Path(recipe).open("rb") as file:
             segments = _Segments(file)
             while kind := segments.take(1):
                 if kind == RAW:
-                    (size,) = segments.need(">I")
+                    (size,) = segments.need(_RAW_HEAD)
                     yield segments.take(size)
                 elif kind == FILE:
-                    entry, length = segments.need(">IH")
+                    entry, length = segments.need(_FILE_HEAD)
                     path = os.fsdecode(segments.take(length))
-                    (count,) = segments.need(">H")
-                    regions = [segments.need(">QQ") for _ in range(count)]
+                    (count,) = segments.need(_COUNT)
+                    regions = [segments.need(_REGION) for _ in range(count)]
                     yield from _content(
                         lambda e=entry, p=path: _open_file(  # type: ignore[misc]
                             root_fd, e, p, replaced, replaced_root
