@@ -83,7 +83,7 @@ class Cli:
             env=self.environment,
             encoding="utf-8",
             dimensions=(30, 100),
-            timeout=15,
+            timeout=60,
         )
         child.delaybeforesend = None
         return child

@@ -35,7 +35,7 @@ def _no_leftover_threads() -> Iterator[None]:
     yield
     left = [t for t in threading.enumerate() if t not in before and not t.daemon]
     for thread in left:
-        thread.join(timeout=5)
+        thread.join(timeout=60)
     left = [t.name for t in left if t.is_alive()]
     assert not left, f"threads left running: {left}"
 

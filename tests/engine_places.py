@@ -18,7 +18,15 @@ from desk.machine.model import MachineSpec
 from desk.paths import Home
 from desk.ssh.session import Session
 from tests.cgroup_layouts import LAYOUTS, Layout, Seen
-from tests.engine_process import Api, ApiError, EngineProcess, Hijacked, frames, running_engine
+from tests.engine_process import (
+    Api,
+    ApiError,
+    EngineProcess,
+    Hijacked,
+    frames,
+    running_engine,
+    until,
+)
 
 ENGINE_DEADLINE_S = 60.0
 
@@ -208,3 +216,4 @@ def remove_everything(api: Api) -> None:
     for container in api.get("/containers/json", all=True):
         with contextlib.suppress(ApiError):  # it removes itself
             api.delete(f"/containers/{container['Id']}", force=True, v=True)
+    until(lambda: not api.get("/containers/json", all=True))  # and it does

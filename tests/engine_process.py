@@ -28,7 +28,7 @@ from urllib.parse import quote, urlencode
 BUSYBOX = Path("/bin/busybox")
 IMAGE = "busybox"
 API = "/v1.47"
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 # The guest has a newer Python than many hosts: the engine may be tested with another one.
 ENGINE_PYTHON = os.environ.get("DESK_TEST_ENGINE_PYTHON", sys.executable)
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -37,7 +37,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 class UnixConnection(http.client.HTTPConnection):
     """``http.client`` over a unix socket."""
 
-    def __init__(self, path: str, timeout_s: float = 30.0) -> None:
+    def __init__(self, path: str, timeout_s: float = 60.0) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
@@ -69,7 +69,7 @@ class Api:
         body: Any = None,
         headers: dict[str, str] | None = None,
         *,
-        timeout_s: float = 30.0,
+        timeout_s: float = 60.0,
     ) -> tuple[int, dict[str, str], bytes]:
         """Send a request as it is; return status, headers (lower case) and body."""
         connection = UnixConnection(self.path, timeout_s)
@@ -87,7 +87,7 @@ class Api:
         path: str,
         document: Any = None,
         *,
-        timeout_s: float = 30.0,
+        timeout_s: float = 60.0,
         **query: Any,
     ) -> Any:
         """Send JSON, return JSON. Raises ``ApiError``. Filters and booleans are encoded."""
@@ -176,7 +176,7 @@ class Hijacked:
         self, path: str, target: str, document: Any = None, *, upgrade: bool = True
     ) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
         self.socket.connect(path)
         body = b"" if document is None else json.dumps(document).encode()
         lines = [f"POST {API}{target} HTTP/1.1", "Host: localhost"]
@@ -231,7 +231,7 @@ def frames(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """Wait for something to come true; return what it came to."""
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
@@ -346,14 +346,14 @@ class EngineProcess:
         """SIGKILL the engine, as an out-of-memory killer would; its containers stay."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
         self.process = None
 
     def stop(self) -> None:
         """End the engine as a service manager would; its containers stay."""
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(20)
+            self.process.wait(60)
             self.process = None
 
     def log(self) -> str:
@@ -364,6 +364,7 @@ class EngineProcess:
         for container in self.api.get("/containers/json", all=True):
             with contextlib.suppress(ApiError):  # it removes itself
                 self.api.delete(f"/containers/{container['Id']}", force=True, v=True)
+        until(lambda: not self.api.get("/containers/json", all=True))  # and it does
         self.api.post("/networks/prune")
         self.api.post("/volumes/prune", filters={"all": ["true"]})
 
@@ -384,7 +385,7 @@ class EngineProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self.process is not None:
-            self.process.wait(10)
+            self.process.wait(60)
             self.process = None
         for mount in reversed(self._mounts()):
             subprocess.run(["umount", "-l", mount], check=False)
@@ -394,7 +395,7 @@ class EngineProcess:
 
     def leftovers(self) -> list[str]:
         """Name the processes, mounts, cgroups and interfaces of the engine that are there."""
-        deadline = time.monotonic() + 3.0
+        deadline = time.monotonic() + 60
         while True:
             found = [f"process {pid}: {_command_line(pid)}" for pid in self._processes()]
             found += [f"mount {path}" for path in self._mounts()]
@@ -471,7 +472,7 @@ def docker_cli() -> str:
 
 
 def run_docker(
-    engine: EngineProcess, *arguments: str, stdin: bytes = b"", timeout_s: float = 30.0
+    engine: EngineProcess, *arguments: str, stdin: bytes = b"", timeout_s: float = 60.0
 ) -> subprocess.CompletedProcess[str]:
     """Run a docker command against ``engine``; return its result as text."""
     words: Sequence[str] = [docker_cli(), *arguments]

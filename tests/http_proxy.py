@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import threading
@@ -29,7 +30,7 @@ class HttpProxy:
     def __exit__(self, *_: object) -> None:
         self._closing.set()
         while self._threads:
-            self._threads.pop().join(10)
+            self._threads.pop().join(60)
         self._listener.close()
 
     def _start(self, work, *arguments: object) -> None:  # type: ignore[no-untyped-def]
@@ -46,8 +47,12 @@ class HttpProxy:
             self._start(self._serve, client)
 
     def _serve(self, client: socket.socket) -> None:
-        client.settimeout(10)
-        with client, socket.create_connection(self._target) as server:
+        client.settimeout(60)
+        with (
+            contextlib.suppress(OSError),  # whoever leaves in the middle
+            client,
+            socket.create_connection(self._target) as server,
+        ):
             head = b""
             while b"\r\n\r\n" not in head:
                 data = client.recv(65536)

@@ -18,7 +18,7 @@ _CLONE_FS = 0x00000200
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWNET = 0x40000000
 _SOCKET = Path("/run/libvirt/libvirt-sock")
-_START_S = 30.0
+_START_S = 60.0
 
 # With the PID namespace's first process end the daemon, dnsmasq and every VM. That process is a
 # shell in `wait`, which reaps orphans: libvirtd takes a VM's zombie for a VM that does not die.

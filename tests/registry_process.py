@@ -20,19 +20,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.free_ports import free_port
+
 USER, PASSWORD = "ann", "s3cret"
 PASSWORDS = "ann:$2b$04$AzTvBQO/r1AAY6dGG3Y2Le02P.U/7CbbGxzaMEqEB5Esi3MdAxiRe\n"
 OCI = "application/vnd.oci.image"
 DOCKER = "application/vnd.docker"
-_START_TIMEOUT_S = 20.0
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+_START_TIMEOUT_S = 60.0
 
 
 def make_certificate(directory: Path, host: str = "127.0.0.1") -> tuple[Path, Path]:
@@ -95,7 +89,7 @@ def running_registry(
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def packed(data: bytes) -> bytes:
@@ -123,7 +117,7 @@ class Pusher:
     def request(
         self, method: str, path: str, body: bytes = b"", **headers: str
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        connection = http.client.HTTPConnection(self._address, timeout=30)
+        connection = http.client.HTTPConnection(self._address, timeout=60)
         try:
             sent = {**self._headers, **{k.replace("_", "-"): v for k, v in headers.items()}}
             connection.request(method, path, body, sent)
@@ -256,7 +250,7 @@ class FaultProxy:
     def __exit__(self, *_: object) -> None:
         self._closing.set()
         while self._threads:
-            self._threads.pop().join(10)
+            self._threads.pop().join(60)
         self._listener.close()
 
     def _start(self, work: Callable[..., None], *arguments: Any) -> None:

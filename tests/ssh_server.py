@@ -23,17 +23,10 @@ import pytest
 
 from desk.ssh.endpoint import Endpoint
 from desk.ssh.keys import KeyPair, generate_key_pair, write_key_pair, write_known_hosts
+from tests.free_ports import free_port
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 _PRIVILEGE_SEPARATION_DIRECTORY = Path("/run/sshd")
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class SshServer:
@@ -119,7 +112,7 @@ class SshServer:
             command = ["socat", listen, f"EXEC:{each},nofork"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
@@ -156,7 +149,7 @@ class SshServer:
         family = _descendants(process.pid)
         process.terminate()
         try:
-            process.wait(timeout=5)
+            process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -26,7 +26,8 @@ from desk.agent.acceptor import Acceptor
 from desk.ssh.endpoint import Endpoint
 from desk.ssh.forward import relay
 from desk.ssh.session import Session
-from tests.ssh_server import SshServer, free_port
+from tests.free_ports import free_port
+from tests.ssh_server import SshServer
 
 _BLOCK = bytes(1 << 18)
 

@@ -24,13 +24,13 @@ def terminal(engine: EngineProcess, *arguments: str, **options: Any) -> pexpect.
         list(arguments),
         env=environment,
         dimensions=(30, 100),
-        timeout=15,
+        timeout=60,
         encoding="utf-8",
         **options,
     )
 
 
-def until(condition: Any, timeout_s: float = 10.0) -> None:
+def until(condition: Any, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"

@@ -14,7 +14,7 @@ from tests.clients.compose_project import Compose
 from tests.engine_process import EngineProcess
 
 # docker-compose 1.29 takes seconds to start on a loaded machine, and is started often.
-pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(params=["plugin", "standalone", "1.29"])
@@ -45,7 +45,7 @@ def modern(engine: EngineProcess, tmp_path: Path) -> Iterator[Compose]:
     compose.run("down", "-v", "--remove-orphans", "-t", "0")
 
 
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
     """Wait for something true and return it."""
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
@@ -60,7 +60,7 @@ def page(engine: EngineProcess, address: str) -> str:
         engine.inside_network("busybox", "wget", "-q", "-O", "-", f"http://{address}/index.html"),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -185,8 +185,8 @@ def test_logs_follow_events_and_copies(
     finally:
         watching.terminate()
         following.terminate()
-        watching.communicate(timeout=20)
-        following.communicate(timeout=20)
+        watching.communicate(timeout=60)
+        following.communicate(timeout=60)
     modern("down", "-v", "-t", "0")
 
 

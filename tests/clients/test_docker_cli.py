@@ -162,7 +162,7 @@ def test_kill_wait_restart_pause_rename(engine: EngineProcess) -> None:
     )
     time.sleep(0.2)
     ok(engine, "kill", "life")
-    assert waiting.communicate(timeout=10)[0] == b"137\n"
+    assert waiting.communicate(timeout=60)[0] == b"137\n"
     ok(engine, "rename", "life", "after")
     assert ok(engine, "inspect", "-f", "{{.State.ExitCode}} {{.Name}}", "after") == "137 /after\n"
     ok(engine, "start", "after")
@@ -221,7 +221,7 @@ def test_events_top_stats_and_df(engine: EngineProcess) -> None:
     while not lines or "destroy" not in lines[-1]:
         lines.append(listening.stdout.readline().strip())
     listening.terminate()
-    listening.wait(10)
+    listening.wait(60)
     listening.stdout.close()
     actions = [line for line in lines if line.endswith(" seen")]
     expected = ["create seen", "attach seen", "start seen", "die seen", "destroy seen"]

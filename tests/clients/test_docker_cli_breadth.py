@@ -64,7 +64,7 @@ def test_signals_go_to_the_container_unless_forbidden(engine: EngineProcess) -> 
     assert running.stdout is not None
     assert running.stdout.readline() == "up\n"
     running.send_signal(signal.SIGTERM)
-    assert running.communicate(timeout=20)[0] == "got it\n"
+    assert running.communicate(timeout=60)[0] == "got it\n"
     assert running.returncode == 9
     kept = started(
         engine, "run", "--sig-proxy=false", "--name", "kept", "busybox", "sh", "-c", TRAP
@@ -73,7 +73,7 @@ def test_signals_go_to_the_container_unless_forbidden(engine: EngineProcess) -> 
     assert kept.stdout.readline() == "up\n"
     kept.send_signal(signal.SIGTERM)  # the client neither forwards it nor ends, as with dockerd
     kept.kill()
-    kept.communicate(timeout=20)
+    kept.communicate(timeout=60)
     assert ok(engine, "ps", "-f", "name=kept", "--format", "{{.State}}") == "running\n"
 
 
@@ -104,7 +104,7 @@ def test_stats_once_and_as_a_stream(engine: EngineProcess) -> None:
         assert line, "the stream ended"
         seen += "busy:" in line
     stream.kill()
-    stream.communicate(timeout=20)
+    stream.communicate(timeout=60)
     ok(engine, "stop", "-t", "0", "busy")
     assert ok(engine, "stats", "--no-stream", "--format", "{{.MemUsage}}", "busy") == "0B / 0B\n"
 

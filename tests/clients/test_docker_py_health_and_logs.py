@@ -18,7 +18,7 @@ MS = 1_000_000
 
 @pytest.fixture
 def client(engine: EngineProcess) -> Iterator[docker.DockerClient]:
-    found = docker.DockerClient(base_url=f"unix://{engine.socket}", version="1.47", timeout=30)
+    found = docker.DockerClient(base_url=f"unix://{engine.socket}", version="1.47", timeout=60)
     yield found
     found.close()
 
@@ -32,7 +32,7 @@ def test_waiting_until_a_container_is_healthy(client: docker.DockerClient) -> No
     )
     container.reload()
     assert container.health == "starting"
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while container.health != "healthy":
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -19,7 +19,7 @@ from tests.guest_image import guest_image
 
 __all__ = ["guest_image"]
 
-_GUEST_MARKS = (pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(300))
+_GUEST_MARKS = (pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(600))
 
 
 @pytest.fixture(scope="session")

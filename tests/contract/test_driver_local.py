@@ -7,7 +7,7 @@ from tests.contract.driver_contract import DriverContract
 
 from desk.machine.model import MachineSpec
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 
 class TestLocalDriver(DriverContract):

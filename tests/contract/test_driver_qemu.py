@@ -12,7 +12,7 @@ from desk.machine.model import MachineSpec
 
 __all__ = ["guest_image"]
 
-pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class TestQemuDriver(DriverContract):

@@ -13,7 +13,7 @@ from tests.ssh_server import SshServer
 
 from desk.machine.model import MachineSpec
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class TestSshHostDriver(DriverContract):

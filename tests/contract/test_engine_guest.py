@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from tests.engine_places import GuestPlace, execute
 
-pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(600)]
 
 NEST = """
 mkdir /sys/fs/cgroup/init

@@ -33,7 +33,7 @@ def _arguments(server: SshServer, *command: str) -> list[str]:
 
 def test_a_shell_has_our_terminal_its_size_and_its_keys(ssh_server: SshServer) -> None:  # noqa: F811
     arguments = _arguments(ssh_server, "exec /bin/bash --norc --noprofile")
-    child = pexpect.spawn(sys.executable, arguments, dimensions=(33, 77), timeout=20)
+    child = pexpect.spawn(sys.executable, arguments, dimensions=(33, 77), timeout=60)
     child.expect(r"[#$] ")
     child.sendline("stty size")
     child.expect("33 77")
@@ -61,7 +61,7 @@ def test_without_a_terminal_bytes_and_exit_code_pass(
         [sys.executable, *_arguments(ssh_server, "cat; echo oops >&2; exit 5")],
         input=b"\x00\xffbytes\n",
         capture_output=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.stdout == b"\x00\xffbytes\nleft with 5\n"
     assert done.stderr == b"oops\n"

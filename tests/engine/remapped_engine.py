@@ -47,7 +47,7 @@ class RemappedEngine(EngineProcess):
     def fails_to_start(self, *flags: str) -> str:
         """Run the engine where it must refuse to start; return what it says."""
         done = subprocess.run(
-            self.command(*flags), capture_output=True, text=True, timeout=30, check=False
+            self.command(*flags), capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 1, (done.returncode, done.stdout, done.stderr)
         return done.stderr

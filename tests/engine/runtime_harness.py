@@ -92,7 +92,7 @@ class Harness:
             assert self._socket is not None
             runtime = LauncherRuntime(self._socket, self.exec_root)
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(240):
                     return await scenario(runtime)
             finally:
                 await runtime.close()
@@ -181,7 +181,9 @@ class Harness:
         for pid in left:
             os.kill(pid, 9)
         cgroup = cgroup_at(self.hierarchy, "/", self.cgroup_parent)
-        members = self._members()
+        deadline = time.monotonic() + 60
+        while (members := self._members()) and time.monotonic() < deadline:
+            time.sleep(0.01)  # a monitor's last step removes its own
         cgroup.kill()
         cgroup.remove()
         mounts = Path("/proc/self/mountinfo").read_text()
@@ -206,7 +208,7 @@ class Harness:
         for path in Path(self.exec_root, "processes").glob("*/state.json"):
             state = json.loads(path.read_text())
             if start_ticks(state["monitor_pid"]) == state["start_ticks"]:
-                deadline = time.monotonic() + 3
+                deadline = time.monotonic() + 60
                 while start_ticks(state["monitor_pid"]) == state["start_ticks"]:
                     if time.monotonic() > deadline:
                         found.append(state["monitor_pid"])

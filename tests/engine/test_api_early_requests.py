@@ -134,7 +134,7 @@ def test_an_engine_that_is_told_to_end_before_it_is_whole(
         waiting.sendall(b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
         held.process.send_signal(number)
         held.release()
-        assert held.process.wait(30) == 0
+        assert held.process.wait(60) == 0
         assert b"the engine ended before it could answer" in waiting.recv(4096)
         assert waiting.recv(100) == b""
     held.process = None
@@ -151,7 +151,7 @@ def test_an_engine_that_cannot_be_composed_ends_with_its_sentence(held: HeldEngi
     with contextlib.closing(held.connect()) as waiting:
         waiting.sendall(b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
         held.release()
-        assert held.process.wait(30) == 1
+        assert held.process.wait(60) == 1
         assert b"the engine ended before it could answer" in waiting.recv(4096)
         assert waiting.recv(100) == b""
     held.process = None

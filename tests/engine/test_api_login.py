@@ -40,7 +40,7 @@ def registry(engine: EngineProcess, tmp_path: Path) -> Iterator[str]:
             engine.inside_network(program, "serve", str(configuration)), stdout=log, stderr=log
         )
         try:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while b"listening on" not in (tmp_path / "log").read_bytes():
                 assert process.poll() is None, (tmp_path / "log").read_text()
                 assert time.monotonic() < deadline, (tmp_path / "log").read_text()
@@ -48,7 +48,7 @@ def registry(engine: EngineProcess, tmp_path: Path) -> Iterator[str]:
             yield f"127.0.0.1:{PORT}"
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 def log_in(engine: EngineProcess, home: Path, address: str, password: str) -> tuple[int, str]:
@@ -57,7 +57,7 @@ def log_in(engine: EngineProcess, home: Path, address: str, password: str) -> tu
         input=password.encode(),
         env={**os.environ, **engine.environment, "HOME": str(home), "DOCKER_CONFIG": str(home)},
         capture_output=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     return done.returncode, (done.stdout + done.stderr).decode()

@@ -105,7 +105,7 @@ def execute(api: Api, container: str, document: dict[str, Any], stdin: bytes) ->
     return b"".join(part for _, part in frames(data)).decode()
 
 
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         assert time.monotonic() < deadline, f"did not come true: {what}"
@@ -152,8 +152,8 @@ def upstream(engine: EngineProcess) -> Iterator[list[str]]:
         yield asked
     finally:
         process.terminate()
-        process.wait(10)
-        reading.join(10)
+        process.wait(60)
+        reading.join(60)
         output.close()
 
 

@@ -99,7 +99,7 @@ def fetched(engine: EngineProcess, port: str) -> str:
         engine.inside_network("busybox", "wget", "-q", "-O", "-", f"http://127.0.0.1:{port}/page"),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     return done.stdout or done.stderr
 

@@ -81,7 +81,7 @@ def entries(archive: bytes) -> dict[str, tuple[int, int]]:
 
 def running_state(api: Api, container: str) -> Any:
     """Wait for a restarted container's process; return its state."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         state = api.inspect(container)["State"]
         if state["Pid"]:

@@ -30,7 +30,7 @@ class Client:
 
     def __init__(self, path: str, target: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(15)
+        self._socket.settimeout(60)
         self._socket.connect(path)
         self._protocol = WSConnection(ConnectionType.CLIENT)
         self._events: list[Event] = []

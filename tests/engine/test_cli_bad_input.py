@@ -22,8 +22,9 @@ import pytest
 from desk.ssh.keys import generate_key_pair, write_key_pair
 from tests.cli_process import DESK, Result
 from tests.engine_process import busybox_tar
+from tests.free_ports import free_port
 from tests.laptop import Host
-from tests.ssh_server import SshServer, free_port
+from tests.ssh_server import SshServer
 
 pytestmark = pytest.mark.root
 

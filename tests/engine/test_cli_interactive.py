@@ -79,7 +79,7 @@ def test_exec_on_a_terminal(desk: Cli) -> None:
 
 def test_the_terminal_is_as_before_whatever_happened(desk: Cli) -> None:
     child = pexpect.spawn(
-        "bash", ["--norc"], env={**desk.environment, "PS1": "HOST> "}, encoding="utf-8", timeout=15
+        "bash", ["--norc"], env={**desk.environment, "PS1": "HOST> "}, encoding="utf-8", timeout=60
     )
     child.delaybeforesend = None
     program = f"{DESK} -H unix://{desk.socket}"
@@ -118,6 +118,6 @@ def test_an_interrupted_follow_ends_with_130(desk: Cli) -> None:
     # A signal that comes in the instant before a blocking call is seen only after the call
     # (Python's handlers run between two steps), as one more press of the keys shows.
     child.sendcontrol("c")
-    if child.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=5):
+    if child.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=60):
         child.sendcontrol("c")
     assert finished(child) == 130

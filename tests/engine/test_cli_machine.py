@@ -80,7 +80,7 @@ def test_removing_asks_and_removes_all(host: Host) -> None:
     words = host.command(DESK, "machine", "rm", "spare")
     for answer, left in (("n", "spare\n"), ("y", "")):
         child = pexpect.spawn(
-            words[0], words[1:], env=host.environment, encoding="utf-8", timeout=20
+            words[0], words[1:], env=host.environment, encoding="utf-8", timeout=60
         )
         child.expect(r"Remove spare with all images, containers and volumes\? \[y/N\] ")
         child.sendline(answer)

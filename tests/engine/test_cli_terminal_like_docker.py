@@ -44,7 +44,7 @@ class Player:
             env=self.desk.environment,
             encoding="utf-8",
             dimensions=(30, 100),
-            timeout=20,
+            timeout=60,
         )
         child.delaybeforesend = None
         return child

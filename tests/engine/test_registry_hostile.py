@@ -349,7 +349,7 @@ def test_a_registry_that_hangs(here: Service) -> None:
 
     def answer(path: str) -> Reply | None:
         if "/blobs/" in path:
-            release.wait(30)
+            release.wait(60)
         return Image(GOOD)(path)
 
     try:

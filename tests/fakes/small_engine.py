@@ -69,7 +69,7 @@ class SmallEngine:
     def ask(self, message: dict[str, Any]) -> None:
         """Ask about ports, or tell that a question is settled; ``answers`` gets the answer.
         Waits for somebody to ask."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self._questions:
             assert time.monotonic() < deadline, "nobody follows the engine's questions"
             time.sleep(0.01)

@@ -123,7 +123,7 @@ def test_a_layer_that_is_wanted_is_not_removed_meanwhile(tmp_path: Path, registr
     def rule(_number: int, passed: int, data: bytes) -> bytes:
         if passed > 300_000:
             stalled.set()
-            go_on.wait(30)
+            go_on.wait(60)
         return data
 
     with service(tmp_path / "data") as here, FaultProxy(registry, rule) as proxy:
@@ -140,7 +140,7 @@ def test_a_layer_that_is_wanted_is_not_removed_meanwhile(tmp_path: Path, registr
         pulling = threading.Thread(target=pull)
         pulling.start()
         try:
-            assert stalled.wait(30)
+            assert stalled.wait(60)
             done = removal.remove(here.stores.catalog, (), small, force=False, prune_parents=True)
             assert any("Deleted" in step.report for step in done)
         finally:

@@ -19,9 +19,9 @@ from desk.gui.app import App
 from desk.machine.model import MachineSpec
 from desk.paths import Home
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ def test_a_task_hands_its_result_to_the_starting_thread(qtbot: QtBot) -> None:
         results.append((result, threading.get_ident() == here))
 
     runner.run(lambda: threading.get_ident() != here, note, note)
-    qtbot.waitUntil(lambda: bool(results), timeout=5000)
+    qtbot.waitUntil(lambda: bool(results), timeout=60_000)
     assert results == [(True, True)]
     assert runner.close()
 
@@ -140,7 +140,7 @@ def test_a_tasks_error_arrives_with_its_hint(qtbot: QtBot) -> None:
 
     runner.run(fail, lambda _: None, errors.append)
     runner.run(fail_unexpectedly, lambda _: None, errors.append)
-    qtbot.waitUntil(lambda: len(errors) == 2, timeout=5000)
+    qtbot.waitUntil(lambda: len(errors) == 2, timeout=60_000)
     assert {error.text for error in errors} == {"it broke", "something in the app failed: odd"}
     assert all(error.hint for error in errors)
     assert runner.close()
@@ -181,7 +181,7 @@ def test_the_stream_reader_passes_elements_and_ends_quietly(qtbot: QtBot) -> Non
     reader.start(lambda: stream)
     stream.queue.put("a")
     stream.queue.put("b")
-    qtbot.waitUntil(lambda: items == ["a", "b"], timeout=5000)
+    qtbot.waitUntil(lambda: items == ["a", "b"], timeout=60_000)
     reader.stop()
     qtbot.wait(50)
     assert ends == []
@@ -194,7 +194,7 @@ def test_the_stream_reader_tells_why_a_stream_ended(qtbot: QtBot) -> None:
     reader.start(lambda: stream)
     error = DeskError("the engine went away")
     stream.queue.put(error)
-    qtbot.waitUntil(lambda: ends == [error], timeout=5000)
+    qtbot.waitUntil(lambda: ends == [error], timeout=60_000)
     reader.stop()
 
 

@@ -64,14 +64,14 @@ def test_freezing_listing_and_killing(cgroup: CgroupV2) -> None:
     time.sleep(0.1)
     assert cpu_ticks(process.pid) == used
     cgroup.thaw()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while cpu_ticks(process.pid) == used and time.monotonic() < deadline:
         time.sleep(0.02)
     assert cpu_ticks(process.pid) > used
     process.kill()
     other = spawn(cgroup, "sleep", "600")
     cgroup.kill()
-    assert other.wait(timeout=5) == -signal.SIGKILL
+    assert other.wait(timeout=60) == -signal.SIGKILL
     for done in (process, other):
         done.communicate()
 
@@ -82,7 +82,7 @@ def test_the_device_list_is_enforced(cgroup: CgroupV2) -> None:
         "sleep 0.2; echo x > /dev/null && echo null-fine; head -c1 /dev/zero > /dev/null && "
         "echo zero-fine; echo x > /dev/zero; head -c1 /dev/urandom > /dev/null"
     )
-    out, err = spawn(cgroup, "sh", "-c", script).communicate(timeout=10)
+    out, err = spawn(cgroup, "sh", "-c", script).communicate(timeout=60)
     assert out.split() == [b"null-fine", b"zero-fine"]
     assert err.count(b"Operation not permitted") == 2
 
@@ -90,7 +90,7 @@ def test_the_device_list_is_enforced(cgroup: CgroupV2) -> None:
 def test_a_device_list_may_end_with_everything(cgroup: CgroupV2) -> None:
     cgroup.apply(Limits(devices=(DeviceRule("c", 1, 3, "r"), DeviceRule("a", None, None, "rwm"))))
     script = "sleep 0.2; : <>/dev/full && echo opened"
-    out, err = spawn(cgroup, "sh", "-c", script).communicate(timeout=10)
+    out, err = spawn(cgroup, "sh", "-c", script).communicate(timeout=60)
     assert (out, err) == (b"opened\n", b"")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
-import time
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -66,14 +65,6 @@ def test_template_refuses_a_field_of_another_length() -> None:
     template = netlink.bridge_port_template(hairpin=True, isolated=True)
     with pytest.raises(ValueError, match="takes 4 bytes"):
         template.render(index=b"12345")
-
-
-def test_rendering_is_cheap() -> None:
-    template = netlink.veth_template(bridge_index=7, peer="eth0", peer_index=100)
-    start = time.perf_counter()
-    for number in range(1000):
-        template.render(name=b"veth0123456", index=netlink.uint32(number))
-    assert time.perf_counter() - start < 0.2  # 0.2 ms each, some fifty times what it takes
 
 
 @pytest.mark.root

@@ -129,7 +129,7 @@ def start(opened: Stores) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", script], cwd=step.source
     )
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{process.pid}/cmdline").read_bytes() != b"/bin/busybox\0sleep\00060\0":
         assert process.poll() is None
         assert time.monotonic() < deadline

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import pytest
+from tests.free_ports import free_port
 
 from deskd.domain.container import PortBinding
 from deskd.domain.network import PortRequest
@@ -26,13 +27,6 @@ def ports() -> Iterator[HostPorts]:
 def want(*host_ports: str, protocol: str = "tcp", host_ip: str = "127.0.0.1") -> PortRequest:
     bindings = tuple(PortBinding(host_ip=host_ip, host_port=port) for port in host_ports)
     return PortRequest(80, protocol, bindings)
-
-
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize("text", ["-1", "0-5", "70000", "9-8", "80-", "eighty", "٣", "80 "])

@@ -30,7 +30,7 @@ from desk.ssh.session import Session
 
 __all__ = ["guest_image"]
 
-pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(600)]
 
 NAME = "real"
 

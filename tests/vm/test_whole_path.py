@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from tests.free_ports import free_port
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(1200)]
 
@@ -67,19 +68,12 @@ class Stranger:
         )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def page(port: int) -> str:
     """Get the page at a port of this computer, as soon as there is one."""
     deadline = time.monotonic() + 60
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
                 text: str = answer.read().decode()
                 return text
         except OSError:
@@ -105,7 +99,7 @@ def stranger() -> Iterator[Stranger]:
         yield someone
         someone.types("desk machine rm -f default", timeout_s=120)
         # An interpreter that has given up its lock may still be on its last steps.
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while left := processes_below(home):
             assert time.monotonic() < deadline, f"processes of the removed machine: {left}"
             time.sleep(0.1)
@@ -157,7 +151,7 @@ def test_nginx_serves_the_laptop_through_the_machine(stranger: Stranger, trixie:
     assert "Welcome to nginx" in page(port)
     assert f":{port}->80/tcp" in stranger.out("desk ps")
     stranger.types("desk rm -f web")
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while True:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:

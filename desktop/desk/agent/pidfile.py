@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from pathlib import Path
 
 from desk.errors import Conflict
@@ -20,6 +21,9 @@ else:
 
 # Windows locks bytes, and locked bytes cannot be read by others: lock one behind the text.
 _LOCKED_BYTE = 1 << 20
+# Whoever looks whether the lock is held has it for a moment; that is no agent.
+_LOOK_S = 0.5
+_POLL_S = 0.01
 
 
 class PidFile:
@@ -31,10 +35,14 @@ class PidFile:
 
     def acquire(self) -> None:
         """Take the lock and write our process ID, or raise ``Conflict`` naming the holder."""
+        deadline = time.monotonic() + _LOOK_S
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             if not _try_lock(descriptor):
                 os.close(descriptor)
+                if time.monotonic() < deadline:
+                    time.sleep(_POLL_S)
+                    continue
                 holder = self.holder()
                 raise Conflict(
                     f"an agent for machine {self._path.parent.name} runs already"
@@ -63,7 +71,7 @@ class PidFile:
         except FileNotFoundError:
             return None
         try:
-            if _try_lock(descriptor):
+            if _try_lock(descriptor, shared=True):
                 return None
             text = os.read(descriptor, 32).decode("ascii", "replace").strip()
             return int(text) if text.isdecimal() else None
@@ -77,19 +85,22 @@ class PidFile:
         except FileNotFoundError:
             return False
         try:
-            return not _try_lock(descriptor)
+            return not _try_lock(descriptor, shared=True)
         finally:
             os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock the file if that can be done at once; those who only look share, so that they do not
+    take each other for an agent (Windows has no such lock)."""
     try:
         if sys.platform == "win32":
             os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
             os.lseek(descriptor, 0, os.SEEK_SET)
         else:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     return True

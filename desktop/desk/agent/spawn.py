@@ -47,7 +47,7 @@ def start(paths: MachinePaths, spec: AgentSpec, *, timeout_s: float = _START_S) 
     the engine socket wait for it. An agent that runs already with the same instructions is left
     alone; one with others is replaced. Raises ``MachineError`` with the agent's own words.
     """
-    running = status(paths)
+    running = status(paths, timeout_s=_STOP_S)  # a busy one is not to be replaced
     if running.running:
         if running.details.get("spec") == json.loads(spec.to_json()):
             return running
