@@ -50,8 +50,8 @@ class Recorder:
 
     def publish(self, kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
         assert kind == "image"
-        assert actor_id.startswith("sha256:")
-        self.events.append((action, attributes["name"]))
+        assert actor_id.startswith("sha256:") or action == "prune"
+        self.events.append((action, attributes.get("name", "")))
 
 
 class Service:
@@ -73,7 +73,7 @@ class Service:
         return await self.images.import_(chunks(data), **wanted)
 
     async def saved(self, *names: str) -> bytes:
-        return b"".join([chunk async for chunk in self.images.save(names)])
+        return b"".join([chunk async for chunk in await self.images.save(names)])
 
     def check_nothing_half_made(self) -> None:
         assert self.stores.leftovers() == []
@@ -134,7 +134,8 @@ def test_import_makes_an_image_with_changes_and_says_its_id(service: Service) ->
         assert (step["Id"], step["Comment"], step["Size"]) == (image_id, "mine", 5)
 
     asyncio.run(work())
-    assert service.recorder.events == [("import", "trixie:latest")]
+    (image,) = service.stores.catalog.all()
+    assert service.recorder.events == [("tag", "trixie:latest"), ("import", image.id)]
     service.check_nothing_half_made()
 
 
@@ -298,7 +299,8 @@ def test_saved_images_load_with_the_same_ids(service: Service, tmp_path: Path) -
     async def load(other: Service, archive: bytes) -> None:
         progress: list[dict[str, Any]] = []
         assert await other.images.load(chunks(archive), progress.append) == [child, base]
-        assert [message["stream"] for message in progress] == [
+        said = [message["stream"] for message in progress if "stream" in message]
+        assert said == [
             "Loaded image: child:1\n",
             "Loaded image: base:latest\n",
         ]
@@ -317,7 +319,7 @@ def test_saved_images_load_with_the_same_ids(service: Service, tmp_path: Path) -
     archive, base, child = asyncio.run(save())
     with stores(tmp_path / "other") as opened:
         asyncio.run(load(Service(opened), archive))
-    assert ("save", child[7:19]) in service.recorder.events
+    assert ("save", child) in service.recorder.events
     check_oci_layout(members(archive))
 
 
@@ -428,7 +430,7 @@ def test_a_layer_that_was_changed_on_disk_is_not_saved_silently(service: Service
 def test_a_reader_that_stops_early_stops_the_saving(service: Service) -> None:
     async def work() -> None:
         await service.import_(tar(entry("big", os.urandom(20 << 20))), repo="big")
-        stream = service.images.save(["big"])
+        stream = await service.images.save(["big"])
         await anext(stream)
         await stream.aclose()  # type: ignore[attr-defined]
 

@@ -12,6 +12,7 @@ from deskd.domain.container import (
     ThrottleDevice,
     WeightDevice,
 )
+from deskd.domain.signals import parse_signal
 from deskd.errors import InvalidArgument, Unsupported
 from deskd.kernel.cgroup.features import Features
 from deskd.services.containers import merging
@@ -165,7 +166,7 @@ def test_defaults_that_inspect_shows() -> None:
 
 
 def test_signals() -> None:
-    assert [merging.parse_signal(text) for text in ("KILL", "sigterm", "9", "SIGRTMIN+3")] == [
+    assert [parse_signal(text) for text in ("KILL", "sigterm", "9", "SIGRTMIN+3")] == [
         9,
         15,
         9,
@@ -173,7 +174,7 @@ def test_signals() -> None:
     ]
     for text in ("", "0", "65", "SIGNONE", "-1"):
         with pytest.raises(InvalidArgument, match="invalid signal"):
-            merging.parse_signal(text)
+            parse_signal(text)
 
 
 def test_names() -> None:

@@ -65,19 +65,36 @@ def test_health_check_with_options_and_none() -> None:
     ("line", "says"),
     [
         ("RUN x", "RUN is not a valid change command"),
-        ("CMD", "requires an argument"),
-        ("EXPOSE 99999", "invalid containerPort"),
-        ("EXPOSE x", "invalid containerPort"),
+        ("FOO=bar", "FOO=bar is not a valid change command"),
+        ("", "file with no instructions"),
+        ("# nothing", "file with no instructions"),
+        ("ENV", "ENV requires at least one argument"),
+        ("WORKDIR", "WORKDIR requires exactly one argument"),
+        ("STOPSIGNAL nope", "invalid signal: nope"),
+        ("EXPOSE 99999", "Invalid containerPort"),
+        ("EXPOSE x", "Invalid containerPort"),
         ("ENV A", "must have two arguments"),
-        ("ENV A=1 B", "can't find ="),
+        ("ENV A=1 B", 'can\'t find = in "B"'),
         ('LABEL a="b', "unexpected end"),
         ("VOLUME [1]", "not a JSON list"),
         ("HEALTHCHECK --interval=x CMD y", "invalid duration"),
         ("HEALTHCHECK --what=1 CMD y", "--what=1"),
-        ("HEALTHCHECK y", "HEALTHCHECK is written"),
+        ("HEALTHCHECK NOPE", 'Unknown type "NOPE" in HEALTHCHECK'),
+        ("HEALTHCHECK CMD", "Missing command after HEALTHCHECK CMD"),
+        ("HEALTHCHECK --retries=-1 CMD x", "--retries cannot be negative"),
+        ("ONBUILD ONBUILD RUN x", "Chaining ONBUILD"),
         ("ONBUILD FROM x", "ONBUILD trigger"),
     ],
 )
 def test_says_what_is_wrong_with_an_instruction(line: str, says: str) -> None:
     with pytest.raises(errors.InvalidArgument, match=says):
         changed(line)
+
+
+def test_one_change_may_hold_several_lines() -> None:
+    config = changed("CMD a\n# and\nENV b=c\n")
+    assert (config.cmd, config.env) == (["/bin/sh", "-c", "a"], ["b=c"])
+
+
+def test_a_command_may_be_empty() -> None:
+    assert changed("CMD").cmd == []

@@ -72,11 +72,13 @@ class Filters:
         wanted = self.get(name)
         if not wanted:
             return default
-        if all(item in ("1", "true", "True", "TRUE", "t") for item in wanted):
-            return True
-        if all(item in ("0", "false", "False", "FALSE", "f") for item in wanted):
-            return False
-        raise InvalidArgument(f"invalid filter '{name}={wanted}'")
+        is_true = any(item in ("1", "true", "True", "TRUE", "t") for item in wanted)
+        is_false = any(item in ("0", "false", "False", "FALSE", "f") for item in wanted)
+        if is_true == is_false:
+            raise InvalidArgument(
+                f"invalid filter '{name}=[{' '.join(wanted)}]': use true or false"
+            )
+        return is_true
 
 
 def _has_label(wanted: str, labels: Mapping[str, str]) -> bool:

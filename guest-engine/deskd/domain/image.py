@@ -87,8 +87,8 @@ class TagRecord(msgspec.Struct, kw_only=True, frozen=True):
 
 class LayerRecord(msgspec.Struct, kw_only=True, frozen=True):
     """A stored layer. ``number`` names its directory; short, so that a mount's option string
-    holds many. ``size_bytes`` is the sum of the sizes of its regular files, ``tar_bytes`` the
-    length of its uncompressed tar."""
+    holds many. ``size_bytes`` is the sum of the sizes of its files and symbolic links,
+    ``tar_bytes`` the length of its uncompressed tar."""
 
     chain_id: str
     diff_id: str

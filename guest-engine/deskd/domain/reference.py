@@ -88,7 +88,9 @@ def parse(text: str) -> Reference:
     if not _DOMAIN.fullmatch(domain):
         raise invalid(text, f"{domain!r} is not a registry's host name")
     if path != path.lower():
-        raise invalid(text, "repository name must be lowercase")
+        raise errors.InvalidArgument(
+            f"invalid reference format: repository name ({path}) must be lowercase"
+        )
     if not _PATH.fullmatch(path):
         raise invalid(text, "a repository name consists of lowercase letters, digits and . _ - /")
     if len(path) > MAXIMUM_NAME_LENGTH:
@@ -106,8 +108,17 @@ def from_repository(repository: str, tag: str = "") -> Reference:
     reference = parse(repository)
     if reference.digest:
         raise invalid(repository, "refusing to create a tag with a digest reference")
+    if reference.familiar_name in _DIGEST_LENGTHS:
+        raise errors.InvalidArgument(
+            "refusing to create an ambiguous tag using digest algorithm as name: "
+            f"{repository!r} would read like a digest"
+        )
     if tag:
-        reference = parse(f"{reference.name}:{tag}")
+        if not _TAG.fullmatch(tag):
+            raise errors.InvalidArgument(
+                f"invalid tag format: {tag!r} may hold letters, digits, '_', '.' and '-' only"
+            )
+        reference = Reference(reference.domain, reference.path, tag)
     return reference.with_default_tag()
 
 

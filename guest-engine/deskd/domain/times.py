@@ -83,5 +83,6 @@ def parse_moment(text: str, name: str) -> int | None:
         except ValueError:
             continue
     raise InvalidArgument(
-        f"the parameter {name} is not a time: {text!r}; use UNIX seconds, RFC 3339 or a duration"
+        f'failed to parse value as time or duration: "{text}": use UNIX seconds, RFC 3339 or a '
+        f"duration for {name}"
     )

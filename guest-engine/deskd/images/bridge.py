@@ -7,9 +7,11 @@ import queue
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from deskd import errors
+
+R = TypeVar("R")
 
 FEED_BYTES = 4 * 1024 * 1024
 """How far a client may be ahead of the thread that reads its upload."""
@@ -94,6 +96,19 @@ class ByteFeed:
         if wake:
             self._loop.call_soon_threadsafe(self._room.set)
         return chunk
+
+
+async def feed_thread(source: AsyncIterator[bytes], work: Callable[[ByteFeed], R]) -> R:
+    """Run ``work`` in a thread on the bytes of ``source``; it has ended when this returns."""
+    feed = ByteFeed(asyncio.get_running_loop())
+    working = asyncio.ensure_future(asyncio.to_thread(work, feed))
+    try:
+        await feed.pump(source, working)
+        return await working
+    except BaseException:
+        feed.abort()
+        await asyncio.wait([working])
+        raise
 
 
 class ByteQueue:

@@ -170,6 +170,11 @@ class Catalog:
             self._tags.put(TagRecord(reference=str(reference.with_default_tag()), image=image_id))
             self._images.put(structs.replace(record, last_tagged_ns=time.time_ns()))
 
+    def set_parent(self, image_id: str, parent_id: str) -> None:
+        """Note that an image was made from another one."""
+        with self.database.transaction():
+            self._images.put(structs.replace(self.get(image_id), parent=parent_id))
+
     # --- registries -----------------------------------------------------------------------------
 
     def blobs(self, diff_id: str) -> list[KnownBlob]:

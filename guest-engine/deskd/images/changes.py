@@ -15,6 +15,7 @@ import msgspec
 
 from deskd import errors
 from deskd.domain.container import ContainerConfig, HealthConfig
+from deskd.domain.signals import parse_signal
 from deskd.domain.times import parse_duration
 
 DEFAULT_SHELL = ["/bin/sh", "-c"]
@@ -22,32 +23,42 @@ _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECAS
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _MAXIMUM_PORT = 65535
 
+_MAY_BE_EMPTY = ("CMD", "ENTRYPOINT")
+_ONE_ARGUMENT = ("STOPSIGNAL", "USER", "WORKDIR")
+
 Applier = Callable[[ContainerConfig, str], ContainerConfig]
 
 
 def apply(config: ContainerConfig, changes: Sequence[str]) -> ContainerConfig:
     """Return ``config`` with the instructions applied; raises ``InvalidArgument``."""
     has_own_command = False
-    for line in changes:
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
+    for text in _instructions(changes):
         word, _, rest = text.partition(" ")
         instruction = word.upper()
         applier = _APPLIERS.get(instruction)
         if applier is None:
             raise errors.InvalidArgument(
-                f"{instruction} is not a valid change command: use {', '.join(sorted(_APPLIERS))}"
+                f"{word} is not a valid change command: use {', '.join(sorted(_APPLIERS))}"
             )
         rest = rest.strip()
-        if not rest:
-            raise errors.InvalidArgument(f"the change {instruction} requires an argument")
+        if not rest and instruction not in _MAY_BE_EMPTY:
+            number = "exactly one" if instruction in _ONE_ARGUMENT else "at least one"
+            raise errors.InvalidArgument(f"{instruction} requires {number} argument")
         if instruction == "ENTRYPOINT" and not has_own_command:
             # A new entry point makes an inherited command meaningless, as in a Dockerfile.
             config = msgspec.structs.replace(config, cmd=None)
         config = applier(config, rest)
         has_own_command |= instruction == "CMD"
     return config
+
+
+def _instructions(changes: Sequence[str]) -> list[str]:
+    """Return the instructions, of which one change may hold several in lines of their own."""
+    lines = [line.strip() for change in changes for line in change.splitlines() or [""]]
+    found = [line for line in lines if line and not line.startswith("#")]
+    if lines and not found:
+        raise errors.InvalidArgument("file with no instructions: leave the empty change out")
+    return found
 
 
 def _list_or_shell(config: ContainerConfig, text: str) -> list[str]:
@@ -59,6 +70,8 @@ def _list_or_shell(config: ContainerConfig, text: str) -> list[str]:
             words = None
         if isinstance(words, list) and all(isinstance(word, str) for word in words):
             return words
+    if not text:
+        return []
     return [*(config.shell or DEFAULT_SHELL), text]
 
 
@@ -91,7 +104,7 @@ def _expose(config: ContainerConfig, text: str) -> ContainerConfig:
         last = int(found[2] or first) if found else 0
         if not found or not 0 < first <= last <= _MAXIMUM_PORT:
             raise errors.InvalidArgument(
-                f"invalid containerPort: {word}: write PORT or PORT/tcp, udp or sctp"
+                f"Invalid containerPort: {word}: write PORT or PORT/tcp, udp or sctp"
             )
         for port in range(first, last + 1):
             ports[f"{port}/{(found[3] or 'tcp').lower()}"] = {}
@@ -126,14 +139,19 @@ def _json_list(text: str) -> list[str]:
 
 def _on_build(config: ContainerConfig, text: str) -> ContainerConfig:
     if text.split(maxsplit=1)[0].upper() in ("ONBUILD", "FROM", "MAINTAINER"):
+        word = text.split(maxsplit=1)[0].upper()
         raise errors.InvalidArgument(
-            f"{text.split(maxsplit=1)[0].upper()} isn't allowed as an ONBUILD trigger"
+            "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"
+            if word == "ONBUILD"
+            else f"{word} isn't allowed as an ONBUILD trigger"
         )
     return msgspec.structs.replace(config, on_build=[*(config.on_build or []), text])
 
 
 def _stop_signal(config: ContainerConfig, text: str) -> ContainerConfig:
-    return msgspec.structs.replace(config, stop_signal=_expand(config, text))
+    signal = _expand(config, text)
+    parse_signal(signal)
+    return msgspec.structs.replace(config, stop_signal=signal)
 
 
 def _healthcheck(config: ContainerConfig, text: str) -> ContainerConfig:
@@ -147,14 +165,18 @@ def _healthcheck(config: ContainerConfig, text: str) -> ContainerConfig:
             options["retries"] = int(value)
         elif name in ("interval", "timeout", "start-period", "start-interval"):
             options[name.replace("-", "_")] = _duration_ns(value)
+        elif name == "retries":
+            raise errors.InvalidArgument(f"--retries cannot be negative ({value})")
         else:
             raise errors.InvalidArgument(f"HEALTHCHECK does not know the option {option}")
     kind, _, command = rest.partition(" ")
     if kind.upper() == "NONE":
         return msgspec.structs.replace(config, healthcheck=HealthConfig(test=["NONE"]))
     command = command.strip()
-    if kind.upper() != "CMD" or not command:
-        raise errors.InvalidArgument("HEALTHCHECK is written `HEALTHCHECK [OPTIONS] CMD command`")
+    if kind.upper() != "CMD":
+        raise errors.InvalidArgument(f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
+    if not command:
+        raise errors.InvalidArgument("Missing command after HEALTHCHECK CMD")
     test = ["CMD-SHELL", command]
     if command.startswith("["):
         test = ["CMD", *_json_list(command)]
@@ -177,7 +199,7 @@ def _duration_ns(text: str) -> int:
         return parse_duration(text)
     except ValueError as error:
         raise errors.InvalidArgument(
-            f"invalid duration {text!r}: write for example 30s or 1m30s"
+            f'invalid duration "{text}": write for example 30s or 1m30s'
         ) from error
 
 
@@ -194,7 +216,7 @@ def _pairs(instruction: str, text: str) -> list[tuple[str, str]]:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise errors.InvalidArgument(
-                f"Syntax error - can't find = in {word!r}. Must be of the form: name=value"
+                f'Syntax error - can\'t find = in "{word}". Must be of the form: name=value'
             )
         pairs.append((key, value))
     return pairs

@@ -11,7 +11,7 @@ import msgspec
 from deskd.domain.image import ImageRecord, chain_ids
 from deskd.domain.times import rfc3339
 from deskd.images.catalog import Catalog
-from deskd.images.filters import created_ns, time_ns
+from deskd.images.filters import created_ns, matches, time_ns
 from deskd.images.removal import ImageUse
 
 UNKNOWN = -1
@@ -27,10 +27,16 @@ def summaries(
     uses: Sequence[ImageUse],
     *,
     with_shared: bool,
+    patterns: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Return ``ImageSummary`` objects. ``with_shared`` counts shared bytes and containers, which
-    are -1 else."""
+    are -1 else; with ``patterns`` only names that one of them matches are listed."""
     names = catalog.all_names()
+    if patterns:
+        names = {
+            image_id: [name for name in own if any(matches(name, p) for p in patterns)]
+            for image_id, own in names.items()
+        }
     holders = Counter(
         chain_id for image in catalog.all() for chain_id in chain_ids(image.config.diff_ids)
     )
@@ -71,6 +77,7 @@ def inspect(catalog: Catalog, image: ImageRecord) -> dict[str, Any]:
         "RepoDigests": [name.familiar for name in names if name.digest],
         "Parent": image.parent,
         "Comment": config.comment or (history[-1].comment if history else ""),
+        **({"Created": config.created} if config.created else {}),
         "DockerVersion": config.docker_version,
         "Author": config.author,
         "Config": shown_config(image),
@@ -82,7 +89,6 @@ def inspect(catalog: Catalog, image: ImageRecord) -> dict[str, Any]:
         "Metadata": {"LastTagTime": rfc3339(image.last_tagged_ns)},
     }
     for key, value in (
-        ("Created", config.created),
         ("Variant", config.variant),
         ("OsVersion", config.os_version),
     ):

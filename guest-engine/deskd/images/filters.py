@@ -76,7 +76,9 @@ def _glob(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(translated)
     except re.error as error:
-        raise errors.InvalidArgument(f"invalid reference filter {pattern!r}: {error}") from error
+        raise errors.InvalidArgument(
+            f"syntax error in pattern of the reference filter {pattern!r}: {error}"
+        ) from error
 
 
 def created_ns(image: ImageRecord) -> int:

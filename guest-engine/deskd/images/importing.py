@@ -34,10 +34,10 @@ class CommitRequest(Record):
     container_id: str
     image_id: str
     config: ContainerConfig
+    created_by: str = ""
     reference: Reference | None = None
     comment: str = ""
     author: str = ""
-    changes: tuple[str, ...] = ()
 
 
 def now() -> str:
@@ -91,15 +91,13 @@ def commit_image(catalog: Catalog, tar: ByteReader, request: CommitRequest) -> I
             f"{request.container_id[:12]} was removed: commit needs it"
         )
     below = base.config
-    config = instructions.apply(request.config, request.changes)
     with ExitStack() as undo:
         staged = catalog.layers.stage(tar)
         undo.callback(catalog.layers.discard, staged)
         created = now()
-        command = request.config.cmd or []
         step = History(
             created=created,
-            created_by=command if isinstance(command, str) else " ".join(command),
+            created_by=request.created_by,
             author=request.author,
             comment=request.comment,
         )
@@ -109,7 +107,7 @@ def commit_image(catalog: Catalog, tar: ByteReader, request: CommitRequest) -> I
                 created=created,
                 author=request.author,
                 comment=request.comment,
-                config=image_part(config),
+                config=image_part(request.config),
                 rootfs=RootFs(diff_ids=[*below.diff_ids, staged.unpacked.diff_id]),
                 history=[*(below.history or []), step],
             )

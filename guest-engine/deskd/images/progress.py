@@ -54,6 +54,6 @@ class LayerProgress:
                 "status": status,
                 "progressDetail": detail,
                 "progress": bar(current, self._total),
-                "id": self._id,
+                **({"id": self._id} if self._id else {}),
             }
         )

@@ -6,7 +6,7 @@ container do so unless it is forced.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from deskd import errors
 from deskd.domain.filters import Filters
@@ -14,7 +14,7 @@ from deskd.domain.image import DIGEST_PREFIX, ImageRecord, short_id
 from deskd.domain.reference import Reference, parse
 from deskd.images import filters
 from deskd.images.catalog import Catalog
-from deskd.record import Record, replace
+from deskd.record import Record, field, replace
 
 
 class ImageUse(Record):
@@ -26,10 +26,12 @@ class ImageUse(Record):
 
 
 class Step(Record):
-    """One thing done, as the API reports it (``Untagged`` or ``Deleted``)."""
+    """One thing done, as the API reports it (``Untagged`` or ``Deleted``), with the labels that
+    its event shows: those of an image that is still there."""
 
     report: dict[str, str]
     image_id: str
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Obstacle(Record):
@@ -82,9 +84,12 @@ class _Removal:
         return None
 
     def untag(self, names: Iterable[Reference], image_id: str) -> None:
+        image = self.catalog.by_id(image_id)
+        labels = (image.container_config.labels or {}) if image else {}
         for name in names:
             if self.catalog.untag(name):
-                self.done.append(Step({"Untagged": name.with_default_tag().familiar}, image_id))
+                report = {"Untagged": name.with_default_tag().familiar}
+                self.done.append(Step(report, image_id, labels))
 
     def delete(self, image: ImageRecord, *, force: bool, prune: bool, quiet: bool) -> None:
         """Delete an image and, with ``prune``, its nameless unused parents.

@@ -17,8 +17,6 @@ CHUNK_BYTES = 256 * 1024
 HEADER_LIMIT_BYTES = 1024 * 1024
 """The longest header of one entry with all its extensions (Go's archive/tar has the same)."""
 
-_MAGIC_LENGTH = 6
-
 
 class ByteReader(Protocol):
     """Anything with a blocking ``read`` that returns ``b""`` at the end."""
@@ -74,6 +72,7 @@ def _open_gzip(raw: io.BufferedReader) -> ByteReader:
     return cast(ByteReader, reader)
 
 
+MAGIC_LENGTH = 6
 _FORMATS: tuple[tuple[bytes, Callable[[io.BufferedReader], ByteReader]], ...] = (
     (b"\x1f\x8b", _open_gzip),
     (b"\xfd7zXZ\x00", lzma.LZMAFile),
@@ -82,9 +81,14 @@ _FORMATS: tuple[tuple[bytes, Callable[[io.BufferedReader], ByteReader]], ...] = 
 )
 
 
+def is_compressed(head: bytes) -> bool:
+    """Say whether bytes that begin with ``head`` are in one of the known compressed formats."""
+    return any(head.startswith(magic) for magic, _ in _FORMATS)
+
+
 def decompressed(source: ByteReader) -> ByteReader:
     """Return the plain bytes of a source that may be gzip, xz, bzip2, zstd or not compressed."""
-    head = read_exactly(source, _MAGIC_LENGTH)
+    head = read_exactly(source, MAGIC_LENGTH)
     raw = io.BufferedReader(cast(Any, _Prefixed(head, source)), CHUNK_BYTES)
     for magic, opener in _FORMATS:
         if head.startswith(magic):

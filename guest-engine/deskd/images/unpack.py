@@ -52,13 +52,14 @@ _ENTRY_FAULTS = (
     errno.ENAMETOOLONG,
     errno.ENOTDIR,
 )
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _BLOCK_BYTES = 512
 _MAXIMUM_DEPTH = 256
 
 
 class Unpacked(Record, frozen=False):
-    """What was unpacked: the stream's diff ID and length, the sum of file sizes, the replaced
-    objects."""
+    """What was unpacked: the stream's diff ID and length, the bytes of the files and symbolic
+    links that are left, the replaced objects."""
 
     diff_id: str
     tar_bytes: int
@@ -275,6 +276,7 @@ class _Unpacker:
         if self._replaced_root is None:
             _remove(parent.fd, name)
             return
+        self.size_bytes -= _counted_bytes(parent.fd, name)
         number = len(self.replaced)
         os.rename(name, f"{self._replaced_root}/{number}", src_dir_fd=parent.fd)
         self.replaced.append(Replacement(self.entry, number, parent.join(name)))
@@ -303,6 +305,7 @@ class _Unpacker:
             parent = self._fresh(directory, name)
             os.symlink(member.linkname, name, dir_fd=parent.fd)
             self._set_attributes(parent, name, member)
+            self.size_bytes += len(os.fsencode(member.linkname))
         elif member.islnk():
             self._place_hard_link(directory, name, member)
         elif member.ischr() or member.isblk() or member.isfifo():
@@ -346,7 +349,7 @@ class _Unpacker:
         parent = self._parent(directory)
         if not kept:
             os.mkdir(name, 0o700, dir_fd=parent.fd)
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent.fd)
+        fd = os.open(name, _DIRECTORY, dir_fd=parent.fd)
         try:
             os.fchown(fd, *self._owner(member))
             os.fchmod(fd, member.mode & 0o7777)
@@ -458,6 +461,18 @@ class _Unpacker:
                 os.utime(fd, ns=(mtime_ns, mtime_ns))
             finally:
                 os.close(fd)
+
+
+def _counted_bytes(directory_fd: int, name: str) -> int:
+    """Return what an object adds to its layer's size. A file with other names stays."""
+    found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode):
+        return found.st_size if found.st_nlink == 1 else 0
+    fd = os.open(name, _DIRECTORY, dir_fd=directory_fd)
+    try:
+        return sum(_counted_bytes(fd, inner) for inner in os.listdir(fd))
+    finally:
+        os.close(fd)
 
 
 def _path_of(fd: int) -> str:

@@ -5,28 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from deskd import errors
-from deskd.domain import image as rules
 from deskd.domain import reference as references
 from deskd.domain.container import ContainerConfig
 from deskd.domain.filters import Filters
 from deskd.domain.image import ImageRecord
-from deskd.images.bridge import ByteFeed, ByteQueue
+from deskd.images.bridge import ByteQueue, feed_thread
 from deskd.images.catalog import Catalog
 from deskd.images.streams import ByteReader
 from deskd.record import Record
 from deskd.services.ports import ByteSource, Progress
 
 if TYPE_CHECKING:
-    from deskd.images import archive, removal
+    from deskd.images import loading, removal, saving
     from deskd.images.removal import ImageUse
 
 log = logging.getLogger(__name__)
-R = TypeVar("R")
 
 
 class ImageUsers(Protocol):
@@ -104,9 +102,14 @@ class Images:
         from deskd.images import describe, filters
 
         await self._bundled_loaded()
-        chosen = filters.select(self._catalog, Filters(filters_), include_intermediate=all_)
+        wanted = Filters(filters_)
+        chosen = filters.select(self._catalog, wanted, include_intermediate=all_)
         return describe.summaries(
-            self._catalog, chosen, self._users.image_uses(), with_shared=shared_size
+            self._catalog,
+            chosen,
+            self._users.image_uses(),
+            with_shared=shared_size,
+            patterns=wanted.get("reference"),
         )
 
     async def inspect(self, name: str) -> dict[str, Any]:
@@ -154,10 +157,12 @@ class Images:
             platform=platform,
         )
         importing.check(wanted)
-        record = await self._feed(
+        record = await feed_thread(
             source, lambda feed: importing.import_image(self._catalog, feed, wanted)
         )
-        self._publish("import", record, str(wanted.reference.familiar if wanted.reference else ""))
+        if wanted.reference:
+            self._publish("tag", record, wanted.reference.familiar)
+        self._publish("import", record)
         if progress:
             progress({"status": record.id})
         return record.id
@@ -169,28 +174,32 @@ class Images:
 
         Each loaded name is told by ``{"stream": "Loaded image: NAME\\n"}``.
         """
-        from deskd.images import archive
+        from deskd.images import loading
 
         tell = self._on_loop(progress)
-        loaded = await self._feed(
+        loaded = await feed_thread(
             source,
-            lambda feed: archive.load(self._catalog, feed, None if quiet else tell),
+            lambda feed: loading.load(self._catalog, feed, None if quiet else tell),
         )
         return self._told(loaded, progress)
 
-    def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
-        """Stream a docker-archive of these images (``docker load`` gives the same IDs)."""
-        return self._save(names)
+    async def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
+        """Return a stream of an archive of these images (``docker load`` gives the same IDs); a
+        repository without a tag means all its tags.
 
-    async def _save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
-        from deskd.images import archive
+        Raises ``NotFound`` and ``InvalidArgument`` before the first byte.
+        """
+        from deskd.images import saving
 
-        for name in names:
-            await self.resolve(name)
-        plan = archive.plan_save(self._catalog, names)
+        await self._bundled_loaded()
+        return self._save(saving.plan_save(self._catalog, names))
+
+    async def _save(self, plan: saving.SavePlan) -> AsyncIterator[bytes]:
+        from deskd.images import saving
+
         queue = ByteQueue(asyncio.get_running_loop())
         writing = asyncio.create_task(
-            asyncio.to_thread(queue.run, lambda sink: archive.save(self._catalog, plan, sink))
+            asyncio.to_thread(queue.run, lambda sink: saving.save(self._catalog, plan, sink))
         )
         try:
             async for chunk in queue:
@@ -201,7 +210,7 @@ class Images:
             with contextlib.suppress(asyncio.CancelledError):
                 await writing
         for record in plan.records:
-            self._publish("save", record, "")
+            self._publish("save", record)
 
     async def commit(
         self,
@@ -215,22 +224,28 @@ class Images:
         config: ContainerConfig | None = None,
     ) -> str:
         """Make an image of a container's own changes on top of its image; return its ID.
+        ``config`` is completed with the container's.
 
         The caller pauses the container while this runs, where the client asked for it.
         """
+        from deskd.images import changes as instructions
         from deskd.images import importing
+        from deskd.services.containers.merging import as_list, merge_config
 
+        changed = instructions.apply(config or source.config, changes)
         wanted = importing.CommitRequest(
             container_id=source.container_id,
             image_id=source.image_id,
-            config=config or source.config,
+            config=merge_config(changed, source.config) if config else changed,
+            created_by=" ".join(as_list(source.config.cmd)),
             reference=references.from_repository(repo, tag) if repo else None,
             comment=comment,
             author=author,
-            changes=tuple(changes),
         )
         tar = self._containers.layer_tar(source.container_id)
         record = await asyncio.to_thread(importing.commit_image, self._catalog, tar, wanted)
+        if wanted.reference:
+            self._publish("tag", record, wanted.reference.familiar)
         return record.id
 
     # --- names and removal ----------------------------------------------------------------------
@@ -277,6 +292,7 @@ class Images:
                 removal.prune, self._catalog, self._users.image_uses(), Filters(filters_)
             )
         self._publish_removed(done)
+        self._events.publish("image", "prune", "", {"reclaimed": str(reclaimed_bytes)})
         return {
             "ImagesDeleted": [step.report for step in done] or None,
             "SpaceReclaimed": reclaimed_bytes,
@@ -294,16 +310,16 @@ class Images:
 
         An image that the user removed stays removed. A damaged archive is logged and left out.
         """
-        from deskd.images import archive
+        from deskd.images import loading
 
         if self._bundled is None:
             return
         for path in await asyncio.to_thread(self._bundled_archives, self._bundled):
-            mark = archive.bundle_mark(path)
+            mark = loading.bundle_mark(path)
             if self._catalog.database.get_meta(f"bundled:{path.name}") == mark:
                 continue
             try:
-                loaded = await asyncio.to_thread(archive.load_file, self._catalog, path)
+                loaded = await asyncio.to_thread(loading.load_file, self._catalog, path)
             except errors.DeskdError as error:
                 log.error("the bundled image %s cannot be loaded: %s", path, error)
                 continue
@@ -325,18 +341,6 @@ class Images:
 
     # --- between loop and threads ---------------------------------------------------------------
 
-    async def _feed(self, source: ByteSource, work: Callable[[ByteFeed], R]) -> R:
-        """Run ``work`` in a thread on the bytes of ``source``."""
-        feed = ByteFeed(asyncio.get_running_loop())
-        working = asyncio.ensure_future(asyncio.to_thread(work, feed))
-        try:
-            await feed.pump(source, working)
-            return await working
-        except BaseException:
-            feed.abort()
-            await asyncio.wait([working])
-            raise
-
     def _on_loop(self, progress: Progress | None) -> Progress | None:
         if progress is None:
             return None
@@ -347,18 +351,22 @@ class Images:
 
         return told_from_thread
 
-    def _told(self, loaded: Sequence[archive.Loaded], progress: Progress | None) -> list[str]:
+    def _told(self, loaded: Sequence[loading.Loaded], progress: Progress | None) -> list[str]:
         for entry in loaded:
+            self._publish("load", entry.record)
+            for name, former in entry.renamed.items():
+                text = f"The image {name} already exists, renaming the old one with ID {former}"
+                if progress:
+                    progress({"stream": f"{text} to empty string\n"})
             for name in entry.names or [""]:
-                self._publish("load", entry.record, name)
                 label = f"Loaded image: {name}" if name else f"Loaded image ID: {entry.record.id}"
                 if progress:
                     progress({"stream": f"{label}\n"})
         return [entry.record.id for entry in loaded]
 
-    def _publish(self, action: str, record: ImageRecord, name: str) -> None:
+    def _publish(self, action: str, record: ImageRecord, name: str = "") -> None:
         attributes = dict(record.container_config.labels or {})
-        attributes["name"] = name or rules.short_id(record.id)
+        attributes["name"] = name or record.id
         self._events.publish("image", action, record.id, attributes)
 
     def _publish_removed(self, done: Sequence[removal.Step]) -> None:
@@ -366,4 +374,5 @@ class Images:
             if not step.image_id:
                 continue  # a layer, which has no events
             action = "untag" if "Untagged" in step.report else "delete"
-            self._events.publish("image", action, step.image_id, {"name": step.image_id})
+            attributes = {**step.labels, "name": step.image_id}
+            self._events.publish("image", action, step.image_id, attributes)

@@ -177,20 +177,6 @@ class Snapshots:
         id_map = self._id_map_of(self._record(container_id))
         return IterReader(pack_layer(self.upper(container_id), id_map))
 
-    def size_bytes(self, container_id: str) -> int:
-        """Return the bytes of the regular files that the container wrote."""
-        seen: set[tuple[int, int]] = set()
-        total = 0
-        for directory, _, files, fd in os.fwalk(self.upper(container_id)):
-            del directory
-            for name in files:
-                with suppress(FileNotFoundError):
-                    found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    if (found.st_dev, found.st_ino) not in seen:
-                        seen.add((found.st_dev, found.st_ino))
-                        total += found.st_size
-        return total
-
     def _record(self, container_id: str) -> RootRecord:
         record = self._roots.get(container_id)
         if record is None:

@@ -10,6 +10,7 @@ from deskd.api.http import Answer, Request, Response, Stream, json_lines, json_r
 from deskd.api.status import status_of
 from deskd.domain.container import ContainerConfig
 from deskd.domain.filters import parse_filters
+from deskd.domain.reference import from_repository
 from deskd.errors import DeskdError, InvalidArgument
 from deskd.services.engine import Engine
 from deskd.services.images import CommitSource
@@ -30,6 +31,13 @@ async def select(engine: Engine, request: Request) -> Answer:
     found = await engine.images.list_images(
         filters, all_=query.flag("all"), shared_size=query.flag("shared-size")
     )
+    if request.version < (1, 44):
+        for image in found:
+            image["VirtualSize"] = image["Size"]
+    if request.version < (1, 43):
+        for image in found:
+            if not image["RepoTags"] and not image["RepoDigests"]:
+                image |= {"RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}
     return json_response(found)
 
 
@@ -58,15 +66,21 @@ async def create(engine: Engine, request: Request) -> Answer:
     source = query.text("fromSrc")
     if not source:
         raise InvalidArgument("give fromImage to pull or fromSrc to import")
-    content = request.body if source == "-" else _fetch(source)
 
     async def work(tell: Progress) -> None:
+        content, message = request.body, query.text("message")
+        if source != "-":
+            from deskd.images.downloading import download
+
+            found = await download(source)
+            content = found.chunks(tell)
+            message = message or f"Imported from {found.url}"
         await engine.images.import_(
             content,
             repo=query.text("repo"),
             tag=query.text("tag"),
             changes=query.texts("changes"),
-            message=query.text("message"),
+            message=message,
             platform=query.text("platform"),
             progress=tell,
         )
@@ -85,23 +99,6 @@ async def _pull(engine: Engine, request: Request) -> Answer:
             reference, credentials, tell, platform=query.text("platform")
         )
     )
-
-
-async def _fetch(url: str) -> AsyncIterator[bytes]:
-    """Read an archive from an http or https URL."""
-    import urllib.error
-    import urllib.request
-
-    address = url if "://" in url else f"http://{url}"
-    if not address.startswith(("http://", "https://")):
-        raise InvalidArgument(f"cannot import from {url}: only http and https URLs are read")
-    try:
-        answer = await asyncio.to_thread(urllib.request.urlopen, address, timeout=60)
-    except (urllib.error.URLError, ValueError, OSError) as error:
-        raise InvalidArgument(f"cannot import from {url}: {error}") from error
-    with answer:
-        while data := await asyncio.to_thread(answer.read, 256 * 1024):
-            yield data
 
 
 async def load(engine: Engine, request: Request) -> Answer:
@@ -127,9 +124,7 @@ async def save_many(engine: Engine, request: Request) -> Answer:
 
 
 async def _archive(engine: Engine, names: list[str]) -> Answer:
-    for name in names:
-        await engine.images.resolve(name)  # a wrong name is an error, not a broken-off archive
-    return Stream(engine.images.save(names), content_type="application/x-tar")
+    return Stream(await engine.images.save(names), content_type="application/x-tar")
 
 
 async def search(engine: Engine, request: Request) -> Answer:
@@ -199,6 +194,8 @@ async def prune_build_cache(_engine: Engine, _request: Request) -> Answer:
 async def commit(engine: Engine, request: Request) -> Answer:
     """``ImageCommit``"""
     query = request.query
+    if not query.text("container"):
+        raise InvalidArgument('invalid name or ID supplied: "": name the container to commit')
     record = engine.registry.get(query.text("container")).record
     given = await request.optional_json(ContainerConfig | None, None)  # type: ignore[arg-type]
     async with engine.lifecycle.held_still(record.id, wanted=query.flag("pause", default=True)):
@@ -211,9 +208,10 @@ async def commit(engine: Engine, request: Request) -> Answer:
             changes=query.texts("changes"),
             config=given,
         )
-    engine.registry.tell(
-        engine.registry.get(record.id), "commit", {"comment": query.text("comment")}
-    )
+        attributes = {"comment": query.text("comment"), "imageID": image_id}
+        if query.text("repo"):
+            attributes["imageRef"] = from_repository(query.text("repo"), query.text("tag")).familiar
+        engine.registry.tell(engine.registry.get(record.id), "commit", attributes)
     return json_response({"Id": image_id}, 201)
 
 

@@ -25,7 +25,6 @@ from deskd import errors
 from deskd.domain.id_mapping import IdMapping
 from deskd.domain.times import rfc3339
 from deskd.images.pack import END, Packer
-from deskd.images.streams import decompressed
 from deskd.images.unpack import IntoExisting, unpack
 from deskd.kernel import mount, namespaces
 from deskd.runtime import identity
@@ -99,13 +98,12 @@ def _leave_out_system_mounts() -> None:
 
 
 def put(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
-    """Unpack the tar from ``fds[0]``, plain or compressed, into the directory ``path``.
+    """Unpack the plain tar from ``fds[0]`` into the directory ``path``.
 
     Further arguments: ``refuse_kind_change`` (noOverwriteDirNonDir), ``user`` (the owner of all
     entries, empty to keep theirs) and ``read_only`` (the root of a stopped container is marked
     so). Raises ``NotFound`` and ``InvalidArgument`` with Docker's words.
     """
-    source = decompressed(_FdReader(fds[0]))  # before the engine's own files are out of reach
     _enter(arguments)
     if arguments.get("read_only") and not arguments.get("pid"):
         remount_root_read_only()
@@ -123,7 +121,7 @@ def put(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
         if os.statvfs(path).f_flag & os.ST_RDONLY:
             marked = "container rootfs" if _is_root_mount(found) else "mounted volume"
             raise errors.InvalidArgument(f"{marked} is marked read-only")
-        unpack(source, path, into_existing=policy)
+        unpack(_FdReader(fds[0]), path, into_existing=policy)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.Conflict(changed) from error
     except errors.DeskdError as error:

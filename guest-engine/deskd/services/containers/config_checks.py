@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from deskd.domain.container import ContainerConfig, HealthConfig
+from deskd.domain.signals import parse_signal
 from deskd.errors import InvalidArgument
-from deskd.services.containers.merging import check_mount_target, parse_port, parse_signal
+from deskd.services.containers.merging import check_mount_target, parse_port
 
 MAX_LABEL_BYTES = 64 * 1024
 MAX_HOST_NAME_BYTES = 64  # sethostname(2)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deskd.domain.id_mapping import IdMapping
 from deskd.domain.state import ContainerRecord, MountPoint
@@ -20,7 +20,11 @@ from deskd.services.containers.remapping import Remapping
 from deskd.services.ports import ByteSource, RootFilesystems, Runtime
 from deskd.storage.changes import Change, ChangeKind
 
+if TYPE_CHECKING:
+    from deskd.images.streams import ByteReader
+
 PIPE_BLOCK_BYTES = 256 * 1024
+EMPTY_TAR = bytes(1024)
 
 
 class Files:
@@ -44,16 +48,15 @@ class Files:
         """Return the object of the header X-Docker-Container-Path-Stat. Raises ``NotFound``."""
         container = self._registry.get(reference)
         async with _root_for_us(container), _Staging(self._layout) as staging:
-            found: dict[str, Any] = await self._runtime.run_job(
-                "archive_stat", self._arguments(container, staging, path=_checked(path)), ()
-            )
+            arguments = self._arguments(container, staging, shown=reference, path=_checked(path))
+            found: dict[str, Any] = await self._runtime.run_job("archive_stat", arguments, ())
         return found
 
     def get(self, reference: str, path: str) -> AsyncIterator[bytes]:
         """Return a file or directory as a tar."""
         container = self._registry.get(reference)
         self._registry.tell(container, "archive-path")
-        return self._read_job("archive_get", container, path=_checked(path))
+        return self._read_job("archive_get", container, shown=reference, path=_checked(path))
 
     def export(self, reference: str) -> AsyncIterator[bytes]:
         """Return the whole root, without volumes, as a tar."""
@@ -77,6 +80,7 @@ class Files:
             arguments = self._arguments(
                 container,
                 staging,
+                shown=reference,
                 path=_checked(path),
                 refuse_kind_change=refuse_kind_change,
                 user=user,
@@ -86,10 +90,13 @@ class Files:
             feeding = asyncio.create_task(_feed(source, writing))
             try:
                 await self._runtime.run_job("archive_put", arguments, (reading,))
+                await feeding
             finally:
                 os.close(reading)
                 feeding.cancel()
                 await asyncio.wait([feeding])
+                if not feeding.cancelled():
+                    feeding.exception()  # where the job failed, that is the error
         self._registry.tell(container, "extract-to-dir")
 
     async def changes(self, reference: str) -> list[dict[str, Any]]:
@@ -163,9 +170,16 @@ class Files:
         running.add_done_callback(lambda _: os.close(writing))
         return running
 
-    def _arguments(self, container: Container, staging: str, **more: Any) -> dict[str, Any]:
+    def _arguments(
+        self, container: Container, staging: str, *, shown: str = "", **more: Any
+    ) -> dict[str, Any]:
+        """Return what every job takes; ``shown`` is what the client calls the container."""
         record = container.record
-        arguments: dict[str, Any] = {"container": container.id, **self._id_maps(record), **more}
+        arguments: dict[str, Any] = {
+            "container": shown or container.id,
+            **self._id_maps(record),
+            **more,
+        }
         if record.state.running:
             return arguments | {"pid": record.state.pid}
         owner = self._remapping.of(record.host_config).root
@@ -230,19 +244,55 @@ def _is_gone(directory: str) -> bool:
 
 def _checked(path: str) -> str:
     if not path:
-        raise InvalidArgument("missing required parameter path: name a file in the container")
+        raise InvalidArgument("bad parameter: path cannot be empty: name a file in the container")
     return path
 
 
 async def _feed(source: ByteSource, writing: int) -> None:
-    """Write ``source`` into a pipe and close it."""
+    """Write the plain tar of ``source``, which may be compressed, into a pipe and close it.
+
+    It is decompressed here, since jobs have no packages. Raises ``InvalidArgument`` where it is
+    damaged.
+    """
+    from deskd.images.bridge import feed_thread
+    from deskd.images.streams import MAGIC_LENGTH, is_compressed
+
+    head = b""
     try:
+        async for block in source:
+            head += block
+            if len(head) >= MAGIC_LENGTH:
+                break
+        if is_compressed(head):
+            await feed_thread(_chained(head, source), lambda feed: _decompress(feed, writing))
+            return
+        # No bytes at all are an archive without entries.
+        await asyncio.to_thread(_write_all, writing, head or EMPTY_TAR)
         async for block in source:
             await asyncio.to_thread(_write_all, writing, block)
     except BrokenPipeError:
         return  # the job has what it needs, or failed and says why
     finally:
         os.close(writing)
+
+
+async def _chained(head: bytes, rest: ByteSource) -> AsyncIterator[bytes]:
+    yield head
+    async for block in rest:
+        yield block
+
+
+def _decompress(source: ByteReader, writing: int) -> None:
+    from deskd.images.streams import decompressed, is_damage
+
+    try:
+        plain = decompressed(source)
+        while block := plain.read(PIPE_BLOCK_BYTES):
+            _write_all(writing, block)
+    except Exception as error:
+        if is_damage(error):
+            raise InvalidArgument(f"the archive is damaged ({error}): make it again") from error
+        raise
 
 
 def _write_all(descriptor: int, block: bytes) -> None:

@@ -12,11 +12,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import msgspec
 
 from deskd.domain.process import Exit
+from deskd.domain.signals import parse_signal
 from deskd.domain.state import Status
 from deskd.errors import Conflict, DeskdError, InvalidArgument, NotFound, NotModified
 from deskd.layout import DataRoot
 from deskd.runtime import spec
-from deskd.services.containers import merging, mounting, sharing
+from deskd.services.containers import mounting, sharing
 from deskd.services.containers.creation import remove_directory
 from deskd.services.containers.endpoints import Endpoints, published_ports
 from deskd.services.containers.health import HealthChecks
@@ -291,7 +292,7 @@ class Lifecycle:
         self, container: Container, *, timeout_s: int | None = None, signal: str = ""
     ) -> None:
         config = container.record.config
-        number = merging.parse_signal(signal or config.stop_signal or "SIGTERM")
+        number = parse_signal(signal or config.stop_signal or "SIGTERM")
         if timeout_s is None:
             timeout_s = config.stop_timeout
         if timeout_s is None:
@@ -349,7 +350,7 @@ class Lifecycle:
         cannot = f"cannot kill container: {reference}:"
         try:
             container = self._registry.get(reference)
-            number = merging.parse_signal(signal or "SIGKILL")
+            number = parse_signal(signal or "SIGKILL")
         except (NotFound, InvalidArgument) as error:
             raise type(error)(f"{cannot} {error}") from error
         if not container.active:
@@ -428,11 +429,13 @@ class Lifecycle:
             freeze = wanted and container.record.state.status is Status.RUNNING
             if freeze:
                 await in_cgroup(container, self._resources.pause)
+                self._registry.tell(container, "pause")
             try:
                 yield
             finally:
                 if freeze:
                     await in_cgroup(container, self._resources.resume)
+                    self._registry.tell(container, "unpause")
 
     async def resize(self, reference: str, rows: int, columns: int) -> None:
         """Tell the terminal's size. Raises ``Conflict`` where nothing runs."""

@@ -6,7 +6,6 @@ The texts of the refusals are those that Docker's users know.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 
 import msgspec
@@ -251,28 +250,6 @@ def check_mount_target(path: str) -> str:
     if "\0" in path:
         raise InvalidArgument("invalid mount path: it holds a zero byte")
     return clean
-
-
-def parse_signal(text: str) -> int:
-    """Read a signal's name (with or without SIG) or number. Raises ``InvalidArgument``."""
-    import signal
-
-    word = text.strip().upper()
-    if word.isascii() and word.isdigit():
-        number = int(word[:6])
-        if 0 < number < signal.NSIG:
-            return number
-        raise InvalidArgument(f"invalid signal: {text}")
-    name = word if word.startswith("SIG") else f"SIG{word}"
-    if match := re.fullmatch(r"SIGRT(MIN|MAX)([+-]\d+)?", name):
-        base = signal.SIGRTMIN if match[1] == "MIN" else signal.SIGRTMAX
-        number = base + int(match[2] or 0)
-        if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
-            return number
-    try:
-        return int(signal.Signals[name])
-    except KeyError:
-        raise InvalidArgument(f"invalid signal: {text}") from None
 
 
 def check_platform(wanted: str, found: str, reference: str) -> None:
