@@ -55,15 +55,17 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> A
 
 
 def page(engine: EngineProcess, address: str) -> str:
-    """Fetch a published page from the engine's network namespace."""
-    done = subprocess.run(
-        engine.inside_network("busybox", "wget", "-q", "-O", "-", f"http://{address}/index.html"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """Fetch a published page from the engine's network namespace, once its server listens."""
+    command = ("busybox", "wget", "-q", "-O", "-", f"http://{address}/index.html")
+
+    def fetch() -> str:
+        done = subprocess.run(
+            engine.inside_network(*command), capture_output=True, text=True, timeout=60
+        )
+        return done.stdout if done.returncode == 0 else ""
+
+    found: str = until(fetch, f"a page at {address}")
+    return found
 
 
 def test_the_life_of_a_project(shop: Compose, engine: EngineProcess) -> None:

@@ -132,9 +132,8 @@ def test_detached_run_with_ps_logs_stop_and_rm(engine: EngineProcess) -> None:
     assert re.fullmatch(r"[0-9a-f]{64}", identifier)
     row = ok(engine, "ps", "--format", "{{.Names}} {{.Image}} {{.State}} {{.Status}}")
     assert re.fullmatch(r"job busybox running Up .*\n", row)
-    until(lambda: run_docker(engine, "logs", "job").stderr == "two\n")
-    done = run_docker(engine, "logs", "job")
-    assert (done.stdout, done.stderr) == ("one\n", "two\n")
+    streams = ("one\n", "two\n")
+    until(lambda: (d := run_docker(engine, "logs", "job")) and (d.stdout, d.stderr) == streams)
     assert ok(engine, "stop", "-t", "0", "job") == "job\n"
     assert "Exited (137)" in ok(engine, "ps", "-a")
     assert ok(engine, "ps", "-q") == ""

@@ -12,7 +12,7 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 from testcontainers.core.wait_strategies import HealthcheckWaitStrategy, LogMessageWaitStrategy
 from tests.clients.compose_project import PROJECTS, Compose
-from tests.engine_process import EngineProcess
+from tests.engine_process import EngineProcess, until
 
 pytestmark = [
     pytest.mark.root,
@@ -32,6 +32,13 @@ def pointed(engine: EngineProcess, monkeypatch: pytest.MonkeyPatch) -> EnginePro
     return engine
 
 
+def page_of(container: DockerContainer, address: str) -> bytes:
+    """Fetch a page from inside of a container; empty while there is none."""
+    found = container.exec(f"wget -q -O - {address}")
+    output: bytes = found.output
+    return output if found.exit_code == 0 else b""
+
+
 def test_a_container_with_ports_files_and_commands(pointed: EngineProcess, tmp_path: Path) -> None:
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "index.html").write_text("from the test\n")
@@ -46,8 +53,8 @@ def test_a_container_with_ports_files_and_commands(pointed: EngineProcess, tmp_p
     with container:
         assert int(container.get_exposed_port(80)) > 0
         assert container.exec(["sh", "-c", "echo $COLOUR; exit 2"]) == (2, b"blue\n")
-        fetched = container.exec("wget -q -O - http://127.0.0.1/index.html")
-        assert fetched == (0, b"from the test\n")
+        fetched = until(lambda: page_of(container, "http://127.0.0.1/index.html"))
+        assert fetched == b"from the test\n"
         assert container.get_logs() == (b"ready\n", b"")
         identifier = container.get_wrapped_container().id
     with pytest.raises(NotFound):
@@ -64,9 +71,8 @@ def test_containers_of_one_network(pointed: EngineProcess) -> None:
         )
         client = DockerContainer("busybox").with_command("sleep 600").with_network(network)
         with server, client:
-            fetched = client.exec("wget -q -O - http://server/passwd")
-            assert fetched.exit_code == 0
-            assert b"root:x:0:0" in fetched.output
+            fetched = until(lambda: page_of(client, "http://server/passwd"))
+            assert b"root:x:0:0" in fetched
 
 
 def test_a_compose_project(pointed: EngineProcess, tmp_path: Path) -> None:

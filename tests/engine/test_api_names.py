@@ -313,7 +313,7 @@ def test_everything_else_is_asked_outside(api: Api, upstream: list[str]) -> None
         assert asker.ask("outside.example", "AAAA", tcp=tcp).header.rcode == 0
         assert asker.ask("nothing.example", tcp=tcp).header.rcode == 3  # NXDOMAIN
     assert asker.execute("/usr/bin/getent", "ahostsv4", "outside").startswith("192.0.2.7 ")
-    assert "outside.example A tcp" in upstream
+    until(lambda: "outside.example A tcp" in upstream, "the question over TCP")
 
 
 def test_answers_too_big_for_udp_come_over_tcp(api: Api, upstream: list[str]) -> None:

@@ -118,6 +118,6 @@ def test_an_interrupted_follow_ends_with_130(desk: Cli) -> None:
     # A signal that comes in the instant before a blocking call is seen only after the call
     # (Python's handlers run between two steps), as one more press of the keys shows.
     child.sendcontrol("c")
-    if child.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=60):
+    if child.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=10):
         child.sendcontrol("c")
     assert finished(child) == 130

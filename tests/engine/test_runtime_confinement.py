@@ -278,10 +278,15 @@ def test_namespaces_of_the_host_and_of_others(harness: Harness) -> None:
         )
         out, _, _ = await harness.run(runtime, plan)
         assert out.split() == [own_namespace(n) for n in ("net", "ipc", "uts")]
-        other = await runtime.create(harness.plan("sh", "-c", "touch /dev/shm/mark; sleep 600"))
+        other = await runtime.create(
+            harness.plan("sh", "-c", "touch /dev/shm/mark; exec sleep 600")
+        )
         await other.release()
         pid = str(other.pid)
-        script = "sleep 0.2; ls /dev/shm; ps -o comm; readlink /proc/self/ns/net"
+        script = (
+            "until ps -o args | grep -x 'sleep 600'; do usleep 50000; done;"
+            " ls /dev/shm; readlink /proc/self/ns/net"
+        )
         plan = with_host(harness.plan("sh", "-c", script), net=pid, ipc=pid, pid=pid)
         out, _, _ = await harness.run(runtime, plan)
         assert "mark" in out
