@@ -26,6 +26,10 @@ class Duplex(Protocol):
     async def write(self, data: bytes) -> None:
         """Send; waits while the client is slow. Raises ``ConnectionError`` when it has gone."""
 
+    async def sink(self) -> int | None:
+        """Return a descriptor to write to directly once all that was written has been sent, to be
+        closed by the caller; ``None`` where bytes do not leave as they are."""
+
     def gone(self) -> bool:
         """Say whether the client has closed both halves; on TCP that shows only by writing."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import select
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -22,6 +23,7 @@ from deskd.api.http import Answer, Hijack, Query, Request, Response, Stream, jso
 from deskd.api.routing import Router, split_version
 from deskd.api.status import status_of
 from deskd.errors import DeskdError, NotModified
+from deskd.kernel.socket_buffers import enlarge_send_buffer
 
 log = logging.getLogger(__name__)
 
@@ -365,6 +367,16 @@ class _RawConnection:
     async def write(self, data: bytes) -> None:
         self._writer.write(data)
         await self._writer.drain()
+
+    async def sink(self) -> int | None:
+        if self._writer.get_extra_info("sslcontext") is not None:
+            return None
+        await _flush(self._writer)
+        # A copy, because asyncio lets nobody else wait for the descriptor of a transport.
+        connection = self._writer.get_extra_info("socket")
+        enlarge_send_buffer(connection)
+        descriptor: int = connection.fileno()
+        return os.dup(descriptor)
 
     def gone(self) -> bool:
         if self._writer.is_closing():

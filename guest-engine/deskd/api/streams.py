@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 
 from deskd.api.http import Duplex
@@ -103,8 +104,15 @@ async def relay(
 
 
 async def _copy_output(client: Duplex, stream: AttachStream) -> None:
-    while data := await stream.read():
-        await client.write(data)
+    sink = await client.sink()
+    if sink is None:
+        while data := await stream.read():
+            await client.write(data)
+        return
+    try:
+        await stream.pour(sink)
+    finally:
+        os.close(sink)
 
 
 async def _copy_input(

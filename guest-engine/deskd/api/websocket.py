@@ -87,6 +87,9 @@ class WebSocket:
                 return
             await self._client.write(self._protocol.send(BytesMessage(data=part)))
 
+    async def sink(self) -> None:
+        return None
+
     def gone(self) -> bool:
         return self._protocol.state is not ConnectionState.OPEN or self._client.gone()
 

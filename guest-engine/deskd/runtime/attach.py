@@ -9,17 +9,21 @@ from __future__ import annotations
 import socket
 import struct
 
+from deskd.kernel.socket_buffers import enlarge_send_buffer
+
 STDOUT = 1
 STDERR = 2
 BUFFER_LIMIT_BYTES = 1024 * 1024
 """What is kept for one slow client; beyond it the program's output waits, as dockerd has it."""
 
+_INPUT_BYTES = 262144
 _HEADER = struct.Struct(">BxxxI")
+HEADER_BYTES = _HEADER.size
 
 
-def frame(stream: int, data: bytes) -> bytes:
-    """Wrap output of ``STDOUT`` or ``STDERR`` for the wire."""
-    return _HEADER.pack(stream, len(data)) + data
+def write_header(packet: memoryview, stream: int, size_bytes: int) -> None:
+    """Make a frame of a packet whose data come after ``HEADER_BYTES``."""
+    _HEADER.pack_into(packet, 0, stream, size_bytes)
 
 
 class AttachClient:
@@ -29,6 +33,7 @@ class AttachClient:
         self, connection: socket.socket, *, stdin: bool, stdout: bool, stderr: bool
     ) -> None:
         connection.setblocking(False)
+        enlarge_send_buffer(connection)
         self.connection = connection
         self.stdin = stdin
         self.streams = frozenset(
@@ -45,7 +50,7 @@ class AttachClient:
         """Say whether the client has fallen too far behind."""
         return self.alive and len(self.pending) > BUFFER_LIMIT_BYTES
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: memoryview) -> None:
         """Queue data and send what goes."""
         if not self.alive:
             return
@@ -54,7 +59,7 @@ class AttachClient:
             return
         sent = self._try(data)
         if sent < len(data):
-            self.pending += memoryview(data)[sent:]
+            self.pending += data[sent:]
 
     def flush(self) -> None:
         """Send what is queued, as far as it goes."""
@@ -62,7 +67,7 @@ class AttachClient:
             sent = self._try(self.pending)
             del self.pending[:sent]
 
-    def _try(self, data: bytes | bytearray) -> int:
+    def _try(self, data: memoryview | bytearray) -> int:
         try:
             return self.connection.send(data)
         except BlockingIOError:
@@ -75,7 +80,7 @@ class AttachClient:
     def receive(self) -> bytes | None:
         """Return what the client typed, ``b""`` at its end, ``None`` where nothing is there."""
         try:
-            return self.connection.recv(32768)
+            return self.connection.recv(_INPUT_BYTES)
         except BlockingIOError:
             return None
         except OSError:

@@ -24,6 +24,7 @@ from deskd.layout import ExecRoot
 from deskd.record import replace
 from deskd.runtime import name_sockets, records
 from deskd.runtime.launcher import CREATE, HEADER, JOB
+from deskd.runtime.monitored_stream import MonitoredStream
 from deskd.runtime.name_sockets import NameSockets
 from deskd.runtime.plan import AtOnce, Plan, encode
 from deskd.runtime.seccomp_cache import SeccompCache
@@ -31,44 +32,8 @@ from deskd.runtime.socket_names import short_name
 
 _WARM_UP_AFTER_S = 1.0
 """The engine's own start comes first."""
-_STREAM_BYTES = 256 * 1024
-"""As much of a stream as asyncio takes from a socket at once."""
 _LOST_CODE = 137
 _LOST = "the monitor ended without a record: it was killed, or the machine was restarted"
-
-
-class MonitoredStream:
-    """One client's place at a process's stdio; implements ``AttachStream``."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    async def read(self) -> bytes:
-        """Return the next output, ``b""`` at its end."""
-        try:
-            return await self._reader.read(_STREAM_BYTES)
-        except ConnectionResetError:
-            return b""
-
-    async def write(self, data: bytes) -> None:
-        """Type ``data``; waits while the process does not read. Input after the process's end is
-        dropped, as a terminal would."""
-        self._writer.write(data)
-        with contextlib.suppress(ConnectionError):
-            await self._writer.drain()
-
-    async def close_stdin(self) -> None:
-        """Say that no more input comes; idempotent."""
-        with contextlib.suppress(OSError, RuntimeError):
-            if self._writer.can_write_eof():
-                self._writer.write_eof()
-
-    async def close(self) -> None:
-        """Detach; idempotent."""
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
 
 
 class _Link(asyncio.Protocol):
@@ -155,19 +120,28 @@ class MonitoredProcess:
     async def attach(self, *, stdin: bool, stdout: bool, stderr: bool) -> MonitoredStream:
         """Connect to the stdio. Raises ``Conflict`` where the process has ended."""
         path = self._runtime.exec_root.monitor_socket(self._key)
+        order = {"op": "attach", "stdin": stdin, "stdout": stdout, "stderr": stderr}
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.setblocking(False)
+        loop = asyncio.get_running_loop()
+        answer = b""
         try:
             with short_name(path) as name:
-                reader, writer = await asyncio.open_unix_connection(name, limit=_STREAM_BYTES)
-        except (FileNotFoundError, ConnectionRefusedError) as error:
+                await loop.sock_connect(connection, name)
+            await loop.sock_sendall(connection, json.dumps(order).encode() + b"\n")
+            while b"\n" not in answer and (data := await loop.sock_recv(connection, 4096)):
+                answer += data
+            if b"\n" not in answer:
+                raise ConnectionResetError
+        except (FileNotFoundError, ConnectionError) as error:
+            connection.close()
             raise Conflict(f"{self._key[:12]} is not running: there is nothing to attach to") from (
                 error
             )
-        order = {"op": "attach", "stdin": stdin, "stdout": stdout, "stderr": stderr}
-        writer.write(json.dumps(order).encode() + b"\n")
-        if not await reader.readline():
-            writer.close()
-            raise Conflict(f"{self._key[:12]} is not running: there is nothing to attach to")
-        return MonitoredStream(reader, writer)
+        except BaseException:
+            connection.close()
+            raise
+        return MonitoredStream(connection, answer.partition(b"\n")[2])
 
     async def resize(self, rows: int, columns: int) -> None:
         """Set the terminal's size; a process without one ignores it."""
@@ -255,9 +229,7 @@ class LauncherRuntime:
         our_stream, their_stream = socket.socketpair()
         with theirs, their_stream:
             link = await self._connect(ours)
-            reader, writer = await asyncio.open_unix_connection(
-                sock=our_stream, limit=_STREAM_BYTES
-            )
+            stream = MonitoredStream(our_stream)
             fds = [theirs.fileno(), their_stream.fileno()]
             await self._order(CREATE, encode(plan), fds)
         try:
@@ -266,11 +238,11 @@ class LauncherRuntime:
                 raise _error_of(plan.key, answer)
         except BaseException:
             link.close()
-            writer.close()
+            await stream.close()
             raise
         found = MonitoredProcess(self, plan.key, link, answer["pid"], answer["started_at_ns"])
         self._processes[plan.key] = found
-        return found, MonitoredStream(reader, writer)
+        return found, stream
 
     async def _with_filter(self, plan: Plan) -> Plan:
         spec = plan.process

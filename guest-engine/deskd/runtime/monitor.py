@@ -36,7 +36,7 @@ from deskd.kernel.cgroup import Cgroup
 from deskd.layout import ExecRoot
 from deskd.record import as_dict
 from deskd.runtime import records, terminal
-from deskd.runtime.attach import STDERR, STDOUT, AttachClient, frame
+from deskd.runtime.attach import HEADER_BYTES, STDERR, STDOUT, AttachClient, write_header
 from deskd.runtime.birth import Birth, Born, failure_of
 from deskd.runtime.control import Control
 from deskd.runtime.handshake import Channel, Disconnected, Message, StepFailed
@@ -51,7 +51,7 @@ _PIPE_BYTES = 65536
 """What a pipe holds as it is made (pipe(7))."""
 _READ_BYTES = 4 * _PIPE_BYTES
 """What one turn takes at most; a pipe that was not enlarged gives no more than it holds."""
-_STDIN_LIMIT_BYTES = 65536
+_STDIN_LIMIT_BYTES = 262144
 _LINGER_S = 2.0
 """How long output that others still hold open is waited for after the process's end."""
 _FLUSH_S = 10.0
@@ -77,6 +77,7 @@ class Monitor:
         self._clients: dict[int, AttachClient] = {}
         self._outputs: dict[int, int] = {}  # descriptor -> stream number
         self._paused = False
+        self._buffer = memoryview(b"")  # made for the first output: most monitors see none
         self._stdin = bytearray()
         self._stdin_closing = False
         self._log: JsonLog | BufferedLog | None = None
@@ -286,20 +287,28 @@ class Monitor:
         if not events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
             return
         try:
-            data = os.read(fd, _READ_BYTES)
+            count = self._read(fd)
         except BlockingIOError:
             return
-        except OSError:  # EIO: a terminal that nobody has open any more
-            data = b""
-        if not data:
+        if not count:
             self._close_output(fd)
             return
-        if len(data) == _PIPE_BYTES and self._log is None:
+        if count == _PIPE_BYTES and self._log is None:
             # The program waits for room: a larger pipe means fewer turns between the two. A log
             # turns short lines into many times their size in memory, there it stays small.
-            with contextlib.suppress(OSError):  # the limit of pipe-user-pages-soft
-                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _READ_BYTES)
-        self._broadcast(self._outputs[fd], data)
+            _enlarge_pipe(fd)
+        self._broadcast(self._outputs[fd], count)
+
+    def _read(self, fd: int) -> int:
+        """Read into the buffer, behind the place of a frame's header; return 0 at the end."""
+        if not self._buffer:
+            self._buffer = memoryview(bytearray(HEADER_BYTES + _READ_BYTES))
+        try:
+            return os.readv(fd, (self._buffer[HEADER_BYTES:],))
+        except BlockingIOError:
+            raise
+        except OSError:  # EIO: a terminal that nobody has open any more
+            return 0
 
     def _close_output(self, fd: int) -> None:
         del self._outputs[fd]
@@ -307,12 +316,18 @@ class Monitor:
         if fd != self._born.stdin:
             os.close(fd)
 
-    def _broadcast(self, stream: int, data: bytes) -> None:
+    def _broadcast(self, stream: int, count: int) -> None:
+        """Give the first ``count`` bytes of the buffer to the log and to all clients."""
+        packet = self._buffer[: HEADER_BYTES + count]
+        data = packet[HEADER_BYTES:]
         if self._log is not None:
-            self._log.write("stdout" if stream == STDOUT else "stderr", data)
+            self._log.write("stdout" if stream == STDOUT else "stderr", bytes(data))
         if not self._clients:
             return
-        packet = data if self._streams.tty else frame(stream, data)
+        if self._streams.tty:
+            packet = data
+        else:
+            write_header(packet, stream, count)
         for client in list(self._clients.values()):
             if stream in client.streams:
                 client.send(packet)
@@ -339,17 +354,15 @@ class Monitor:
         for fd in list(self._outputs):
             while fd in self._outputs:
                 try:
-                    data = os.read(fd, _READ_BYTES)
+                    count = self._read(fd)
                 except BlockingIOError:
                     if self._streams.tty:
                         self._close_output(fd)
                     break
-                except OSError:
-                    data = b""
-                if not data:
+                if not count:
                     self._close_output(fd)
                 else:
-                    self._broadcast(self._outputs[fd], data)
+                    self._broadcast(self._outputs[fd], count)
 
     # --- input ---
 
@@ -503,7 +516,17 @@ class Monitor:
         self._resume()
 
     def _take_input(self, data: bytes) -> None:
-        if data and self._born.stdin != -1 and not self._died:
+        if not data or self._born.stdin == -1 or self._died:
+            return
+        if self._started_at_ns and not self._stdin:
+            try:
+                written = os.write(self._born.stdin, data)
+            except OSError:  # no room, or no reader: found out again, and said, below
+                written = 0
+            if written < len(data) and not self._streams.tty:
+                _enlarge_pipe(self._born.stdin)
+            data = data[written:]
+        if data:
             self._stdin += data
             if self._started_at_ns:
                 self._write_stdin()
@@ -600,6 +623,11 @@ class Monitor:
                 self._serve_client(fd, events)
                 if not client.pending:
                     self._drop(client)
+
+
+def _enlarge_pipe(fd: int) -> None:
+    with contextlib.suppress(OSError):  # the limit of pipe-user-pages-soft; no pipe at all
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _READ_BYTES)
 
 
 def _await_execution(channel: Channel) -> None:
