@@ -57,6 +57,21 @@ def exec_output(api: Api, container: str, *command: str) -> str:
     return text.decode().replace("\r\n", "\n")
 
 
+def test_ports_in_a_row_are_told_as_a_range(api: Api) -> None:
+    ports = ["8000/tcp", "8001/tcp", "8002/tcp", "9000/tcp", "9001/tcp"]
+    api.run("sleep", "600", name="many", ExposedPorts={port: {} for port in ports})
+    address = address_of(api, "many")
+    text = api.output("env", HostConfig={"Links": ["many:m"]})
+    found = {line for line in text.splitlines() if "_START" in line or "_END" in line}
+    assert found == {
+        f"M_PORT_8000_TCP_START=tcp://{address}:8000",
+        "M_PORT_8000_TCP_PORT_START=8000",
+        f"M_PORT_8000_TCP_END=tcp://{address}:8002",
+        "M_PORT_8000_TCP_PORT_END=8002",
+    }
+    assert "M_PORT_9001_TCP_PORT=9001" in text.splitlines()
+
+
 def test_a_link_follows_a_new_address(api: Api) -> None:
     database(api)
     client = api.run("sleep", "600", HostConfig={"Links": ["database:db"]})

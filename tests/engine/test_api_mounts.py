@@ -156,6 +156,10 @@ def test_tmpfs_mounts(api: Api) -> None:
     assert "size=64k" in text[0]
     assert text[1] == "700 5"
     assert api.inspect(container)["HostConfig"]["Mounts"] == [mount]
+    for word in ("shared", "rprivate", "colour=red", "size"):
+        wish = {"Image": IMAGE, "HostConfig": {"Tmpfs": {"/a": f"exec,{word}"}}}
+        error = api.error("POST", "/containers/create", wish)
+        assert (error.status, error.message) == (400, f'invalid tmpfs option ["{word}"]')
     created = api.create("true", HostConfig={"Tmpfs": {"/a": "size=lots"}})
     error = api.error("POST", f"/containers/{created}/start")
     assert (error.status, "size=lots" in error.message) == (400, True)

@@ -62,6 +62,10 @@ def test_several_networks_with_addresses_from_the_start(api: Api) -> None:
     assert shown["alpha"]["IPAddress"] == "10.71.0.50"
     assert shown["beta"]["MacAddress"] == "02:00:00:00:00:60"
     assert shown["beta"]["DNSNames"] == ["both", container[:12]]
+    api.post(f"/containers/{container}/stop", t=0)
+    stopped = api.inspect(container)["NetworkSettings"]["Networks"]["beta"]
+    assert (stopped["DNSNames"], stopped["IPAddress"]) == (shown["beta"]["DNSNames"], "")
+    api.post(f"/containers/{container}/start")
     error = api.error(
         "POST",
         "/networks/alpha/connect",
@@ -71,6 +75,25 @@ def test_several_networks_with_addresses_from_the_start(api: Api) -> None:
         },
     )
     assert "Address already in use" in error.message
+
+
+def test_an_address_needs_a_subnet_that_somebody_gave(api: Api) -> None:
+    api.post("/networks/create", {"Name": "any"})
+    subnet = api.get("/networks/any")["IPAM"]["Config"][0]["Subnet"]
+    address = subnet.replace(".0/", ".9/").partition("/")[0]
+    settings = {"IPAMConfig": {"IPv4Address": address}}
+    container = api.create(
+        "sleep",
+        "600",
+        HostConfig={"NetworkMode": "any"},
+        NetworkingConfig={"EndpointsConfig": {"any": settings}},
+    )
+    error = api.error("POST", f"/containers/{container}/start")
+    assert error.status == 400
+    assert error.message.endswith(
+        "user specified IP address is supported only when connecting to networks with user "
+        "configured subnets"
+    )
 
 
 def test_the_default_route_follows_the_networks(api: Api) -> None:

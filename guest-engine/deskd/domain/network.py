@@ -123,7 +123,8 @@ class NetworkDisconnectRequest(ApiStruct, frozen=True):
 
 
 class NetworkRecord(ApiStruct, frozen=True):
-    """A network in the database: everything but its endpoints, which containers' records hold."""
+    """A network in the database: everything but its endpoints, which containers' records hold.
+    ``chosen_subnet``: nobody gave one, so nobody can count on an address in it."""
 
     id: str
     name: str
@@ -135,6 +136,7 @@ class NetworkRecord(ApiStruct, frozen=True):
     attachable: bool = False
     options: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    chosen_subnet: bool = False
 
 
 class NetworkRecords(Protocol):

@@ -176,7 +176,8 @@ class KernelState:
                 shown = Ipam(
                     options=options or {}, config=[plan.config(given[0] if given else None)]
                 )
-                record = msgspec.structs.replace(record, ipam=shown)
+                chosen = not (given and given[0].subnet)
+                record = msgspec.structs.replace(record, ipam=shown, chosen_subnet=chosen)
                 rules = bridge_rules(record)
                 self.firewall.add_bridge(rules)
                 undo.callback(self.firewall.remove_bridge, rules)

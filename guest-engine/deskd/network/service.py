@@ -293,6 +293,12 @@ class NetworkService:
                 "user specified IP address is supported on user defined networks only: make one "
                 "with `docker network create --subnet`"
             )
+        if record.chosen_subnet:
+            raise InvalidArgument(
+                f"invalid config for network {record.name}: invalid endpoint settings: user "
+                "specified IP address is supported only when connecting to networks with user "
+                "configured subnets"
+            )
         return space.reserve(wanted.ipv4_address)
 
     def _checked_mac(self, settings: EndpointSettings) -> str:

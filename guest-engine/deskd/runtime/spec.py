@@ -302,7 +302,7 @@ def _process(
 
 def _root(inputs: ContainerInputs, hostname: str, init: str) -> RootSpec:
     config, host = inputs.config, inputs.host_config
-    own = [*inputs.mounts, *_tmpfs_steps(host)]
+    own = [*inputs.mounts, *tmpfs_steps(host)]
     targets = {os.path.normpath(step.target) for step in own}
     files = [
         MountStep("bind", target, source=source, recursive=False)
@@ -341,7 +341,9 @@ def _root_propagation(mounts: Sequence[MountStep]) -> str:
     return "rslave" if "slave" in wanted else "rprivate"
 
 
-def _tmpfs_steps(host: HostConfig) -> list[MountStep]:
+def tmpfs_steps(host: HostConfig) -> list[MountStep]:
+    """Return the mounts of ``HostConfig.Tmpfs`` and of ``Mounts`` of that type. Raises
+    ``InvalidArgument`` for an option that tmpfs does not have."""
     steps = [
         _tmpfs(target, [word for word in options.split(",") if word])
         for target, options in (host.tmpfs or {}).items()
@@ -369,6 +371,8 @@ _TMPFS_OPPOSITES = {
     "async": "sync",
 }  # fmt: skip
 
+_TMPFS_VALUES = ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol", "huge")
+
 
 def _tmpfs(target: str, words: Sequence[str]) -> MountStep:
     """Sort a tmpfs's options into flags of the mount and those of the file system."""
@@ -382,8 +386,10 @@ def _tmpfs(target: str, words: Sequence[str]) -> MountStep:
             flags.append(word)
         elif word in _TMPFS_OPPOSITES:
             flags = [flag for flag in flags if flag != _TMPFS_OPPOSITES[word]]
-        elif word != "defaults":
+        elif word.partition("=")[0] in _TMPFS_VALUES and "=" in word:
             data.append(word)
+        elif word != "defaults":
+            raise InvalidArgument(f'invalid tmpfs option ["{word[:100]}"]')
     if not any(word.startswith("mode=") for word in data):
         data.append("mode=1777")
     return MountStep(

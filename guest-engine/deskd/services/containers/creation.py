@@ -160,6 +160,7 @@ class ContainerCreation:
         """Let the rules of the plan refuse now what would fail at every start."""
         host = record.host_config
         spec.check_sysctls(host)
+        spec.tmpfs_steps(host)
         resource_rules.limits(host)
         resource_rules.rlimits(host)
         options = confinement.security_options(host.security_opt or (), privileged=host.privileged)

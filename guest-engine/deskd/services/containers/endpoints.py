@@ -77,7 +77,9 @@ class Endpoints:
             record.endpoints[endpoint.network_name] = store(endpoint)
             # What a stopped container shows of its networks.
             record.networks[network] = msgspec.structs.replace(
-                settings, network_id=endpoint.network_id
+                settings,
+                network_id=endpoint.network_id,
+                dns_names=endpoint.settings.dns_names,
             )
             record.endpoint_interfaces[endpoint.network_name] = request.interface
             scripts.append(endpoint.script)

@@ -8,6 +8,7 @@ at a container's ID and so outlives a change of its name.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from deskd.domain.container import HostConfig
@@ -143,6 +144,14 @@ def _variables(name: str, address: str, child: ContainerRecord) -> list[str]:
     if ports:
         number, protocol = ports[0]
         found.append(f"{prefix}_PORT={protocol}://{address}:{number}")
+    for start, end, protocol in _ranges(ports):
+        port = f"{prefix}_PORT_{start}_{protocol.upper()}"
+        found += [
+            f"{port}_START={protocol}://{address}:{start}",
+            f"{port}_PORT_START={start}",
+            f"{port}_END={protocol}://{address}:{end}",
+            f"{port}_PORT_END={end}",
+        ]
     for number, protocol in ports:
         port = f"{prefix}_PORT_{number}_{protocol.upper()}"
         found += [
@@ -157,6 +166,18 @@ def _variables(name: str, address: str, child: ContainerRecord) -> list[str]:
         if separator and key not in _NOT_TOLD:
             found.append(f"{prefix}_ENV_{key}={value}")
     return found
+
+
+def _ranges(ports: Sequence[tuple[int, str]]) -> Iterator[tuple[int, int, str]]:
+    """Yield first, last and protocol of three or more ports in a row: what Docker takes for a
+    range."""
+    for wanted in dict.fromkeys(protocol for _, protocol in ports):
+        numbers = [number for number, protocol in ports if protocol == wanted]
+        # Numbers in a row differ from their places by the same.
+        for _, row in itertools.groupby(enumerate(numbers), lambda item: item[1] - item[0]):
+            members = [number for _, number in row]
+            if len(members) > 2:
+                yield members[0], members[-1], wanted
 
 
 def with_lines(hosts: str, lines: Sequence[str]) -> str:
