@@ -104,7 +104,10 @@ class Desk:
         )
 
     def ensure_running(self, machine: str, *, start: bool, progress: Progress) -> None:
-        """Start a machine whose engine does not answer, or raise what tells the remedy."""
+        """Start a machine whose engine does not answer, or raise what tells the remedy. A killed
+        agent is replaced in either case: the machine runs, so nothing starts unasked."""
+        from desk.machine.model import State
+
         if not self.has_machine(machine):
             raise _no_machine(machine)
         if start:
@@ -113,6 +116,8 @@ class Desk:
         status = self.manager.status(machine)
         if status.engine_version:
             return  # it came up meanwhile
+        if status.state is State.RUNNING and self.manager.replace_agent(machine):
+            return
         state = status.state.value.lower()
         why = f": {status.error}" if status.error else ""
         raise MachineNotRunning(

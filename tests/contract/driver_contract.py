@@ -7,14 +7,19 @@ Booting is dear, so the life of a machine is one test.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.engine_process import until
 
+from desk.agent.pidfile import PidFile
+from desk.compose import Desk
 from desk.errors import Conflict, DeskError, NotFound, UsageError
 from desk.machine.driver import Driver
 from desk.machine.drivers.table import DriverContext, DriverTable
@@ -133,6 +138,9 @@ class DriverContract:
         assert driver.endpoint() == endpoint
         assert manager.start(spec.name).stages == ()
 
+        if paths.agent_pid.exists():
+            self.a_killed_agent_is_replaced(home, spec.name)
+
         manager.stop(spec.name, grace_s=self.stop_grace_s)
         assert driver.state() is State.STOPPED
         assert engine_obstacle(paths.engine_socket, timeout_s=1.0) != ""
@@ -148,6 +156,15 @@ class DriverContract:
         assert manager.names() == []
         assert not paths.directory.exists()
         driver.remove()
+
+    def a_killed_agent_is_replaced(self, home: Home, name: str) -> None:
+        """Whatever asks the engine next finds it again, though it may not start machines."""
+        pid = int(home.machine(name).agent_pid.read_text())
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not PidFile(home.machine(name).agent_pid).is_held())
+        with Desk(home).client(name, start=False, progress=lambda _: None) as client:
+            assert client.containers.list() == []
+        assert PidFile(home.machine(name).agent_pid).holder() not in (None, pid)
 
     def test_options_are_checked_by_name(self, home: Home, bad_spec: MachineSpec) -> None:
         with pytest.raises(UsageError, match="no_such_option"):

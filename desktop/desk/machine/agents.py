@@ -28,6 +28,9 @@ class Agents(Protocol):
         """Return when the agent serves the engine's socket; it connects in the background."""
 
     def stop(self, paths: MachinePaths) -> None: ...
+    def running(self, paths: MachinePaths) -> bool:
+        """Whether there is an agent; asks it nothing."""
+
     def obstacle(self, paths: MachinePaths) -> str:
         """Return an empty text when the agent is connected, else what it waits for.
 
@@ -56,6 +59,11 @@ class AgentProcesses:
         from desk.agent import spawn
 
         spawn.stop(paths)
+
+    def running(self, paths: MachinePaths) -> bool:
+        from desk.agent.pidfile import PidFile
+
+        return PidFile(paths.agent_pid).is_held()
 
     def obstacle(self, paths: MachinePaths) -> str:
         from desk.agent import spawn

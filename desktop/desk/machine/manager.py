@@ -298,6 +298,29 @@ class Manager:
         with self._store.locked(name, "starting", wait_s=_LOCK_WAIT_S):
             return self._start(self._open(name), progress, deadline_s, cancelled)
 
+    def replace_agent(self, name: str) -> bool:
+        """Start the agent of a running machine whose agent was killed; return whether it was so.
+
+        The engine's socket is served again when this returns. A machine that another command is
+        starting or stopping is left to it.
+        """
+        if not self._lacks_agent(self._open(name)) or self._store.busy_with(name):
+            return False
+        with self._store.locked(name, "starting", wait_s=_LOCK_WAIT_S):
+            machine = self._open(name)
+            endpoint = machine.driver.endpoint()
+            if endpoint is None or not self._lacks_agent(machine):
+                return False
+            self._start_agent(machine, endpoint)
+        return True
+
+    def _lacks_agent(self, machine: _Machine) -> bool:
+        return (
+            machine.driver.features.has_ssh
+            and not self._agents.running(machine.paths)
+            and machine.driver.state() is State.RUNNING
+        )
+
     def stop(
         self, name: str, progress: Progress = _silent, *, grace_s: float = STOP_GRACE_S
     ) -> Report:
@@ -353,19 +376,22 @@ class Manager:
                 with watch.stage("agent"):
                     if not was_running:
                         undo.callback(self._agents.stop, machine.paths)
-                    self._agents.start(
-                        machine.paths,
-                        machine.name,
-                        endpoint,
-                        machine.driver.engine_access(),
-                        keeps_clock=machine.driver.features.own_guest,
-                    )
+                    self._start_agent(machine, endpoint)
                 wanted.append(self._connection(machine))
             wanted.append(self._engine_answer(machine))
             patience.wait(wanted)
             undo.pop_all()
         boot = console.stages(machine.paths.console_log)
         return Report(tuple(watch.stages), tuple(boot))
+
+    def _start_agent(self, machine: _Machine, endpoint: Endpoint) -> None:
+        self._agents.start(
+            machine.paths,
+            machine.name,
+            endpoint,
+            machine.driver.engine_access(),
+            keeps_clock=machine.driver.features.own_guest,
+        )
 
     def _connection(self, machine: _Machine) -> Requirement:
         return Requirement(
