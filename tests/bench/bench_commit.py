@@ -7,11 +7,11 @@ A container of the image changed one file. Printed are the medians of both engin
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
 import statistics
-import sys
 import tarfile
 import tempfile
 import time
@@ -77,8 +77,13 @@ def measure(engine: Engine, container: str, number: int) -> dict[str, float]:
 
 
 def main() -> None:
-    files = int(sys.argv[1]) if len(sys.argv) > 1 else 30_000
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 9
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "files", type=int, nargs="?", default=30_000, help="files in the image (30000)"
+    )
+    parser.add_argument("rounds", type=int, nargs="?", default=9, help="commits by each engine (9)")
+    arguments = parser.parse_args()
+    files, rounds = arguments.files, arguments.rounds
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="desk-bench-c-")))
         packed = archive(directory, files)

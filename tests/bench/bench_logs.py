@@ -8,8 +8,8 @@ memory of Desk's engine and monitor while a reader of the log (`docker logs`) st
 
 from __future__ import annotations
 
+import argparse
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -92,7 +92,9 @@ def _all_memory_mb(engine: Engine) -> float:
 
 def main() -> None:
     """Measure throughput of both engines and the memory of Desk's."""
-    megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("megabytes", type=int, nargs="?", default=100, help="size of the log (100)")
+    megabytes = parser.parse_args().megabytes
     with (
         tempfile.TemporaryDirectory(prefix="desk-bench-") as scratch,
         desk_engine() as ours,

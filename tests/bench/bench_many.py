@@ -10,11 +10,11 @@ has less available), the time of `docker ps`, and the engine's processor time at
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import socket
 import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -136,8 +136,15 @@ def idle(engine: Engine, count: int) -> None:
 
 def main() -> None:
     """Measure both."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    idle_count = int(sys.argv[2]) if len(sys.argv) > 2 else 500
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "count", type=int, nargs="?", default=100, help="containers started together (100)"
+    )
+    parser.add_argument(
+        "idle_count", type=int, nargs="?", default=500, help="containers that sleep (500)"
+    )
+    arguments = parser.parse_args()
+    count, idle_count = arguments.count, arguments.idle_count
     with tempfile.TemporaryDirectory(prefix="desk-bench-") as scratch:
         archive = busybox_archive(Path(scratch))
         with desk_engine() as ours:

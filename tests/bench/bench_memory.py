@@ -7,6 +7,7 @@ monitor (limit 6 MB), read from /proc/PID/smaps_rollup.
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -37,6 +38,7 @@ def memory_mb(pid: int, *names: str) -> float:
 
 def main() -> None:
     """Measure an engine that has run a container, at rest and with one running."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     with tempfile.TemporaryDirectory(prefix="desk-bench-") as scratch, desk_engine() as ours:
         ours.docker("import", "-", "bench", stdin=busybox_archive(Path(scratch)))
         fresh = tree(ours.pid)

@@ -9,12 +9,12 @@ are medians, the ratio to dockerd, and the peak of each engine's memory (VmHWM o
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
 import statistics
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
@@ -105,8 +105,15 @@ def show(what: str, figures: dict[str, list[tuple[float, float]]], peaks: dict[s
 
 
 def main() -> None:
-    total_bytes = int(float(sys.argv[1]) * 1e6) if len(sys.argv) > 1 else 500_000_000
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "megabytes", type=float, nargs="?", default=500, help="size of the image (500)"
+    )
+    parser.add_argument(
+        "rounds", type=int, nargs="?", default=3, help="pulls and pushes by each engine (3)"
+    )
+    arguments = parser.parse_args()
+    total_bytes, rounds = int(arguments.megabytes * 1e6), arguments.rounds
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="desk-bench-r-")))
         tars, count = layers(total_bytes)

@@ -5,7 +5,7 @@ usage (as root): python -m tests.bench.bench_run [ROUNDS]
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from tests.bench.engines import busybox_archive, desk_engine, docker_engine, int
 
 
 def main() -> None:
-    """Measure ``ROUNDS`` (default 20) runs of each engine in turn."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    """Measure runs of each engine in turn."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rounds", type=int, nargs="?", default=20, help="runs of each engine (20)")
+    rounds = parser.parse_args().rounds
     with (
         tempfile.TemporaryDirectory(prefix="desk-bench-") as scratch,
         desk_engine() as ours,

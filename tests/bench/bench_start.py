@@ -5,6 +5,7 @@ Run as root from the repository: ``python tests/bench/bench_start.py``; needs bu
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
@@ -21,7 +22,9 @@ from tests.engine.runtime_harness import Harness, make_busybox_root, read_all
 
 def main() -> None:
     """Print the fastest and the middle round of each stage."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 40
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rounds", type=int, nargs="?", default=40, help="starts (40)")
+    rounds = parser.parse_args().rounds
     base = Path(tempfile.mkdtemp(prefix="desk-bench-"))
     harness = Harness(base, make_busybox_root(base / "root"))
 

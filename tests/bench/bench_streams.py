@@ -5,8 +5,8 @@ usage (as root): python -m tests.bench.bench_streams [MEGABYTES]     (default 10
 
 from __future__ import annotations
 
+import argparse
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -53,7 +53,11 @@ def into(engine: Engine, megabytes: int, *command: str) -> None:
 
 def main() -> None:
     """Measure both directions of exec, and an attached run."""
-    megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "megabytes", type=int, nargs="?", default=1000, help="size of each stream (1000)"
+    )
+    megabytes = parser.parse_args().megabytes
     with (
         tempfile.TemporaryDirectory(prefix="desk-bench-") as scratch,
         desk_engine() as ours,
