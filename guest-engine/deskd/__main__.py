@@ -37,17 +37,19 @@ def _serve(arguments: list[str]) -> int:
 
     gc.disable()  # what is loaded now stays: looking for garbage in it is a twentieth of the start
     from deskd.errors import DeskdError
-    from deskd.runtime.launching import fork_launcher
+    from deskd.runtime.launching import fork_launcher, release
     from deskd.settings import early_exec_root, parse_arguments
 
     try:
-        _, launcher = fork_launcher(early_exec_root(arguments))
+        # Held: on two emulated processors its imports would delay the greeting.
+        _, launcher = fork_launcher(early_exec_root(arguments), held=True)
         settings = parse_arguments(arguments)
         from deskd.opening import Opening
 
         opening = Opening(settings)
         try:
             opening.open()
+            release(launcher)
             if not settings.tls.enabled:
                 _import_asyncio_without_ssl()
             from deskd.compose import run

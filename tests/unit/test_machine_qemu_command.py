@@ -64,7 +64,8 @@ def test_each_platform_has_its_accelerator_machine_and_cpu(
     assert values(argv, "-accel")[0].split(",")[0] == accelerators[0]
     assert values(argv, "-smp") == ["4"]
     assert values(argv, "-m") == ["3072M"]
-    assert values(argv, "-append") == ["console=ttyS0 quiet"]
+    emulated = accelerators[0] == "tcg"
+    assert values(argv, "-append") == ["console=ttyS0 quiet" + " rodata=off" * emulated]
 
 
 def test_foreign_guests_are_emulated() -> None:
@@ -74,12 +75,12 @@ def test_foreign_guests_are_emulated() -> None:
 
 
 def test_old_qemu_hides_the_instruction_it_emulates_wrongly() -> None:
-    assert cpu_model("tcg", LINUX, "amd64") == "max,-cx16"
-    assert cpu_model("tcg", WINDOWS, "amd64") == "max"
+    assert "-cx16" in cpu_model("tcg", LINUX, "amd64").split(",")
+    assert "-cx16" not in cpu_model("tcg", WINDOWS, "amd64").split(",")
 
 
 def test_emulation_bounds_its_translation_cache() -> None:
-    assert values(command(LINUX, "tcg"), "-accel") == ["tcg,thread=multi,tb-size=128"]
+    assert values(command(LINUX, "tcg"), "-accel") == ["tcg,thread=multi,tb-size=256"]
 
 
 def test_only_ssh_is_forwarded_and_only_from_loopback() -> None:

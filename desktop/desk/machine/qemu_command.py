@@ -17,8 +17,18 @@ GUEST_ADDRESS = "10.0.2.15"
 
 DATA_SERIAL, ROOT_SERIAL, SEED_SERIAL = "desk-data", "desk-root", "desk-seed"
 
-TB_CACHE_MIB = 128
-"""TCG's cache of translated code. QEMU's default grows to a gigabyte of host memory."""
+TB_CACHE_MIB = 256
+"""TCG's cache of translated code. QEMU's default grows to a gigabyte of host memory; a boot alone
+fills 150 MB, and a full cache is thrown away whole."""
+
+_COSTLY_UNDER_TCG = "-erms,-la57,-smap"
+"""Features of the CPU "max" that make an emulated guest slower. With "erms" Linux clears and copies
+pages byte by byte (``rep movsb``), which TCG does one after the other; "la57" is one more level
+of every page table walk; "smap" ends a translated block twice for each access to user memory."""
+
+_CMDLINE_TCG = "rodata=off"
+"""The kernel's memory is not write-protected against the kernel itself under emulation: protecting
+it interrupts the other processors for each module, and checking it walks all page tables."""
 
 _SYSTEMS = {"amd64": "x86_64", "arm64": "aarch64"}
 _ACCELERATORS = {"linux": ("kvm",), "darwin": ("hvf",), "win32": ("whpx",)}
@@ -76,7 +86,8 @@ def cpu_model(accelerator: str, host: HostFacts, guest_arch: str) -> str:
         return "Westmere"  # what WHPX can virtualise everywhere, with AES; "max" exceeds it
     if guest_arch == "arm64":
         return "max,pauth-impdef=on"  # real pointer authentication costs TCG half its speed
-    return "max,-cx16" if host.qemu_version < (10, 0, 0) else "max"
+    model = f"max,{_COSTLY_UNDER_TCG}"
+    return f"{model},-cx16" if host.qemu_version < (10, 0, 0) else model
 
 
 def accelerator_option(accelerator: str) -> str:
@@ -118,7 +129,7 @@ def boot_command(
         *("-m", f"{memory_mib}M"),
         *("-kernel", str(files.kernel)),
         *("-initrd", str(files.initramfs)),
-        *("-append", cmdline),
+        *("-append", f"{cmdline} {_CMDLINE_TCG}" if accelerator == "tcg" else cmdline),
         *("-chardev", f"file,id=console,path={_value(files.console_log)}"),
         *("-serial", "chardev:console"),
     ]

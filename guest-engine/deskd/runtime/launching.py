@@ -23,11 +23,16 @@ main(sys.argv[2:])
 """
 
 
-def fork_launcher(exec_root: str, hierarchy: Hierarchy | None = None) -> tuple[int, socket.socket]:
+_GO = b"g"
+
+
+def fork_launcher(
+    exec_root: str, hierarchy: Hierarchy | None = None, *, held: bool = False
+) -> tuple[int, socket.socket]:
     """Start the launcher; return its PID and the engine's end of the socket pair.
 
     To be called before the process has threads. The launcher detects the ``hierarchy`` unless it
-    is given, and ends where there is none.
+    is given, and ends where there is none. A ``held`` one loads nothing before ``release``.
 
     A container can have a held process execute ``/proc/self/exe``, which is the interpreter's
     file, and then write to it by the same name (CVE-2019-5736). So the launcher runs from a
@@ -44,9 +49,11 @@ def fork_launcher(exec_root: str, hierarchy: Hierarchy | None = None) -> tuple[i
     pid = os.fork()
     if pid == 0:
         try:
+            ours.close()
+            if held and theirs.recv(len(_GO)) != _GO:
+                os._exit(0)  # the engine has ended
             own = os.readlink("/proc/self/exe")
             if sys.flags.isolated and sys.flags.no_site and _lies_read_only(own):
-                ours.close()
                 theirs.detach()
                 _become_launcher(arguments)
             else:
@@ -60,6 +67,11 @@ def fork_launcher(exec_root: str, hierarchy: Hierarchy | None = None) -> tuple[i
             os._exit(1)
     theirs.close()
     return pid, ours
+
+
+def release(launcher: socket.socket) -> None:
+    """Let a held launcher load its modules. ``launcher`` is the engine's end."""
+    launcher.send(_GO)
 
 
 def _lies_read_only(path: str) -> bool:
