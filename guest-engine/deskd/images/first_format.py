@@ -91,8 +91,8 @@ class _Conversion:
         command = (document.container_config or _Command()).Cmd or []
         step = {
             "created": document.created,
-            "author": document.author,
             "created_by": " ".join(command),
+            "author": document.author,
             "comment": document.comment,
         }
         history = [*history, {key: value for key, value in step.items() if value}]
