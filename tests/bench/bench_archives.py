@@ -57,7 +57,9 @@ def main() -> None:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="desk-bench-a-")))
         tars, count = layers(total_bytes)
         write_archive(place / "image.tar", tars)
-        print(f"{count} files, {sum(map(len, tars)) / 1e6:.0f} MB in {len(tars)} layers", flush=True)
+        print(
+            f"{count} files, {sum(map(len, tars)) / 1e6:.0f} MB in {len(tars)} layers", flush=True
+        )
         del tars
         engines = [stack.enter_context(desk_engine()), stack.enter_context(docker_engine())]
         loads: dict[str, list[tuple[float, float]]] = {engine.name: [] for engine in engines}

@@ -241,7 +241,7 @@ def test_a_repository_is_saved_with_all_its_tags(service: Service) -> None:
         nameless = await service.save((await service.images.resolve("b:1")).id)
         assert json.loads(nameless["manifest.json"])[0]["RepoTags"] is None
         assert "repositories" not in nameless
-        with pytest.raises(errors.NotFound, match="No such image: nope$"):
+        with pytest.raises(errors.NotFound, match=r"No such image: nope$"):
             await service.save("app", "nope")
 
     asyncio.run(work())
@@ -252,5 +252,19 @@ def test_a_pattern_shows_only_the_names_that_it_matches(service: Service) -> Non
         await service.load(archive(image([BASE], ["app:1", "other:1"])))
         (shown,) = await service.images.list_images({"reference": ["app"]})
         assert shown["RepoTags"] == ["app:1"]
+
+    asyncio.run(work())
+
+
+def test_a_layer_with_an_entry_twice_is_saved_byte_for_byte(service: Service) -> None:
+    layer = tar(
+        entry("a", b"first"), entry("a", b"second"), directory("d"), entry("d/x", b"in it"),
+        entry("d", b"a file now"), entry("\udcff", b"no UTF-8"), entry("\udcff", b"again"),
+    )  # fmt: skip
+
+    async def work() -> None:
+        await service.load(archive(image([layer], ["twice:1"])))
+        assert (await service.images.inspect("twice:1"))["Size"] == len("seconda file nowagain")
+        assert (await service.save("twice:1"))[f"blobs/sha256/{sha(layer)}"] == layer
 
     asyncio.run(work())

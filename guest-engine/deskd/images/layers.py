@@ -9,6 +9,7 @@ below ``tmp`` or a directory that no record names, and both go at the next start
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 import threading
@@ -16,8 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-
-import msgspec
 
 from deskd import errors
 from deskd.domain.image import LayerRecord, chain_ids, short_id
@@ -135,7 +134,7 @@ class LayerStore:
                 on_progress=on_progress,
             )
             if unpacked.replaced:
-                place.joinpath("replaced.json").write_bytes(msgspec.json.encode(unpacked.replaced))
+                place.joinpath("replaced.json").write_text(_encoded(unpacked.replaced))
             if synced:
                 self.sync()
         except BaseException:
@@ -269,9 +268,7 @@ class LayerStore:
     def _replay(base: Path) -> Iterator[bytes]:
         replaced: Sequence[Replacement] = ()
         with suppress(FileNotFoundError):
-            replaced = msgspec.json.decode(
-                base.joinpath("replaced.json").read_bytes(), type=list[Replacement]
-            )
+            replaced = _decoded(base.joinpath("replaced.json").read_text())
         return replay(str(base / "recipe"), str(base / "diff"), replaced, str(base / "replaced"))
 
     # --- removing -------------------------------------------------------------------------------
@@ -329,3 +326,12 @@ class LayerStore:
     def _remove_tree(self, directory: str) -> None:
         with suppress(FileNotFoundError):
             shutil.rmtree(directory)
+
+
+def _encoded(replaced: Sequence[Replacement]) -> str:
+    """Return the replacements as JSON; names that are not UTF-8 are escaped in it."""
+    return json.dumps([{"entry": r.entry, "number": r.number, "path": r.path} for r in replaced])
+
+
+def _decoded(text: str) -> list[Replacement]:
+    return [Replacement(**fields) for fields in json.loads(text)]
