@@ -9,11 +9,11 @@ the peak of each engine's memory (VmHWM of its main process).
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import io
 import json
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -51,8 +51,15 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def main() -> None:
-    total_bytes = int(float(sys.argv[1]) * 1e6) if len(sys.argv) > 1 else 500_000_000
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "megabytes", type=float, nargs="?", default=500, help="size of the image (500)"
+    )
+    parser.add_argument(
+        "rounds", type=int, nargs="?", default=3, help="loads and saves by each engine (3)"
+    )
+    arguments = parser.parse_args()
+    total_bytes, rounds = int(arguments.megabytes * 1e6), arguments.rounds
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="desk-bench-a-")))
         tars, count = layers(total_bytes)
