@@ -7,7 +7,9 @@ here alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 UNLIMITED = -1
 # Version 1 tells "no limit" as the largest multiple of a page.
@@ -53,6 +55,15 @@ class Layout(Protocol):
     @property
     def no_reservation(self) -> int: ...
 
+    @property
+    def discarded(self) -> frozenset[str]:
+        """Fields of HostConfig that this version lacks: the engine discards them and says so."""
+        ...
+
+    def choose(self, v1: T, v2: T) -> T:
+        """Return what is meant for this version."""
+        ...
+
     def parse(self, texts: dict[str, str]) -> Seen: ...
 
     def cpu_weight(self, shares: int) -> int:
@@ -65,6 +76,7 @@ class V1:
 
     version = 1
     no_reservation = UNLIMITED
+    discarded: frozenset[str] = frozenset()
     files = (
         "memory/memory.limit_in_bytes",
         "memory/memory.memsw.limit_in_bytes",
@@ -80,6 +92,9 @@ class V1:
         "blkio/blkio.throttle.read_iops_device",
         "blkio/blkio.throttle.write_iops_device",
     )
+
+    def choose(self, v1: T, v2: T) -> T:
+        return v1
 
     def parse(self, texts: dict[str, str]) -> Seen:
         def memory(name: str) -> int:
@@ -114,6 +129,7 @@ class V2:
 
     version = 2
     no_reservation = 0
+    discarded = frozenset(("MemorySwappiness", "OomKillDisable"))
     files = (
         "memory.max",
         "memory.swap.max",
@@ -125,6 +141,9 @@ class V2:
         "pids.max",
         "io.max",
     )
+
+    def choose(self, v1: T, v2: T) -> T:
+        return v2
 
     def parse(self, texts: dict[str, str]) -> Seen:
         def number(text: str) -> int:

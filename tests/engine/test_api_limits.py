@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests.cgroup_layouts import Layout
+from tests.engine_places import layout_of
 from tests.engine_process import IMAGE, Api
 
 pytestmark = pytest.mark.root
 
 MIB = 1024 * 1024
-UNIFIED = not Path("/sys/fs/cgroup/memory").is_dir()
 PLACE = "/sys/fs/cgroup"
 
 # What to ask for, the file of each cgroup version that shows it, and what stands there.
@@ -46,16 +47,20 @@ LIMITS: list[tuple[dict[str, Any], str, str, str, str]] = [
 ]  # fmt: skip
 
 
+@pytest.fixture
+def layout(api: Api) -> Layout:
+    return layout_of(api)
+
+
 @pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: str(limit[0]))
 def test_a_limit_reaches_the_kernel(
-    api: Api, limit: tuple[dict[str, Any], str, str, str, str]
+    api: Api, layout: Layout, limit: tuple[dict[str, Any], str, str, str, str]
 ) -> None:
-    wanted, old_file, old_value, new_file, new_value = limit
-    file, value = (new_file, new_value) if UNIFIED else (old_file, old_value)
+    wanted, *shown = limit
+    file, value = layout.choose(shown[:2], shown[2:])
     assert api.output("cat", f"{PLACE}/{file}", HostConfig=wanted).strip() == value
 
 
-@pytest.mark.skipif(UNIFIED, reason="only control groups of version 1 have these limits")
 @pytest.mark.parametrize(
     ("wanted", "file", "value"),
     [
@@ -66,13 +71,17 @@ def test_a_limit_reaches_the_kernel(
     ],
 )
 def test_a_limit_that_only_version_1_has(
-    api: Api, wanted: dict[str, Any], file: str, value: str
+    api: Api, layout: Layout, wanted: dict[str, Any], file: str, value: str
 ) -> None:
-    if (
-        "realtime" in str(wanted).lower()
-        and not Path("/sys/fs/cgroup/cpu/cpu.rt_period_us").exists()
-    ):
+    field = next(iter(wanted))
+    if "Realtime" in field and not Path(PLACE, "cpu/cpu.rt_period_us").exists():
         assert "real-time" in refusal(api, wanted)
+        return
+    if field in layout.discarded:
+        wish = {"Image": IMAGE, "Cmd": ["true"], "HostConfig": wanted}
+        answer = api.post("/containers/create", wish)
+        assert [text.rpartition(" ")[2] for text in answer["Warnings"]] == ["discarded."]
+        assert api.inspect(answer["Id"])["HostConfig"][field] is None
         return
     text = api.output("cat", f"{PLACE}/{file}", HostConfig=wanted)
     assert text.split("\n")[0].split()[-1] == value
@@ -101,18 +110,19 @@ def block_device() -> str:
         ("BlkioDeviceWriteIOps", "write_iops", "wiops"),
     ],
 )
-def test_the_rate_of_a_disk_is_limited(api: Api, field: str, old_name: str, new_name: str) -> None:
+def test_the_rate_of_a_disk_is_limited(
+    api: Api, layout: Layout, field: str, old_name: str, new_name: str
+) -> None:
     disk = block_device()
     number = Path(disk).stat().st_rdev
     device = f"{os.major(number)}:{os.minor(number)}"
     host = {field: [{"Path": disk, "Rate": 1_000_000}]}
-    if UNIFIED:
-        text = api.output("cat", f"{PLACE}/io.max", HostConfig=host)
-        assert f"{device} " in text
-        assert f"{new_name}=1000000" in text
-    else:
-        file = f"{PLACE}/blkio/blkio.throttle.{old_name}_device"
-        assert api.output("cat", file, HostConfig=host).split() == [device, "1000000"]
+    file, value = layout.choose(
+        (f"blkio/blkio.throttle.{old_name}_device", "1000000"), ("io.max", f"{new_name}=1000000")
+    )
+    shown = api.output("cat", f"{PLACE}/{file}", HostConfig=host).split()
+    assert shown[0] == device
+    assert value in shown
 
 
 def test_the_rate_of_no_disk_is_refused(api: Api) -> None:
@@ -120,18 +130,18 @@ def test_the_rate_of_no_disk_is_refused(api: Api) -> None:
         assert reason in refusal(api, {"BlkioDeviceReadBps": [{"Path": path, "Rate": 1}]})
 
 
-def test_update_changes_each_limit_of_a_living_container(api: Api) -> None:
+def test_update_changes_each_limit_of_a_living_container(api: Api, layout: Layout) -> None:
     container = api.run("sleep", "600")
     steps: list[tuple[dict[str, Any], str, str, str, str]] = [
         limit for limit in LIMITS if "PidsLimit" not in limit[0] and "NanoCpus" not in limit[0]
     ]
     steps.append(({"PidsLimit": 77}, "pids/pids.max", "77", "pids.max", "77"))
     steps.append(({"PidsLimit": -1}, "pids/pids.max", "max", "pids.max", "max"))
-    for wanted, old_file, old_value, new_file, new_value in steps:
+    for wanted, *places in steps:
         if "MemorySwap" not in wanted and "Memory" in wanted:
             continue  # an update leaves the swap limit alone
         assert api.post(f"/containers/{container}/update", wanted) == {"Warnings": []}
-        file, value = (new_file, new_value) if UNIFIED else (old_file, old_value)
+        file, value = layout.choose(places[:2], places[2:])
         assert inside(api, container, "cat", f"{PLACE}/{file}").strip() == value, wanted
         shown = api.inspect(container)["HostConfig"]
         assert {name: shown[name] for name in wanted} == {
@@ -147,7 +157,7 @@ def inside(api: Api, container: str, *command: str) -> str:
     return text.decode().replace("\r\n", "\n")
 
 
-def test_an_update_that_the_kernel_refuses_changes_nothing(api: Api) -> None:
+def test_an_update_that_the_kernel_refuses_changes_nothing(api: Api, layout: Layout) -> None:
     container = api.run("sleep", "600", HostConfig={"CpuShares": 700})
     bad = {
         "CpuShares": 300,
@@ -156,7 +166,7 @@ def test_an_update_that_the_kernel_refuses_changes_nothing(api: Api) -> None:
     }
     assert api.error("POST", f"/containers/{container}/update", bad).status == 400
     assert api.inspect(container)["HostConfig"]["CpuShares"] == 700
-    file, value = ("cpu.weight", "27") if UNIFIED else ("cpu/cpu.shares", "700")
+    file, value = layout.choose(("cpu/cpu.shares", "700"), ("cpu.weight", "27"))
     assert inside(api, container, "cat", f"{PLACE}/{file}").strip() == value
 
 
@@ -178,7 +188,7 @@ def test_ulimits_shm_and_oom_score(api: Api) -> None:
     assert text[4] == "321"
 
 
-def test_what_was_taken_away_is_told(api: Api) -> None:
+def test_what_was_taken_away_is_told(api: Api, layout: Layout) -> None:
     answer = api.post(
         "/containers/create",
         {"Image": IMAGE, "Cmd": ["true"], "HostConfig": {"OomKillDisable": True, "CpuPercent": 9}},
@@ -186,7 +196,7 @@ def test_what_was_taken_away_is_told(api: Api) -> None:
     assert len(answer["Warnings"]) == 2
     host = api.inspect(answer["Id"])["HostConfig"]
     assert host["CpuPercent"] == 0
-    assert host["OomKillDisable"] is (None if UNIFIED else True)
+    assert host["OomKillDisable"] is layout.choose(True, None)
 
 
 def test_a_health_check_is_no_reason_to_warn(api: Api) -> None:

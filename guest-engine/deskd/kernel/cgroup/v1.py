@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import time
 
-from deskd.errors import SystemFailure
+from deskd.errors import InvalidArgument, SystemFailure
 from deskd.kernel.cgroup import files
 from deskd.kernel.cgroup.hierarchy import Hierarchy
 from deskd.kernel.cgroup.limits import DeviceRule, Limits
@@ -135,14 +136,14 @@ class CgroupV1:
             )
         if not limits.cpu_rt_runtime_us:
             return
-        # A group has real-time only out of its parent's share, and new parents have none.
+        # A group has real-time only out of its parent's share, and new parents have none. They get
+        # what their groups need and no more, because the machine has one share for everybody.
+        period_us = files.read_number(f"{directory}/cpu.rt_period_us", 1)
         path = self._hierarchy.controllers["cpu"]
         for part in self._parent.split("/"):
-            above, path = path, f"{path}/{part}"
-            if not files.read_number(f"{path}/cpu.rt_runtime_us"):
-                for name in ("cpu.rt_period_us", "cpu.rt_runtime_us"):
-                    share = files.read(f"{above}/{name}")
-                    files.write_limit(path, name, share, "real-time scheduling")
+            path = f"{path}/{part}"
+            with contextlib.suppress(InvalidArgument):  # the group's own write tells it better
+                _grant_realtime(path, limits.cpu_rt_runtime_us / period_us)
         files.write_limit(
             directory, "cpu.rt_runtime_us", str(limits.cpu_rt_runtime_us), "a real-time runtime"
         )
@@ -273,3 +274,18 @@ class CgroupV1:
         """Remove the directories; idempotent."""
         for directory in self.directories():
             files.remove_tree(directory)
+
+
+def _grant_realtime(path: str, wanted: float) -> None:
+    """Let the group at ``path`` have real-time enough for those below it and for ``wanted`` (a
+    part of one processor's time) beside them."""
+    taken = 0.0
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                runtime_us = files.read_number(f"{entry.path}/cpu.rt_runtime_us")
+                taken += runtime_us / files.read_number(f"{entry.path}/cpu.rt_period_us", 1)
+    period_us = files.read_number(f"{path}/cpu.rt_period_us", 1)
+    needed_us = math.ceil((taken + wanted) * period_us)
+    if files.read_number(f"{path}/cpu.rt_runtime_us") < needed_us:
+        files.write_limit(path, "cpu.rt_runtime_us", str(needed_us), "real-time scheduling")
