@@ -322,7 +322,9 @@ def test_attach_without_upgrade_answers_200(engine: EngineProcess, api: Api) -> 
     container = api.run("sh", "-c", "echo seen; read x; echo more", Tty=True, OpenStdin=True)
     _until(lambda: b"seen" in api.get(f"/containers/{container}/logs", stdout=True))
     target = f"/containers/{container}/attach?logs=1&stream=1&stdout=1"
-    stream = Hijacked(engine.socket, target, upgrade=False)
+    with api.events(filters={"container": [container], "event": ["attach"]}) as events:
+        stream = Hijacked(engine.socket, target, upgrade=False)
+        next(events)  # what was logged is on its way, what comes now follows
     assert stream.status == 200
     assert "application/vnd.docker.raw-stream" in stream.head
     typing = Hijacked(engine.socket, f"/containers/{container}/attach?stream=1&stdin=1")

@@ -118,13 +118,18 @@ class Birth(Record, frozen=False):
         if plan.namespaces.user == PRIVATE and plan.root is not None:
             namespaces.write_maps(self._pid, plan.namespaces.uid_map, plan.namespaces.gid_map)
             ours.send(Message.MAPPED)
-        if plan.cgroup.create and not early:
-            self._make_cgroup()
-            if plan.namespaces.user != HOST:
-                self.cgroup.add(self._pid)  # its own rights end at its namespace
-        if plan.process.oom_score_adj:
-            _set_oom_score(self._pid, plan.process.oom_score_adj)
-        self._send_outside_messages()
+        try:
+            if plan.cgroup.create and not early:
+                self._make_cgroup()
+                if plan.namespaces.user != HOST:
+                    self.cgroup.add(self._pid)  # its own rights end at its namespace
+            if plan.process.oom_score_adj:
+                _set_oom_score(self._pid, plan.process.oom_score_adj)
+            self._send_outside_messages()
+        except (StepFailed, DeskdError, OSError):
+            # A child that has failed meanwhile took its namespaces and links along.
+            if not ours.ended:
+                raise
         with contextlib.suppress(Disconnected):
             # A child that has failed meanwhile says why in what is received next.
             ours.send(Message.OUTSIDE_READY)
@@ -266,8 +271,6 @@ class Birth(Record, frozen=False):
                     ]
                 )
         except OSError as error:
-            if error.errno == errno.ESRCH:
-                return  # the child has ended: why is in what is received from it next
             text = f"{error.strerror or error}"
             raise StepFailed("network", text, error.errno or 0, "SystemFailure") from error
 

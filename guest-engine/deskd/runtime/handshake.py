@@ -28,6 +28,7 @@ With ID maps the child waits for MAPPED before it does anything. One message is 
 from __future__ import annotations
 
 import json
+import select
 import socket
 from enum import StrEnum
 from typing import Any, NoReturn
@@ -92,6 +93,13 @@ class Channel:
 
     def close(self) -> None:
         self._socket.close()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the other end is closed; its last messages may still be here."""
+        poll = select.poll()
+        poll.register(self._socket, 0)  # a hang-up is told in any case
+        return bool(poll.poll(0))
 
     def send(self, message: Message, *fds: int, **content: Any) -> None:
         """Say something. Raises ``Disconnected``."""
