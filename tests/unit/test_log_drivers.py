@@ -96,6 +96,31 @@ def test_packed_rotation_loses_nothing_and_tails(tmp_path: Path, driver: str) ->
     assert [e.log for e in entries(followed)] == expected
 
 
+@pytest.mark.parametrize("compress", [False, True])
+def test_readers_that_open_in_the_middle_of_rotations_miss_nothing(
+    tmp_path: Path, compress: bool
+) -> None:
+    path = tmp_path / "log"
+    log = open_log(LogSpec(str(path), 1000, 1000, compress=compress))
+    log.write("stdout", b"line 0\n")
+
+    def write() -> None:
+        for number in range(1, 500):
+            log.write("stdout", f"line {number}\n".encode())
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        while writing.is_alive():
+            found = [entry.log for entry in json_file.entries(read_all(path))]
+            assert found == [f"line {number}\n" for number in range(len(found))]
+    finally:
+        writing.join()
+        log.close()
+        log.settle()
+    assert len(list(json_file.entries(read_all(path)))) == 500
+
+
 def test_rotation_keeps_only_so_many_packed_files(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = open_log(LogSpec(str(path), 300, 3, compress=True))

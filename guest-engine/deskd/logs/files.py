@@ -7,6 +7,7 @@ import os
 from typing import BinaryIO
 
 _COMMENT_START, _COMMENT_MAX_BYTES = 10, 64
+_HEAD_BYTES, _HEAD_PACKED_BYTES = 256, 4096
 
 
 class LogFile:
@@ -46,6 +47,15 @@ class LogFile:
             self._unpacked = plain
         return self._unpacked
 
+    def head(self) -> bytes:
+        """Return the file's first bytes, which have the time of its first line in them."""
+        start = os.pread(self._file.fileno(), _HEAD_PACKED_BYTES, 0)
+        if not self.packed:
+            return start[:_HEAD_BYTES]
+        import zlib
+
+        return zlib.decompressobj(wbits=31).decompress(start, _HEAD_BYTES)
+
     def read(self, size: int = -1) -> bytes:
         return self._plain().read(size)
 
@@ -70,14 +80,36 @@ def _packed_inode(file: BinaryIO) -> int:
 
 
 def open_all(path: str) -> list[LogFile]:
-    """Open the log's files, oldest first."""
+    """Open the log's files, oldest first.
+
+    The monitor may be renaming them, each to the next number and the oldest first. From the newest
+    on, a file that moves is met twice and never missed, and a number that is free at a moment is
+    not the end.
+    """
     files: list[LogFile] = []
     number = 0
-    while (found := _open_one(f"{path}.{number}" if number else path)) is not None or not number:
-        if found is not None:
-            files.append(found)
-        number += 1
+    while number <= (highest := _highest_number(path)):
+        while number <= highest:
+            found = _open_one(f"{path}.{number}" if number else path)
+            number += 1
+            if found is None:
+                continue
+            if any(found.is_same(file) and found.head() == file.head() for file in files):
+                found.close()
+            else:
+                files.append(found)
     return files[::-1]
+
+
+def _highest_number(path: str) -> int:
+    directory, name = os.path.split(path)
+    try:
+        entries = os.listdir(directory)
+    except FileNotFoundError:
+        return 0
+    ends = (entry[len(name) + 1 :] for entry in entries if entry.startswith(f"{name}."))
+    numbers = (end.removesuffix(".gz") for end in ends)
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
 
 
 def _open_one(path: str) -> LogFile | None:
