@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A slow machine is no failure: no deadline for an example, none for making one.
-settings.register_profile("desk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("desk")
-
 STRICT = os.environ.get("DESK_TESTS_STRICT") == "1"
+# A slow machine is no failure: no deadline for an example, none for making one. A strict run tries
+# the same examples every time; new ones are for those who can look into what they find.
+settings.register_profile(
+    "desk",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=STRICT,
+)
+settings.load_profile("desk")
 # Where the names of tests go that passed only when they were run once more.
 UNSTEADY = os.environ.get("DESK_TESTS_UNSTEADY")
 _TIMEOUT = pytest.StashKey[Any]()

@@ -115,7 +115,7 @@ class Container:
         self._ask("listen", kind, port, text)
 
     def fetch(
-        self, kind: str, host: str, port: int, timeout_s: float = 2.0, own_port: int = 0
+        self, kind: str, host: str, port: int, timeout_s: float = 60.0, own_port: int = 0
     ) -> str:
         """Return what a server says, or ``error: CLASS``."""
         answer: str = self._ask("fetch", kind, host, port, timeout_s, own_port)

@@ -17,7 +17,7 @@ def engine(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "e.sock"))
         listener.listen()
-        listener.settimeout(10)
+        listener.settimeout(60)
         yield listener
 
 
@@ -28,7 +28,7 @@ def _dial(engine: socket.socket) -> tuple[subprocess.Popen[bytes], socket.socket
         stdout=subprocess.PIPE,
     )
     connection, _ = engine.accept()
-    connection.settimeout(10)
+    connection.settimeout(60)
     return process, connection
 
 
@@ -56,7 +56,7 @@ def test_a_vanished_reader_ends_it_though_the_engine_is_silent(engine: socket.so
         assert connection.recv(1) == b""
         assert process.poll() is None
         process.stdout.close()
-        assert process.wait(5) == 0
+        assert process.wait(60) == 0
 
 
 def test_no_engine_is_one_sentence(tmp_path: Path) -> None:

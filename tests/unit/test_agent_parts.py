@@ -207,7 +207,7 @@ def test_a_503_is_http_and_says_the_sentence(method: str, has_body: bool) -> Non
         ours.sendall(request.encode())
         answer = b"".join(iter(lambda: ours.recv(1 << 16), b""))
         ours.shutdown(socket.SHUT_WR)
-        server.join(5)
+        server.join(60)
     head, _, content = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 ")
     assert (json.loads(content) if has_body else content) == (

@@ -173,7 +173,7 @@ def modules_after(*arguments: str) -> set[str]:
         "sys.stderr.write('\\n'.join(sorted(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     return set(done.stderr.splitlines())
 
@@ -213,7 +213,7 @@ def desk_program() -> str:
 def test_a_closed_pipe_is_no_error() -> None:
     code = f"{desk_program()} run --help | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", code], capture_output=True, text=True, timeout=30, check=True
+        ["bash", "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stderr == ""
     assert done.stdout.splitlines()[0].startswith("Usage: desk run")
@@ -225,7 +225,7 @@ def test_completion_code_is_the_shells_own(shell: str, capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     assert "_DESK_COMPLETE" in text
     done = subprocess.run(
-        [shell, "-n"], input=text, capture_output=True, text=True, timeout=20, check=False
+        [shell, "-n"], input=text, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stderr == ""
 
@@ -241,7 +241,7 @@ def complete(words: str, position: int) -> list[str]:
         },
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.stderr == ""

@@ -43,7 +43,7 @@ def run(shell: str, code: str, environ: dict[str, str] | None = None) -> str:
         [*arguments, code],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         env={**os.environ, "PYTHONUTF8": "1", **(environ or {})},
         check=False,
     )

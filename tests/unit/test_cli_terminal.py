@@ -70,10 +70,10 @@ def test_signals_are_passed_on_and_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with interactive.signals_passed_on(kill):
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert arrived.wait(5)
+        assert arrived.wait(60)
         arrived.clear()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert arrived.wait(5)
+        assert arrived.wait(60)
     assert sent == ["SIGUSR1", "SIGTERM"]
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -96,11 +96,11 @@ def test_the_window_is_told_at_once_and_when_it_changes(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(terminal, "size", lambda: terminal.Size(24, 80))
     with interactive.window_size_followed(resize):
-        assert told.wait(5)
+        assert told.wait(60)
         told.clear()
         monkeypatch.setattr(terminal, "size", lambda: terminal.Size(50, 132))
         os.kill(os.getpid(), signal.SIGWINCH)
-        assert told.wait(5)
+        assert told.wait(60)
     assert sizes == [(24, 80), (50, 132)]
 
 

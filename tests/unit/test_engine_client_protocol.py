@@ -126,7 +126,7 @@ class Server:
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(60)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[EngineClient]:
-    with EngineClient(UnixTransport(server.path), timeout_s=5) as client:
+    with EngineClient(UnixTransport(server.path), timeout_s=60) as client:
         yield client
 
 
@@ -171,9 +171,9 @@ def test_an_older_engine_is_spoken_to_in_its_version(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=serve)
     thread.start()
-    with EngineClient(UnixTransport(tmp_path / "old.sock"), timeout_s=5) as client:
+    with EngineClient(UnixTransport(tmp_path / "old.sock"), timeout_s=60) as client:
         client.containers.list()
-    thread.join(5)
+    thread.join(60)
     listener.close()
     assert seen[1].startswith(b"GET /v1.30/containers/json HTTP/1.1\r\n")
 
@@ -191,11 +191,11 @@ def test_an_engine_too_old_is_refused(server: Server) -> None:
     thread = threading.Thread(target=serve)
     thread.start()
     with (
-        EngineClient(TcpTransport("127.0.0.1", port), timeout_s=5) as client,
+        EngineClient(TcpTransport("127.0.0.1", port), timeout_s=60) as client,
         pytest.raises(EngineError, match=r"speaks API version 1\.20 only"),
     ):
         client.containers.list()
-    thread.join(5)
+    thread.join(60)
     listener.close()
 
 
@@ -229,11 +229,11 @@ def test_an_engine_that_is_away_is_revived_once(server: Server) -> None:
         server.pong = PONG
 
     with (
-        EngineClient(UnixTransport(server.path), timeout_s=5) as client,
+        EngineClient(UnixTransport(server.path), timeout_s=60) as client,
         pytest.raises(EngineError, match="not ready"),
     ):
         client.containers.list()
-    with EngineClient(UnixTransport(server.path), timeout_s=5, revive=revive) as client:
+    with EngineClient(UnixTransport(server.path), timeout_s=60, revive=revive) as client:
         assert client.containers.list() == []
     assert len(revived) == 1
 
@@ -249,11 +249,11 @@ def test_something_else_than_an_engine_is_named(tmp_path: Path) -> None:
     thread = threading.Thread(target=serve)
     thread.start()
     with (
-        EngineClient(TcpTransport("127.0.0.1", listener.getsockname()[1]), timeout_s=5) as client,
+        EngineClient(TcpTransport("127.0.0.1", listener.getsockname()[1]), timeout_s=60) as client,
         pytest.raises(EngineUnreachable, match="does not answer like an engine"),
     ):
         client.system.version()
-    thread.join(5)
+    thread.join(60)
     listener.close()
 
 
@@ -265,7 +265,7 @@ def test_something_else_that_keeps_its_connection_is_named_at_once(tmp_path: Pat
         connection, _ = listener.accept()
         with connection:
             connection.sendall(b"-ERR unknown command 'HEAD'\r\n")
-            done.wait(5)
+            done.wait(60)
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -276,7 +276,7 @@ def test_something_else_that_keeps_its_connection_is_named_at_once(tmp_path: Pat
         client.system.version()
     assert "Check the address" in caught.value.hint
     done.set()
-    thread.join(5)
+    thread.join(60)
     listener.close()
 
 
@@ -342,7 +342,7 @@ def test_a_slow_answer_times_out(server: Server) -> None:
     release = threading.Event()
 
     def handler(request: Request) -> None:
-        release.wait(5)
+        release.wait(60)
 
     server.handler = handler
     with (
@@ -402,9 +402,9 @@ def test_events_end_when_another_thread_closes_them(server: Server, client: Engi
 
     thread = threading.Thread(target=follow)
     thread.start()
-    assert got_one.wait(5)
+    assert got_one.wait(60)
     events.close()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     assert seen == ["start"]
 
@@ -487,9 +487,9 @@ def test_a_reader_of_an_attachment_wakes_when_another_thread_closes_it(
 
     thread = threading.Thread(target=follow)
     thread.start()
-    assert got_one.wait(5)
+    assert got_one.wait(60)
     stream.close()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     assert b"".join(seen) == b"prompt"
 
@@ -500,7 +500,7 @@ def test_an_upload_and_its_answer_flow_at_once(tmp_path: Path) -> None:
 
     def pieces() -> Iterator[bytes]:
         yield b"one"
-        assert told.wait(5)
+        assert told.wait(60)
         yield b"two"
 
     listener = socket.socket(socket.AF_UNIX)
@@ -523,11 +523,11 @@ def test_an_upload_and_its_answer_flow_at_once(tmp_path: Path) -> None:
     thread = threading.Thread(target=serve)
     thread.start()
     seen = []
-    with EngineClient(UnixTransport(tmp_path / "engine.sock"), timeout_s=5) as other:
+    with EngineClient(UnixTransport(tmp_path / "engine.sock"), timeout_s=60) as other:
         for message in other.images.load(pieces()):
             seen.append(message["status"])
             told.set()
-    thread.join(5)
+    thread.join(60)
     listener.close()
     assert seen == ["one", "all"]
     assert received.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
@@ -569,12 +569,12 @@ def test_an_early_refusal_ends_an_endless_upload(server: Server, client: EngineC
     thread = threading.Thread(target=serve)
     thread.start()
     with (
-        EngineClient(TcpTransport("127.0.0.1", listener.getsockname()[1]), timeout_s=5) as other,
+        EngineClient(TcpTransport("127.0.0.1", listener.getsockname()[1]), timeout_s=60) as other,
         pytest.raises(EngineError, match="disk full") as caught,
     ):
         list(other.images.load(endless()))
     assert caught.value.status == 507
-    thread.join(5)
+    thread.join(60)
     listener.close()
 
 

@@ -142,7 +142,7 @@ def test_lock_is_waited_for(store: MachineStore) -> None:
     with store.locked("box", "starting", wait_s=0):
         thread.start()
         assert not entered.wait(0.2)
-    thread.join(10)
+    thread.join(60)
     assert entered.is_set()
 
 

@@ -65,7 +65,7 @@ def test_held_port_is_taken_for_everybody(ports: HostPorts, protocol: str) -> No
 def test_stray_connection_is_refused_and_not_left_hanging(ports: HostPorts) -> None:
     (publication,) = ports.hold_all([want(str(free_port()))], TARGET)
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", publication.host_port), timeout=2)
+        socket.create_connection(("127.0.0.1", publication.host_port), timeout=60)
 
 
 def test_busy_port_has_dockers_words_and_nothing_stays_held(ports: HostPorts) -> None:

@@ -198,7 +198,7 @@ def test_a_change_reaches_the_disk_soon(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fdatasync", note)
     database = Database.open(str(tmp_path / "engine.db"))
     database.set_meta("a", "1")
-    assert flushed.wait(10)
+    assert flushed.wait(60)
     flushed.clear()
     with database.transaction():
         database.set_meta("a", "2")

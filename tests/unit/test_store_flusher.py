@@ -10,7 +10,7 @@ import pytest
 from deskd.store import flusher
 from deskd.store.flusher import Flusher
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 def test_an_end_ordered_while_a_note_is_taken_back_is_not_lost(
