@@ -28,7 +28,6 @@ FLAGS_LEFT_OUT = {
     "--use-api-socket": "an experiment that hands the engine and its passwords to a container",
     "start --checkpoint": _CHECKPOINT,
     "start --checkpoint-dir": _CHECKPOINT,
-    "images --tree": "an experiment on images of several platforms",
     "history --platform": _ONE_PLATFORM,
     "image inspect --platform": _ONE_PLATFORM,
     "load --platform": _ONE_PLATFORM,

@@ -219,3 +219,18 @@ def test_what_the_engine_did_not_find_is_told_with_where_to_look(
 ) -> None:
     render.error(EngineError("not there", status=status, path=path))
     assert capsys.readouterr().err == "desk: not there\n" + f"{hint}\n" * bool(hint)
+
+
+def test_a_tree_of_images_has_each_image_once_below_its_names() -> None:
+    from desk.cli.commands.images import image_rows, tree_rows
+
+    image = {"Id": "sha256:" + "a" * 64, "Created": 0, "Size": 3_990_000, "Containers": 1,
+             "RepoTags": ["app:1", "other:2"], "SharedSize": 0}  # fmt: skip
+    rows = list(tree_rows([image, {"Id": "sha256:" + "b" * 64, "Size": 0, "RepoTags": []}]))
+    assert [(row["Image"], row["ID"], row["Usage"], row["Extra"]) for row in rows] == [
+        ("app:1", "", "", ""),
+        ("other:2", "a" * 12, "3.99MB", "U"),
+        ("<untagged>", "b" * 12, "0B", ""),
+    ]
+    (row,) = image_rows([image], truncate=True, one_each=True)  # as `system df -v` counts
+    assert (row["Repository"], row["Tag"]) == ("app", "1")

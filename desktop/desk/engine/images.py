@@ -18,8 +18,15 @@ class Images:
     def __init__(self, connection: EngineConnection) -> None:
         self._connection = connection
 
-    def list(self, *, all_: bool = False, filters: Filters | None = None) -> JsonObjects:
-        query = {"all": all_ or None, "filters": encode_filters(filters)}
+    def list(
+        self, *, all_: bool = False, filters: Filters | None = None, shared: bool = False
+    ) -> JsonObjects:
+        """Return the images; ``shared`` has shared bytes and containers counted, too."""
+        query = {
+            "all": all_ or None,
+            "filters": encode_filters(filters),
+            "shared-size": shared or None,
+        }
         return self._connection.call("GET", "/images/json", query=query) or []
 
     def inspect(self, image: str) -> JsonObject:

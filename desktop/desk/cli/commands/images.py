@@ -19,7 +19,7 @@ from desk.cli.session import Session, pass_session
 from desk.cli.starting import split_reference
 from desk.cli.units import ago, format_created_at, format_rfc3339, human_size
 from desk.engine.streams import ByteStream
-from desk.errors import EngineError, EngineUnreachable, UsageError
+from desk.errors import EngineError, EngineUnreachable, InvalidRequest, UsageError
 
 _PIECE_BYTES = 256 * 1024
 _NONE = "<none>"
@@ -38,6 +38,14 @@ IMAGE_HEADINGS = {
     "VirtualSize": "SIZE",
 }
 
+TREE_HEADINGS = {
+    "Image": "IMAGE",
+    "ID": "ID",
+    "Usage": "DISK USAGE",
+    "Content": "CONTENT SIZE",
+    "Extra": "EXTRA",
+}
+
 HISTORY_HEADINGS = {
     "Comment": "COMMENT",
     "CreatedAt": "CREATED AT",
@@ -52,9 +60,14 @@ HISTORY_HEADINGS = {
 
 
 def image_rows(
-    images: Iterable[Mapping[str, Any]], *, truncate: bool, digests: bool = False
+    images: Iterable[Mapping[str, Any]],
+    *,
+    truncate: bool,
+    digests: bool = False,
+    one_each: bool = False,
 ) -> Iterator[render.Row]:
-    """Yield one row for each tag, and for each digest without one when ``digests``."""
+    """Yield one row for each tag, and for each digest without one when ``digests``; with
+    ``one_each`` an image has only its first."""
     for image in images:
         tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
         known = [item for item in image.get("RepoDigests") or () if not item.startswith(_NONE)]
@@ -65,7 +78,8 @@ def image_rows(
             ]
         if not digests:
             pairs = list(dict.fromkeys((name, tag, "") for name, tag, _ in pairs))
-        for name, tag, digest in pairs or [(_NONE, _NONE, "")]:
+        pairs = pairs or [(_NONE, _NONE, "")]
+        for name, tag, digest in pairs[:1] if one_each else pairs:
             yield _image_row(image, name, tag, digest or _NONE, truncate=truncate)
 
 
@@ -98,6 +112,31 @@ def _image_row(
     }
 
 
+def tree_rows(images: Iterable[Mapping[str, Any]]) -> Iterator[render.Row]:
+    """Yield a row for each image below those of its further names. An engine of this API has an
+    image for one platform, so nothing branches off."""
+    for image in images:
+        *others, last = image.get("RepoTags") or ["<untagged>"]
+        for name in others:
+            yield {"Image": name, "ID": "", "Usage": "", "Content": "", "Extra": ""}
+        yield {
+            "Image": last,
+            "ID": str(image["Id"]).removeprefix("sha256:")[:12],
+            "Usage": human_size(image.get("Size") or 0),
+            "Content": "0B",
+            "Extra": "U" if image.get("Containers", 0) > 0 else "",
+        }
+
+
+def _print_tree(session: Session, wanted: dict[str, list[str]], *, all_: bool) -> None:
+    if not all_:
+        wanted.setdefault("dangling", ["false"])
+    images = session.client.images.list(all_=all_, filters=wanted, shared=True)
+    Table(TREE_HEADINGS, default=list(TREE_HEADINGS)).print(tree_rows(images))
+    if any((image.get("Containers") or 0) > 0 for image in images):
+        click.echo("U: in use by a container")
+
+
 def _list_command(name: str) -> Any:
     @click.command(name, cls=DeskCommand, example="desk images\ndesk images -q trixie")
     @click.option("-a", "--all", "all_", is_flag=True, help="Show intermediate images too.")
@@ -115,6 +154,7 @@ def _list_command(name: str) -> Any:
     )
     @click.option("--no-trunc", is_flag=True, help="Do not shorten.")
     @click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
+    @click.option("--tree", is_flag=True, help="Show each image below its names, and what is used.")
     @click.argument(
         "repository", metavar="[REPOSITORY[:TAG]]", required=False, shell_complete=complete.images
     )
@@ -127,12 +167,21 @@ def _list_command(name: str) -> Any:
         form: str,
         no_trunc: bool,
         quiet: bool,
+        tree: bool,
         repository: str | None,
     ) -> None:
         """List images."""
         wanted = parse_filters(filters)
         if repository:
             wanted.setdefault("reference", []).append(repository)
+        if tree:
+            flags = {"quiet": quiet, "no-trunc": no_trunc, "digests": digests, "format": form}
+            for flag in (flag for flag, value in flags.items() if value):
+                raise InvalidRequest(
+                    f"--{flag} is not supported with --tree", hint="Leave one out."
+                )
+            _print_tree(session, wanted, all_=all_)
+            return
         images = session.client.images.list(all_=all_, filters=wanted)
         rows = image_rows(images, truncate=not no_trunc, digests=digests or ".Digest" in form)
         shown = ["Repository", "Tag", "ID", "CreatedSince", "Size"]

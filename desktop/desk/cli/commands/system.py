@@ -288,7 +288,7 @@ def df_objects(usage: Mapping[str, Any]) -> Mapping[str, Any]:
     return {
         "Images": [
             TableRow({**row, "Digest": ""})
-            for row in image_rows(usage.get("Images") or (), truncate=False)
+            for row in image_rows(usage.get("Images") or (), truncate=False, one_each=True)
         ],
         "Containers": [
             TableRow(_df_container_row(item, truncate=False))
@@ -313,7 +313,9 @@ def _df_verbose(usage: Mapping[str, Any]) -> None:
         "UniqueSize",
         "Containers",
     )
-    Table(IMAGE_HEADINGS, default=shown).print(image_rows(usage.get("Images") or (), truncate=True))
+    Table(IMAGE_HEADINGS, default=shown).print(
+        image_rows(usage.get("Images") or (), truncate=True, one_each=True)
+    )
     render.out("\nContainers space usage:\n")
     headings = {
         "ID": "CONTAINER ID",
