@@ -187,7 +187,7 @@ class _Reader:
 
     def read(self, source: ByteReader) -> None:
         """Take all members."""
-        reader = ForwardReader(source)
+        reader = ForwardReader(source, hashed=False)  # the archive's own digest is nothing
         for member in members(reader):
             name = clean_name(member.name)
             if member.issym():

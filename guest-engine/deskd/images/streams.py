@@ -111,15 +111,22 @@ def is_damage(error: BaseException) -> bool:
 
 
 class ForwardReader:
-    """A reader that only moves forward, hashes all it passes, and can show it to a recorder.
+    """A reader that only moves forward, hashes all it passes unless ``hashed`` is false, and can
+    show it to a recorder.
 
     It has the part of a file's interface that ``tarfile`` needs (``tell``, ``seek`` ahead,
     ``read``). ``recorder`` gets each byte except those that are read by ``read_content``.
     """
 
-    def __init__(self, source: ByteReader, recorder: Callable[[bytes], None] | None = None) -> None:
+    def __init__(
+        self,
+        source: ByteReader,
+        recorder: Callable[[bytes], None] | None = None,
+        *,
+        hashed: bool = True,
+    ) -> None:
         self._source = source
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.sha256() if hashed else None
         self._position = 0
         self._recorder = recorder
         self._header_bytes = 0
@@ -127,6 +134,7 @@ class ForwardReader:
 
     @property
     def hex_digest(self) -> str:
+        assert self._hash is not None, "this reader does not hash"
         return self._hash.hexdigest()
 
     def tell(self) -> int:
@@ -161,7 +169,8 @@ class ForwardReader:
     def read_content(self, size: int) -> bytes:
         """Read like ``read``, hidden from the recorder."""
         data = read_exactly(self._source, size)
-        self._hash.update(data)
+        if self._hash is not None:
+            self._hash.update(data)
         self._position += len(data)
         return data
 
