@@ -8,11 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from deskd.domain.image import chain_ids
 from deskd.registry.authorization import Credentials
 from deskd.services.distribution import Distribution
 from deskd.settings import Settings
 from tests.kernel.image_store import Stores, stores
+from tests.registry_process import running_registry
 
 
 class Recorder:
@@ -80,6 +83,28 @@ class Service:
         assert self.stores.leftovers() == []
         assert self.stores.layers.all() == []
         assert self.stores.catalog.all() == []
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Service]:
+    """A service of the test's own."""
+    with service(tmp_path / "data") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry for all tests of a module."""
+    with running_registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what failed tried again at once, in every module that imports this."""
+    monkeypatch.setattr("deskd.registry.blobs.FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr("deskd.images.pushing.FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr("deskd.registry.repository.RETRY_DELAYS_S", (0.01, 0.01))
 
 
 @contextlib.contextmanager

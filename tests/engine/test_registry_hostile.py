@@ -8,34 +8,28 @@ import gzip
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deskd import errors
-from deskd.registry import blobs, transport
+from deskd.registry import transport
 from deskd.registry.authorization import Credentials
 from tests.engine.liar import Reply, Server
 from tests.kernel.image_store import entry, symlink, tar
 from tests.registry_process import OCI, digest, packed
-from tests.registry_service import Service, service
+from tests.registry_service import Service
+from tests.registry_service import here as here  # noqa: PLC0414
+from tests.registry_service import quick_retries as quick_retries  # noqa: PLC0414
 
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Service]:
-    with service(tmp_path / "data") as made:
-        yield made
-
-
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blobs, "FIRST_DELAY_S", 0.01)
-    monkeypatch.setattr("deskd.registry.repository.RETRY_DELAYS_S", (0.01, 0.01))
-    monkeypatch.setattr(transport, "READ_TIMEOUT_S", 0.5)
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "READ_TIMEOUT_S", 1.5)
 
 
 class Image:

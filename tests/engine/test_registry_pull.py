@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 import zstandard
 
 from deskd import errors
-from deskd.registry import blobs
 from deskd.registry.authorization import Credentials
 from deskd.registry.cancellation import Cancellation
 from deskd.registry.endpoints import Endpoint
@@ -32,6 +31,9 @@ from tests.registry_process import (
     running_registry,
 )
 from tests.registry_service import Service, service
+from tests.registry_service import here as here  # noqa: PLC0414
+from tests.registry_service import quick_retries as quick_retries  # noqa: PLC0414
+from tests.registry_service import registry as registry  # noqa: PLC0414
 
 pytestmark = pytest.mark.root
 
@@ -42,24 +44,6 @@ TOP = tar(entry("hello", b"hello\n"))
 def big_layer(seed: int, size: int = 2_000_000) -> bytes:
     """Make a layer that does not compress."""
     return tar(entry(f"file{seed}", random.Random(seed).randbytes(size)))
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Service]:
-    with service(tmp_path / "data") as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
-
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blobs, "FIRST_DELAY_S", 0.01)
-    monkeypatch.setattr("deskd.registry.repository.RETRY_DELAYS_S", (0.01, 0.01))
 
 
 # --- what is pulled -----------------------------------------------------------------------------

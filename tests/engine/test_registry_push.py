@@ -7,7 +7,6 @@ import gzip
 import json
 import random
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from deskd.domain.filters import Filters
 from deskd.images import importing
 from deskd.images.pack import IterReader
 from deskd.images.streams import ByteReader
-from deskd.registry import blobs
 from deskd.registry.authorization import Credentials
 from tests.engine.liar import Reply, Server
 from tests.kernel.image_store import directory, entry, tar
@@ -33,6 +31,9 @@ from tests.registry_process import (
     running_registry,
 )
 from tests.registry_service import Service, service
+from tests.registry_service import here as here  # noqa: PLC0414
+from tests.registry_service import quick_retries as quick_retries  # noqa: PLC0414
+from tests.registry_service import registry as registry  # noqa: PLC0414
 
 pytestmark = pytest.mark.root
 
@@ -51,25 +52,6 @@ def import_(here: Service, name: str, data: bytes = BASE) -> str:
 
     wanted = importing.ImportRequest(reference=from_repository(name))
     return importing.import_image(here.stores.catalog, reader(data), wanted).id
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Service]:
-    with service(tmp_path / "data") as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
-
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blobs, "FIRST_DELAY_S", 0.01)
-    monkeypatch.setattr("deskd.images.pushing.FIRST_DELAY_S", 0.01)
-    monkeypatch.setattr("deskd.registry.repository.RETRY_DELAYS_S", (0.01, 0.01))
 
 
 def manifest_of(registry: str, repository: str, tag: str) -> tuple[dict[str, Any], bytes]:
