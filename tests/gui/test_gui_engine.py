@@ -167,7 +167,7 @@ def test_one_click_restarts_the_machine(qtbot: QtBot, app: App, client: EngineCl
     assert page.url.text().startswith("unix://")
     steps: list[str] = []
     app.machine.step.connect(steps.append)
-    with qtbot.waitSignals([app.machine.working_changed] * 2, timeout=60_000):
+    with qtbot.waitSignals([app.machine.working_changed] * 2, timeout=120_000):
         click(qtbot, page.restart_button)
     assert steps
     qtbot.waitUntil(lambda: page.state.text() == "Running", timeout=WAIT_MS)

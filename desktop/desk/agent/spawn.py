@@ -20,7 +20,7 @@ from desk.agent.spec import AgentSpec
 from desk.errors import Conflict, MachineError
 from desk.paths import MachinePaths
 
-_START_S = 20.0
+_START_S = 60.0
 _STOP_S = 5.0
 _POLL_S = 0.02
 
