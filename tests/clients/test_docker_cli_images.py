@@ -242,3 +242,18 @@ def test_sizes_count_what_docker_counts(engine: EngineProcess) -> None:
     ok(engine, "run", "--name", "writer", "busybox", "sh", "-c", "echo abc >/new; ln -s a /l")
     until(lambda: "exited" in ok(engine, "ps", "-a", "--format", "{{.State}}"))
     assert ok(engine, "inspect", "-s", "-f", "{{.SizeRw}}", "writer").strip() == "5"
+
+
+def test_a_container_that_changed_nothing_adds_no_layer(engine: EngineProcess) -> None:
+    ok(engine, "create", "--name", "still", "busybox", "sh")
+    ok(engine, "commit", "-c", "ENV A=b", "still", "still:1")
+    layers = "{{json .RootFS.Layers}}"
+    assert ok(engine, "inspect", "-f", layers, "still:1") == ok(
+        engine, "inspect", "-f", layers, "busybox"
+    )
+    assert ok(engine, "history", "--format", "{{.Size}} {{.CreatedBy}}", "still:1").startswith(
+        "0B sh\n"
+    )
+    assert ok(engine, "run", "--rm", "still:1", "sh", "-c", "echo $A") == "b\n"
+    removed = ok(engine, "rmi", "still:1", "-f").splitlines()
+    assert [line.partition(":")[0] for line in removed] == ["Untagged", "Deleted"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
@@ -15,8 +16,12 @@ from deskd.domain.manifest import parse_platform
 from deskd.domain.reference import Reference
 from deskd.images import changes as instructions
 from deskd.images.catalog import Catalog
+from deskd.images.pack import END
 from deskd.images.streams import ByteReader, decompressed, is_damage
 from deskd.record import Record
+
+EMPTY_DIFF_ID = f"sha256:{hashlib.sha256(END).hexdigest()}"
+"""The layer of a container that changed nothing, of which an image has no need."""
 
 
 class ImportRequest(Record):
@@ -95,11 +100,14 @@ def commit_image(catalog: Catalog, tar: ByteReader, request: CommitRequest) -> I
         staged = catalog.layers.stage(tar)
         undo.callback(catalog.layers.discard, staged)
         created = now()
+        unchanged = staged.unpacked.diff_id == EMPTY_DIFF_ID
+        layers = [] if unchanged else [staged]
         step = History(
             created=created,
             created_by=request.created_by,
             author=request.author,
             comment=request.comment,
+            empty_layer=unchanged,
         )
         raw_config = rules.encode_config(
             msgspec.structs.replace(
@@ -108,12 +116,14 @@ def commit_image(catalog: Catalog, tar: ByteReader, request: CommitRequest) -> I
                 author=request.author,
                 comment=request.comment,
                 config=image_part(request.config),
-                rootfs=RootFs(diff_ids=[*below.diff_ids, staged.unpacked.diff_id]),
+                rootfs=RootFs(
+                    diff_ids=[*below.diff_ids, *(layer.unpacked.diff_id for layer in layers)]
+                ),
                 history=[*(below.history or []), step],
             )
         )
         names = [request.reference] if request.reference else []
-        return catalog.add(raw_config, [staged], names, parent=base.id)
+        return catalog.add(raw_config, layers, names, parent=base.id)
 
 
 def image_part(config: ContainerConfig) -> ContainerConfig:
