@@ -155,6 +155,16 @@ class Api:
         self.wait(identifier)
         return self.logs(identifier).decode()
 
+    def check_store(self, *, deep: bool = True, repair: bool = False) -> list[dict[str, Any]]:
+        """Let the engine check its store; return what is wrong."""
+        status, _, data = self.raw(
+            "POST", f"{API}/desk/store/check?deep={deep:d}&repair={repair:d}", timeout_s=120
+        )
+        lines = [json.loads(line) for line in data.splitlines()]
+        assert status == 200, lines
+        assert "Left" in lines[-1], f"the check did not come to its end: {lines}"
+        return [line for line in lines if "Problem" in line]
+
     @contextlib.contextmanager
     def events(self, **query: Any) -> Iterator[Iterator[Any]]:
         """Subscribe to events; yields an iterator of them."""

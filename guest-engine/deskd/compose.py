@@ -40,6 +40,7 @@ from deskd.services.exec import Execs
 from deskd.services.images import Images
 from deskd.services.networks import Networks
 from deskd.services.publishers import Publishers
+from deskd.services.store_checks import StoreChecks
 from deskd.services.system import System, look_at_machine
 from deskd.services.volumes import VolumeRecord, Volumes
 from deskd.settings import Settings
@@ -138,8 +139,9 @@ class Daemon:
             events,
         )
         registry.load()
-        layers.sweep()
         roots.sweep({container.id for container in registry})
+        layers.forget_unused()  # an engine that was killed between an image and its layers
+        layers.sweep()
         images = Images(catalog, registry, events, roots, bundled=BUNDLED_IMAGES)
         stack.push_async_callback(images.close)
         distribution = Distribution(catalog, events, settings, self._data)
@@ -204,6 +206,7 @@ class Daemon:
             ),
             events=events,
             publishers=publishers,
+            store_checks=StoreChecks(self._data, database, layers, registry),
         )
         await Recovery(registry, runtime, endpoints, lifecycle, health, self._data).restore()
         return engine, network

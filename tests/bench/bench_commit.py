@@ -97,8 +97,7 @@ def main() -> None:
         times: dict[str, dict[str, list[float]]] = {}
         for number in range(rounds):
             for engine in engines:
-                api = Api(str(engine.socket))
-                for what, took_ms in measure(engine, api, containers[engine.name], number).items():
+                for what, took_ms in measure(engine, containers[engine.name], number).items():
                     times.setdefault(what, {}).setdefault(engine.name, []).append(took_ms)
         for what, by_engine in times.items():
             ours, theirs = (statistics.median(values) for values in by_engine.values())

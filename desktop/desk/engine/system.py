@@ -35,6 +35,12 @@ class System:
         usage: JsonObject = self._connection.call("GET", "/system/df", timeout_s=600)
         return usage
 
+    def check_store(self, *, repair: bool, deep: bool) -> JsonStream:
+        """Have the engine check its images, layers and containers' roots. Its objects have
+        ``Problem``, ``Repaired`` and ``Outcome``; the last one ``Found`` and ``Left``."""
+        query = {"repair": "1" if repair else None, "deep": "1" if deep else None}
+        return self._connection.objects("POST", "/desk/store/check", query=query)
+
     def events(
         self,
         *,

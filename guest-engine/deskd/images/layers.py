@@ -59,7 +59,10 @@ class LayerStore:
         self._roots = records.roots(database)
         self._blobs = records.blobs(database)
         self._held: Counter[str] = Counter()  # guarded by the database's transaction, too
+        self._spared = False  # a held layer was found unused; guarded like the ones before
         self._placed: list[LayerRecord] | None = None  # guarded by the database's transaction
+        self._scratch: set[str] = set()  # what of ``tmp`` is in use now; guarded by its lock
+        self._scratch_lock = threading.Lock()
         for directory in (root.layers, root.temporary):
             Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -83,12 +86,16 @@ class LayerStore:
             record = self._layers.get(top)
             if record is None:
                 raise errors.DataLoss(
-                    f"the layer {short_id(top)} is missing from the layer store: load or import "
-                    "its image again"
+                    f"the layer {short_id(top)} is missing from the layer store: pull or load its "
+                    "image again"
                 )
             chain.append(record)
             top = record.parent
         return chain
+
+    def are_here(self, diff_ids: Sequence[str]) -> bool:
+        """Say whether all layers of an image are in the store."""
+        return all(self._layers.has(chain_id) for chain_id in chain_ids(list(diff_ids)))
 
     def relative_directory(self, record: LayerRecord) -> str:
         """Return the layer's directory from ``DataRoot.layers``; short, for mount options."""
@@ -97,6 +104,10 @@ class LayerStore:
     def directory(self, record: LayerRecord) -> str:
         """Return the layer's unpacked directory."""
         return str(self._place(record.number) / "diff")
+
+    def place(self, record: LayerRecord) -> Path:
+        """Return the directory with all that belongs to the layer."""
+        return self._place(record.number)
 
     def total_size(self) -> int:
         """Return the bytes of all layers, each counted once."""
@@ -116,7 +127,7 @@ class LayerStore:
         Who stages several layers without ``synced`` calls ``sync`` once before it records them.
         """
         try:
-            directory = tempfile.mkdtemp(prefix="layer-", dir=self._root.temporary)
+            directory = self._scratch_directory("layer-")
         except OSError as error:
             raise errors.ResourceExhausted(
                 f"the layer store {self._root.temporary} cannot take a layer ({error.strerror}): "
@@ -171,11 +182,16 @@ class LayerStore:
             )
             # Before the insertion: a killed engine then leaves a directory without a record,
             # which the next start sweeps, and never a record without a directory.
-            Path(staged.directory).rename(self._place(record.number))
+            self._take_over(staged, record.number)
             if self._placed is not None:
                 self._placed.append(record)
             self._layers.insert(record)
             return record
+
+    def _take_over(self, staged: StagedLayer, number: int) -> None:
+        Path(staged.directory).rename(self._place(number))
+        with self._scratch_lock:
+            self._scratch.discard(staged.directory)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -209,6 +225,9 @@ class LayerStore:
             with self._database.transaction():
                 self._held.subtract(held)
                 self._held += Counter()  # drops those that nobody holds
+                spared, self._spared = self._spared, False
+            if spared:
+                self.release_unused()  # what came to nothing may have been all that needed them
 
     @contextmanager
     def copies(
@@ -268,7 +287,7 @@ class LayerStore:
     def _replay(base: Path) -> Iterator[bytes]:
         replaced: Sequence[Replacement] = ()
         with suppress(FileNotFoundError):
-            replaced = _decoded(base.joinpath("replaced.json").read_text())
+            replaced = decoded(base.joinpath("replaced.json").read_text())
         return replay(str(base / "recipe"), str(base / "diff"), replaced, str(base / "replaced"))
 
     # --- removing -------------------------------------------------------------------------------
@@ -276,31 +295,93 @@ class LayerStore:
     def release_unused(self) -> list[LayerRecord]:
         """Remove the layers that no image and no container stands on; return them."""
         with self._database.transaction():
-            used: set[str] = set(self._held)
+            unused = self.forget_unused()
+            with self._scratch_lock:
+                self._scratch.update(str(self._place(record.number)) for record in unused)
+        # Afterwards: a killed engine leaves directories without a record, never the reverse.
+        for record in unused:
+            self.remove_tree(self._place(record.number))
+        return unused
+
+    def unused(self) -> list[LayerRecord]:
+        """Return the layers that no image and no container stands on and that nothing holds."""
+        with self._database.transaction():
+            records_ = self._layers.all()
+            by_chain_id = {record.chain_id: record for record in records_}
+            used: set[str] = set()
             for image in self._images.all():
                 used.update(chain_ids(image.config.diff_ids))
-            by_chain_id = {record.chain_id: record for record in self._layers.all()}
             for root in self._roots.all():
                 top = root.chain_id
                 while top and top not in used and top in by_chain_id:
                     used.add(top)
                     top = by_chain_id[top].parent
-            unused = [record for record in by_chain_id.values() if record.chain_id not in used]
-            kept = {record.diff_id for record in by_chain_id.values() if record.chain_id in used}
+            if any(record.chain_id in self._held and record.chain_id not in used
+                   for record in records_):  # fmt: skip
+                self._spared = True
+            used.update(self._held)
+            return [record for record in records_ if record.chain_id not in used]
+
+    def forget_unused(self) -> list[LayerRecord]:
+        """Delete the records of unused layers; ``sweep`` removes their directories."""
+        with self._database.transaction():
+            unused = self.unused()
             for record in unused:
                 self._layers.delete(record.chain_id)
-                if record.diff_id not in kept:
-                    self._blobs.delete(record.diff_id)
-        for record in unused:
-            self.remove_tree(self._place(record.number))
+            if unused:
+                kept = {record.diff_id for record in self._layers.all()}
+                for diff_id in {record.diff_id for record in unused} - kept:
+                    self._blobs.delete(diff_id)
         return unused
 
     def remove_tree(self, directory: Path) -> None:
         """Remove a directory of the data root: it is out of sight at once, and then emptied."""
-        target = Path(tempfile.mkdtemp(prefix="removed-", dir=self._root.temporary))
-        with suppress(FileNotFoundError):
-            directory.rename(target / "tree")
-        shutil.rmtree(target)
+        trash = self._put_away([directory])
+        with self._scratch_lock:
+            self._scratch.discard(str(directory))
+        self._remove_tree(trash)
+
+    def drop(self, record: LayerRecord) -> None:
+        """Take a damaged layer out of the store, although images stand on it: they lack it then,
+        and pulling or loading them again brings it back."""
+        self._layers.delete(record.chain_id)
+        self.remove_tree(self._place(record.number))
+
+    def replace(self, record: LayerRecord, staged: StagedLayer) -> None:
+        """Give a damaged layer its content again."""
+        if staged.unpacked.diff_id != record.diff_id:
+            raise errors.DataLoss(f"the copy of the layer {short_id(record.diff_id)} is another")
+        with self._database.transaction():
+            trash = self._put_away([self._place(record.number)])
+            self._take_over(staged, record.number)
+        self._remove_tree(trash)
+
+    def _put_away(self, directories: Sequence[Path]) -> str:
+        """Move directories to a new one below ``tmp``."""
+        trash = self._scratch_directory("removed-")
+        for number, directory in enumerate(directories):
+            with suppress(FileNotFoundError):
+                directory.rename(Path(trash, str(number)))
+        return trash
+
+    def _scratch_directory(self, prefix: str) -> str:
+        with self._scratch_lock:
+            directory = tempfile.mkdtemp(prefix=prefix, dir=self._root.temporary)
+            self._scratch.add(directory)
+        return directory
+
+    def leftovers(self) -> list[Path]:
+        """Return the directories of layers that have no record, and those below ``tmp`` that
+        nothing works on."""
+        with self._database.transaction(), self._scratch_lock:
+            known = {str(record.number) for record in self._layers.all()}
+            found = [p for p in Path(self._root.layers).iterdir() if p.name not in known]
+            found += [
+                place
+                for place in Path(self._root.temporary).iterdir()
+                if place.name.startswith(("layer-", "removed-"))
+            ]
+            return [place for place in found if str(place) not in self._scratch]
 
     def sweep(self) -> threading.Thread:
         """Put out of the way what a killed engine left; call at start, before anything else.
@@ -311,9 +392,7 @@ class LayerStore:
         known = {str(record.number) for record in self._layers.all()}
         leftovers = [p for p in Path(self._root.layers).iterdir() if p.name not in known]
         leftovers += Path(self._root.temporary).iterdir()
-        trash = Path(tempfile.mkdtemp(prefix="removed-", dir=self._root.temporary))
-        for number, place in enumerate(leftovers):
-            place.rename(trash / str(number))
+        trash = self._put_away(leftovers)
         removing = threading.Thread(
             target=shutil.rmtree, args=(trash,), kwargs={"ignore_errors": True}, daemon=True
         )
@@ -326,6 +405,8 @@ class LayerStore:
     def _remove_tree(self, directory: str) -> None:
         with suppress(FileNotFoundError):
             shutil.rmtree(directory)
+        with self._scratch_lock:
+            self._scratch.discard(directory)
 
 
 def _encoded(replaced: Sequence[Replacement]) -> str:
@@ -333,5 +414,6 @@ def _encoded(replaced: Sequence[Replacement]) -> str:
     return json.dumps([{"entry": r.entry, "number": r.number, "path": r.path} for r in replaced])
 
 
-def _decoded(text: str) -> list[Replacement]:
+def decoded(text: str) -> list[Replacement]:
+    """Read what ``_encoded`` wrote."""
     return [Replacement(**fields) for fields in json.loads(text)]

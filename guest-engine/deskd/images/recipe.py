@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from deskd import errors
 from deskd.images.streams import CHUNK_BYTES
@@ -130,6 +130,40 @@ class _Segments:
         return layout.unpack(self.take(layout.size))
 
 
+class Part(NamedTuple):
+    """One segment of a recipe: bytes as they are, or the regions of a file."""
+
+    raw: bytes = b""
+    entry: int = 0
+    path: str = ""
+    regions: tuple[tuple[int, int], ...] = ()
+
+
+def read_parts(recipe: str) -> Iterator[Part]:
+    """Yield a recipe's segments; raises ``DataLoss`` where it is damaged."""
+    try:
+        with Path(recipe).open("rb") as file:
+            segments = _Segments(file)
+            while kind := segments.take(1):
+                if kind == RAW:
+                    (size,) = segments.need(_RAW_HEAD)
+                    yield Part(segments.take(size))
+                elif kind == FILE:
+                    entry, length = segments.need(_FILE_HEAD)
+                    path = os.fsdecode(segments.take(length))
+                    (count,) = segments.need(_COUNT)
+                    regions = [segments.need(_REGION) for _ in range(count)]
+                    yield Part(b"", entry, path, tuple((o, size) for o, size in regions))
+                else:
+                    raise errors.DataLoss(
+                        f"the layer recipe {recipe} is damaged: pull or load the image again"
+                    )
+    except (OSError, zlib.error, struct.error) as error:
+        raise errors.DataLoss(
+            f"the layer recipe {recipe} is damaged ({error}): pull or load the image again"
+        ) from error
+
+
 def replay(
     recipe: str, layer: str, replaced: Sequence[Replacement], replaced_root: str
 ) -> Iterator[bytes]:
@@ -158,46 +192,35 @@ def _parts(
 ) -> Iterator[bytes]:
     root_fd = os.open(layer, os.O_PATH | os.O_DIRECTORY)
     try:
-        with Path(recipe).open("rb") as file:
-            segments = _Segments(file)
-            while kind := segments.take(1):
-                if kind == RAW:
-                    (size,) = segments.need(_RAW_HEAD)
-                    yield segments.take(size)
-                elif kind == FILE:
-                    entry, length = segments.need(_FILE_HEAD)
-                    path = os.fsdecode(segments.take(length))
-                    (count,) = segments.need(_COUNT)
-                    regions = [segments.need(_REGION) for _ in range(count)]
-                    yield from _content(
-                        lambda e=entry, p=path: _open_file(  # type: ignore[misc]
-                            root_fd, e, p, replaced, replaced_root
-                        ),
-                        path,
-                        regions,
-                    )
-                else:
-                    raise errors.DataLoss(
-                        f"the layer recipe {recipe} is damaged: load the image again"
-                    )
-    except (zlib.error, struct.error) as error:
-        raise errors.DataLoss(
-            f"the layer recipe {recipe} is damaged ({error}): load the image again"
-        ) from error
+        for part in read_parts(recipe):
+            if part.path:
+                yield from _content(
+                    lambda p=part: open_file(  # type: ignore[misc]
+                        root_fd, p.entry, p.path, replaced, replaced_root
+                    ),
+                    part.path,
+                    part.regions,
+                )
+            else:
+                yield part.raw
     finally:
         os.close(root_fd)
 
 
-def _open_file(
-    root_fd: int, entry: int, path: str, replaced: Sequence[Replacement], replaced_root: str
+def open_file(
+    root_fd: int,
+    entry: int,
+    path: str,
+    replaced: Sequence[Replacement],
+    replaced_root: str,
+    flags: int = os.O_RDONLY,
 ) -> int:
+    """Open the file that entry ``entry`` of the tar put at ``path``, wherever it is now."""
     for replacement in replaced:
         if replacement.entry > entry and (path + "/").startswith(replacement.path + "/"):
             rest = path[len(replacement.path) :]
-            return os.open(
-                f"{replaced_root}/{replacement.number}{rest}", os.O_RDONLY | os.O_NOFOLLOW
-            )
-    return openat2(root_fd, path, os.O_RDONLY | os.O_NOFOLLOW, RESOLVE_IN_ROOT)
+            return os.open(f"{replaced_root}/{replacement.number}{rest}", flags | os.O_NOFOLLOW)
+    return openat2(root_fd, path, flags | os.O_NOFOLLOW, RESOLVE_IN_ROOT)
 
 
 def _content(
@@ -207,7 +230,8 @@ def _content(
         fd = opener()
     except OSError as error:
         raise errors.DataLoss(
-            f"the layer's file {path!r} cannot be read ({error.strerror}): load the image again"
+            f"the layer's file {path!r} cannot be read ({error.strerror}): pull or load the image "
+            "again"
         ) from error
     try:
         for offset, size in regions:
@@ -216,7 +240,7 @@ def _content(
                 data = os.pread(fd, min(CHUNK_BYTES, end - position), position)
                 if not data:
                     raise errors.DataLoss(
-                        f"the layer's file {path!r} is too short: load the image again"
+                        f"the layer's file {path!r} is too short: pull or load the image again"
                     )
                 position += len(data)
                 yield data

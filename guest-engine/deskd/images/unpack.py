@@ -328,7 +328,7 @@ class _Unpacker:
         os.fchown(self._root_fd, *self._owner(member))
         os.fchmod(self._root_fd, member.mode & 0o7777)
         self._set_xattrs(self._root_fd, member)
-        self._directory_times[""] = _mtime_ns(member)
+        self._directory_times[""] = mtime_of(member)
 
     def _place_whiteout(self, directory: str, name: str) -> None:
         parent = self._parent(directory)
@@ -356,7 +356,7 @@ class _Unpacker:
             self._set_xattrs(fd, member)
         finally:
             os.close(fd)
-        self._directory_times[parent.join(name)] = _mtime_ns(member)
+        self._directory_times[parent.join(name)] = mtime_of(member)
 
     def _place_file(self, directory: str, name: str, member: tarfile.TarInfo) -> None:
         parent = self._fresh(directory, name)
@@ -368,14 +368,14 @@ class _Unpacker:
             os.fchown(fd, *self._owner(member))
             os.fchmod(fd, member.mode & 0o7777)  # after chown, which clears the set-user-ID bit
             self._set_xattrs(fd, member)
-            mtime_ns = _mtime_ns(member)
+            mtime_ns = mtime_of(member)
             os.utime(fd, ns=(mtime_ns, mtime_ns))
         finally:
             os.close(fd)
         self.size_bytes += member.size
 
     def _copy_content(self, fd: int, path: str, member: tarfile.TarInfo) -> None:
-        regions = _regions(member)
+        regions = regions_of(member)
         if self._recipe and regions:
             self._recipe.file(self.entry, path, regions)
         if self._reader.tell() != member.offset_data:
@@ -432,7 +432,7 @@ class _Unpacker:
         if not member.issym():
             os.chmod(name, member.mode & 0o7777, dir_fd=parent.fd)
         self._set_xattrs(f"/proc/self/fd/{parent.fd}/{name}", member)
-        mtime_ns = _mtime_ns(member)
+        mtime_ns = mtime_of(member)
         os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent.fd, follow_symlinks=False)
 
     def _set_xattrs(self, target: int | str, member: tarfile.TarInfo) -> None:
@@ -505,7 +505,7 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _regions(member: tarfile.TarInfo) -> Sequence[tuple[int, int]]:
+def regions_of(member: tarfile.TarInfo) -> Sequence[tuple[int, int]]:
     """Return the stored parts of a file (offset, size); checks a sparse file's map."""
     if not member.issparse():
         if member.size < 0:
@@ -532,7 +532,7 @@ def _checked_owner(member: tarfile.TarInfo) -> tuple[int, int]:
     return member.uid, member.gid
 
 
-def _mtime_ns(member: tarfile.TarInfo) -> int:
+def mtime_of(member: tarfile.TarInfo) -> int:
     """Return the time in nanoseconds; ``tarfile`` itself keeps a float, which loses digits."""
     text = member.pax_headers.get("mtime", "")
     try:

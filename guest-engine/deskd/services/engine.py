@@ -20,6 +20,7 @@ from deskd.services.exec import Execs
 from deskd.services.images import Images
 from deskd.services.networks import Networks
 from deskd.services.publishers import Publishers
+from deskd.services.store_checks import StoreChecks
 from deskd.services.system import System
 from deskd.services.volumes import Volumes
 
@@ -46,3 +47,4 @@ class Engine(Record):
     system: System
     events: Events
     publishers: Publishers
+    store_checks: StoreChecks

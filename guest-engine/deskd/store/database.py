@@ -250,6 +250,10 @@ class Records(Generic[T]):
             row[0] for row in self.database.execute(f"SELECT id FROM {self.table} ORDER BY rowid")
         ]
 
+    def has(self, key: str) -> bool:
+        """Say whether there is a record with this primary key."""
+        return bool(self.database.execute(f"SELECT 1 FROM {self.table} WHERE id = ?", (key,)))
+
     def count(self) -> int:
         """Return the number of records."""
         return int(self.database.execute(f"SELECT count(*) FROM {self.table}")[0][0])

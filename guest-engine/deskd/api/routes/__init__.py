@@ -78,6 +78,8 @@ ROUTES: tuple[Route, ...] = (
     # Desk's own: ports that an agent opens on another computer
     Route("GET", "/desk/ports", "publishing:questions"),
     Route("POST", "/desk/ports/{id}", "publishing:answer"),
+    # Desk's own: the check of the store
+    Route("POST", "/desk/store/check", "store:check"),
     # what a Docker engine without a swarm or plugins answers
     Route("GET", "/plugins", "system:plugins"),
     Route("GET", "/swarm", "system:no_swarm"),

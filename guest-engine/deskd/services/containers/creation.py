@@ -104,7 +104,9 @@ class ContainerCreation:
             record.mounts = [
                 msgspec.structs.replace(point, recursive_read_only=False) for point in record.mounts
             ]
-        with ExitStack() as undo:
+        self._registry.unsettled(record.id, record.image_id)
+        with ExitStack() as done, ExitStack() as undo:
+            done.callback(self._registry.settled, record.id)
             undo.callback(self._remove_files, record.id)
             self._make_directory(record.id)
             self._roots.create(

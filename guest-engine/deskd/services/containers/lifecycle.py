@@ -494,19 +494,27 @@ class Lifecycle:
             record.move(Status.DEAD)
             self._registry.save(container)
             raise
+        if not wait_for_files:
+            self._registry.unsettled(record.id)
         self._registry.forget(container)
         self._registry.tell(container, "destroy")
         if volumes:
             await self._remove_anonymous_volumes(container)
         container.tell_removal()
         if not wait_for_files:
-            self._in_background(asyncio.to_thread(self.delete_files, record.id))
+            self._in_background(self._delete_forgotten(record.id))
         await self._runtime.forget(record.id)
 
     def _in_background(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(_logged(work))
         self._cleaning.add(task)
         task.add_done_callback(self._cleaning.discard)
+
+    async def _delete_forgotten(self, container_id: str) -> None:
+        try:
+            await asyncio.to_thread(self.delete_files, container_id)
+        finally:
+            self._registry.settled(container_id)
 
     def delete_files(self, container_id: str) -> None:
         """Delete the container's root and directory; idempotent. Blocks."""

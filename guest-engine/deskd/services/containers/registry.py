@@ -122,6 +122,7 @@ class ContainerRegistry:
         self._events = events
         self._by_id: dict[str, Container] = {}
         self._by_name: dict[str, Container] = {}
+        self._unsettled: dict[str, str] = {}  # the image by the ID
 
     def load(self) -> None:
         """Read all records; call once, at the engine's start."""
@@ -242,14 +243,33 @@ class ContainerRegistry:
         """Publish the event of a prune."""
         self._events.publish(kind, "prune", "", {"reclaimed": str(reclaimed_bytes)})
 
+    def unsettled(self, container_id: str, image_id: str = "") -> None:
+        """Note a container that has files and no record: it is being made, on ``image_id``, or its
+        files are being removed. End it with ``settled``."""
+        self._unsettled[container_id] = image_id
+
+    def settled(self, container_id: str) -> None:
+        """End what ``unsettled`` noted; idempotent."""
+        self._unsettled.pop(container_id, None)
+
+    def known(self) -> set[str]:
+        """Return the ID of every container, also of unsettled ones; from any thread."""
+        return {*self._unsettled.copy(), *self._by_id.copy()}
+
+    def running(self) -> set[str]:
+        """Return the IDs of the containers with a process; from any thread."""
+        return {key for key, found in self._by_id.copy().items() if found.active}
+
     def image_uses(self) -> list[ImageUse]:
-        """Return which image each container stands on."""
+        """Return which image each container stands on, also each that is being made; from any
+        thread."""
         from deskd.images.removal import ImageUse
 
+        making = self._unsettled.copy()  # first: a container goes from there to the others
         return [
             ImageUse(container.id, container.record.image_id, container.active)
-            for container in self._by_id.values()
-        ]
+            for container in self._by_id.copy().values()
+        ] + [ImageUse(key, image_id, running=False) for key, image_id in making.items() if image_id]
 
     def using_volume(self, name: str) -> list[Container]:
         """Return the containers that have this volume among their mounts."""

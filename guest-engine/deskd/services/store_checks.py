@@ -1,0 +1,86 @@
+"""The check of the store as clients ask for it: one at a time, told while it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+from deskd.images.bridge import ByteQueue
+from deskd.images.layers import LayerStore
+from deskd.layout import DataRoot
+from deskd.services.containers.registry import ContainerRegistry
+from deskd.store.database import Database
+
+
+class StoreChecks:
+    """Runs checks of images, layers and containers' roots."""
+
+    def __init__(
+        self,
+        root: DataRoot,
+        database: Database,
+        layers: LayerStore,
+        registry: ContainerRegistry,
+    ) -> None:
+        self._root = root
+        self._database = database
+        self._layers = layers
+        self._registry = registry
+        self._lock = asyncio.Lock()
+
+    async def lines(self, *, repair: bool, deep: bool) -> AsyncIterator[bytes]:
+        """Yield the check's JSON lines: ``Checking`` with what is looked at, for each thing that
+        is wrong ``Problem``, ``Repaired`` and ``Outcome``, and at the end ``Found`` and ``Left``.
+
+        Waits for a check that is under way.
+        """
+        async with (
+            self._lock,
+            contextlib.aclosing(self._lines(repair=repair, deep=deep)) as lines,
+        ):
+            async for line in lines:
+                yield line
+
+    async def _lines(self, *, repair: bool, deep: bool) -> AsyncGenerator[bytes]:
+        queue = ByteQueue(asyncio.get_running_loop())
+
+        def work(sink: Callable[[bytes], None]) -> None:
+            self._check(lambda line: sink(json.dumps(line).encode() + b"\n"), repair, deep)
+
+        checking = asyncio.create_task(asyncio.to_thread(queue.run, work))
+        try:
+            async for line in queue:
+                yield line
+            await checking
+        finally:
+            queue.stop()
+            with contextlib.suppress(asyncio.CancelledError):
+                await checking
+
+    def _check(self, tell: Callable[[dict[str, Any]], None], repair: bool, deep: bool) -> None:
+        from deskd.storage.check import StoreCheck
+
+        check = StoreCheck(
+            self._root,
+            self._database,
+            self._layers,
+            self._registry,
+            repair=repair,
+            deep=deep,
+            tell=lambda what: tell({"Checking": what}),
+        )
+        found = left = 0
+        for finding in check.run():
+            found += 1
+            left += not finding.repaired
+            tell(
+                {
+                    "Problem": finding.problem,
+                    "Repaired": finding.repaired,
+                    "Outcome": finding.outcome,
+                }
+            )
+        tell({"Found": found, "Left": left})
