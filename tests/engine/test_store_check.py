@@ -19,6 +19,7 @@ import pytest
 
 from tests.cli_process import Cli, Result
 from tests.engine_process import API, IMAGE, Api, EngineProcess, UnixConnection, until
+from tests.registry_process import running_registry
 
 pytestmark = pytest.mark.root
 
@@ -209,6 +210,22 @@ def test_a_damaged_layer_is_made_again_from_a_copy(desk: Cli, store: Store) -> N
     assert checked(desk, "--deep").out == "Everything is right.\n"
     assert store.save() == archive
     store.api.delete(f"/containers/{container}")
+
+
+def test_an_incomplete_image_is_completed_by_a_pull(
+    desk: Cli, store: Store, engine: EngineProcess, tmp_path: Path
+) -> None:
+    with running_registry(tmp_path / "registry", before=engine.inside_network()) as address:
+        name = f"{address}/victim:1"
+        desk.ok("tag", "victim", name)
+        desk.ok("push", "-q", name)
+        archive = store.save()
+        shutil.rmtree(store.layer)
+        assert checked(desk, "--repair").code == 1
+        desk.ok("pull", "-q", name)
+        assert checked(desk, "--deep").out == "Everything is right.\n"
+        assert store.save() == archive
+        desk.ok("rmi", name)
 
 
 def test_a_layer_in_use_is_left_until_its_container_stops(desk: Cli, store: Store) -> None:

@@ -119,7 +119,9 @@ IMAGE_GROUP = {
 }
 
 SYSTEM_GROUP = {
-    "check": Entry("store_check:check", "Check the engine's store of images, layers and containers."),
+    "check": Entry(
+        "store_check:check", "Check the engine's store of images, layers and containers."
+    ),
     "df": Entry("system:df", "Show how much disk images, containers and volumes use."),
     "events": ENGINE["events"],
     "info": ENGINE["info"],

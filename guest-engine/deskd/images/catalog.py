@@ -141,7 +141,8 @@ class Catalog:
                         id=image_id,
                         raw_config=raw_config.decode(),
                         raw_manifest=raw_manifest.decode(),
-                        parent=parent,
+                        # It may have been removed since; an image is whole without it.
+                        parent=parent if self._images.has(parent) else "",
                         size_bytes=size_bytes,
                     )
                 )

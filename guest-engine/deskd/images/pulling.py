@@ -170,7 +170,7 @@ class _Pull:
         except RegistryError as error:
             raise translate(error, reference) from error
 
-    def _pull_one(self, reference: Reference) -> tuple[Pulled, bool]:
+    def _pull_one(self, reference: Reference, attempts: int = 3) -> tuple[Pulled, bool]:
         """Pull one tag or digest; return it and whether the name means another image now."""
         unchanged = self._unchanged(reference)
         if unchanged is not None:
@@ -187,10 +187,16 @@ class _Pull:
         by_digest = Reference(reference.domain, reference.path, "", digest)
         name = by_digest if reference.digest else reference
         before = self._catalog.find(str(name))
-        with self._catalog.database.transaction():
-            self._catalog.tag(by_digest, record.id)
-            if not reference.digest:
-                self._catalog.tag(reference, record.id)
+        try:
+            with self._catalog.database.transaction():
+                self._catalog.tag(by_digest, record.id)
+                if not reference.digest:
+                    self._catalog.tag(reference, record.id)
+        except errors.NotFound:
+            if attempts == 1:
+                raise
+            # A prune has met the image before it had its name.
+            return self._pull_one(reference, attempts - 1)
         self._warn_of_platform(record, reference)
         return Pulled(name, record), before is None or before.id != record.id
 
@@ -206,7 +212,7 @@ class _Pull:
         Only the digest is asked for: registries that ration pulls do not count that.
         """
         record = self._catalog.find(str(reference))
-        if record is None or not self._suits(record):
+        if record is None or not self._suits(record) or not self._is_whole(record):
             return None
         names = self._catalog.names(record.id)
         known = {name.digest for name in names if name.name == reference.name and name.digest}
@@ -217,6 +223,10 @@ class _Pull:
         except RegistryError:
             return None  # the request for the manifest itself tells what is wrong
         return (record, digest) if digest in known else None
+
+    def _is_whole(self, record: ImageRecord) -> bool:
+        """Say whether the store has all layers: a repair may have taken out a damaged one."""
+        return self._catalog.layers.are_here(record.config.diff_ids)
 
     def _suits(self, record: ImageRecord) -> bool:
         config = record.config
@@ -242,7 +252,7 @@ class _Pull:
         manifest = found.parsed()
         config_blob, layers = self._check(manifest, found, reference)
         known = self._catalog.by_id(config_blob.digest)
-        if known is not None:
+        if known is not None and self._is_whole(known):
             self._remember(known, layers)
             return known
         raw_config = fetch_small(
