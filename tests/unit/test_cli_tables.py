@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from typing import Any
@@ -234,3 +235,12 @@ def test_a_tree_of_images_has_each_image_once_below_its_names() -> None:
     ]
     (row,) = image_rows([image], truncate=True, one_each=True)  # as `system df -v` counts
     assert (row["Repository"], row["Tag"]) == ("app", "1")
+
+
+def test_a_load_elsewhere_than_on_a_terminal_says_only_what_it_loaded() -> None:
+    from desk.cli.layer_lines import show_layers
+
+    output = io.StringIO()
+    counted = {"status": "Loading layer", "id": "abc", "progressDetail": {"current": 1, "total": 2}}
+    show_layers([counted, {"stream": "Loaded image: app:1\n"}], output)
+    assert output.getvalue() == "Loaded image: app:1\n"

@@ -16,7 +16,8 @@ _BAR_WIDTH = 30
 def show_layers(
     messages: Iterable[Mapping[str, Any]], stream: TextIO | None = None
 ) -> list[Mapping[str, Any]]:
-    """Print a pull's or a push's progress objects; return those that carry data (``aux``)."""
+    """Print the progress objects of a pull, push or load; return those that carry data
+    (``aux``)."""
     output = stream or sys.stdout
     lines = _Lines(output) if output.isatty() else None
     results: list[Mapping[str, Any]] = []
@@ -24,7 +25,7 @@ def show_layers(
         for message in messages:
             if message.get("aux"):
                 results.append(message["aux"])
-            status = str(message.get("status") or "")
+            status = str(message.get("status") or message.get("stream") or "").rstrip("\n")
             identifier = str(message.get("id") or "")
             detail = message.get("progressDetail")
             if not status:

@@ -14,6 +14,7 @@ import click
 from desk.cli import complete, render
 from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand
+from desk.cli.layer_lines import show_layers
 from desk.cli.render import Table
 from desk.cli.session import Session, pass_session
 from desk.cli.starting import split_reference
@@ -384,7 +385,7 @@ def import_(
 def load(session: Session, file: str | None, quiet: bool) -> None:
     """Load images from a tar archive."""
     with _input_file(file) as archive:
-        render.show_progress(session.starting_client.images.load(_pieces(archive), quiet=quiet))
+        show_layers(session.starting_client.images.load(_pieces(archive), quiet=quiet))
 
 
 @click.command(cls=DeskCommand, example="desk save -o images.tar trixie busybox")
