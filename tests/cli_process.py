@@ -68,7 +68,7 @@ class Cli:
             input=stdin,
             capture_output=True,
             env=self.environment,
-            timeout=60,
+            timeout=240,
             cwd=cwd,
             check=False,
         )

@@ -482,7 +482,7 @@ def docker_cli() -> str:
 
 
 def run_docker(
-    engine: EngineProcess, *arguments: str, stdin: bytes = b"", timeout_s: float = 60.0
+    engine: EngineProcess, *arguments: str, stdin: bytes = b"", timeout_s: float = 120.0
 ) -> subprocess.CompletedProcess[str]:
     """Run a docker command against ``engine``; return its result as text."""
     words: Sequence[str] = [docker_cli(), *arguments]

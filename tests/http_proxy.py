@@ -5,46 +5,23 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import threading
 from urllib.parse import urlsplit
 
+from tests.proxy_listener import ProxyListener
 
-class HttpProxy:
+
+class HttpProxy(ProxyListener):
     """Serves ``CONNECT`` and absolute request targets; leads all of them to ``target``."""
 
     def __init__(self, target: str) -> None:
+        super().__init__()
         host, _, port = target.partition(":")
         self._target = (host, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(0.1)
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._closing = threading.Event()
-        self._threads: list[threading.Thread] = []
         self.hosts: list[str] = []
         self.credentials: set[str] = set()
 
-    def __enter__(self) -> HttpProxy:
-        self._start(self._accept)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        while self._threads:
-            self._threads.pop().join(60)
-        self._listener.close()
-
-    def _start(self, work, *arguments: object) -> None:  # type: ignore[no-untyped-def]
-        thread = threading.Thread(target=work, args=arguments)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while not self._closing.is_set():
-            try:
-                client, _ = self._listener.accept()
-            except TimeoutError:
-                continue
-            self._start(self._serve, client)
+    def accepted(self, client: socket.socket) -> None:
+        self.start(self._serve, client)
 
     def _serve(self, client: socket.socket) -> None:
         client.settimeout(60)
@@ -75,7 +52,7 @@ class HttpProxy:
 
     def _relay(self, client: socket.socket, server: socket.socket) -> None:
         """Carry both ways; a further request on this connection is rewritten as the first was."""
-        while not self._closing.is_set():
+        while not self.closing.is_set():
             ready, _, _ = select.select([client, server], [], [], 0.1)
             for source, other in ((client, server), (server, client)):
                 if source not in ready:

@@ -45,7 +45,7 @@ class Host:
             input=stdin,
             capture_output=True,
             env=self.environment,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())

@@ -13,7 +13,6 @@ import json
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tests.free_ports import free_port
+from tests.proxy_listener import ProxyListener
 
 USER, PASSWORD = "ann", "s3cret"
 PASSWORDS = "ann:$2b$04$AzTvBQO/r1AAY6dGG3Y2Le02P.U/7CbbGxzaMEqEB5Esi3MdAxiRe\n"
@@ -225,7 +225,7 @@ def pass_on(_number: int, _passed: int, data: bytes) -> bytes:
     return data
 
 
-class FaultProxy:
+class FaultProxy(ProxyListener):
     """A TCP proxy before a registry. ``rules`` says, for each connection by number, what becomes
     of the bytes that the registry sends: a function from (bytes so far, piece) to a piece, or
     ``None`` to cut the connection."""
@@ -233,41 +233,17 @@ class FaultProxy:
     def __init__(
         self, target: str, rule: Callable[[int, int, bytes], bytes | None] = pass_on
     ) -> None:
+        super().__init__()
         self._target = target
         self._rule = rule
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(0.1)
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._closing = threading.Event()
-        self._threads: list[threading.Thread] = []
         self.connections = 0
         self.requests: list[str] = []
 
-    def __enter__(self) -> FaultProxy:
-        self._start(self._accept)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        while self._threads:
-            self._threads.pop().join(60)
-        self._listener.close()
-
-    def _start(self, work: Callable[..., None], *arguments: Any) -> None:
-        thread = threading.Thread(target=work, args=arguments)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while not self._closing.is_set():
-            try:
-                client, _ = self._listener.accept()
-            except TimeoutError:
-                continue
-            self.connections += 1
-            host, _, port = self._target.partition(":")
-            server = socket.create_connection((host, int(port)))
-            self._start(self._serve, client, server, self.connections)
+    def accepted(self, client: socket.socket) -> None:
+        self.connections += 1
+        host, _, port = self._target.partition(":")
+        server = socket.create_connection((host, int(port)))
+        self.start(self._serve, client, server, self.connections)
 
     def _serve(self, client: socket.socket, server: socket.socket, number: int) -> None:
         """Carry one connection, both ways in this thread."""
@@ -275,7 +251,7 @@ class FaultProxy:
 
         passed = 0
         with client, server, contextlib.suppress(OSError):
-            while not self._closing.is_set():
+            while not self.closing.is_set():
                 ready, _, _ = select.select([client, server], [], [], 0.1)
                 if client in ready:
                     data = client.recv(65536)
