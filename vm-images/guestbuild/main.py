@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
-from guestbuild import box, engine, host, initramfs, packages, recipe, root
+from guestbuild import box, engine, host, initramfs, packages, recipe, registry, root
 from guestbuild.errors import BuildError
 from guestbuild.kernel import Modules, direct_boot, find
 from guestbuild.packages import Base
@@ -32,6 +32,9 @@ class FileEntry(TypedDict):
     sha256: str
     size: int
 
+
+_FILES = ("kernel", "initramfs", "root", "registry")
+"""The manifest's keys that name files; the machine boots from all but the last."""
 
 _RECIPE_SOURCES = ("vm-images", "packaging/guest", "guest-engine/deskd", "pyproject.toml")
 
@@ -157,11 +160,14 @@ def _make_image(
         with step("Packing the initramfs"):
             initramfs.make(base, modules, made / "initramfs.cpio", for_box=False)
             initramfs.make(base, modules, made / "initramfs-box.cpio", for_box=True)
+        with step("Packing the registry"):
+            registry.make(arch, base, made / "registry.tar.xz")
         versions = {name: base.versions[name] for name in contents["packages"]}
         entries = {
             "kernel": _entry(made / "vmlinux"),
             "initramfs": _entry(made / "initramfs.cpio"),
             "root": _entry(made / "root.squashfs"),
+            "registry": _entry(made / "registry.tar.xz"),
         }
         manifest = {
             "format": FORMAT,
@@ -180,10 +186,14 @@ def _make_image(
         if output.exists():
             output.replace(scratch / "replaced")
         made.replace(output)
-    files = [output / entry["file"] for entry in entries.values()]
+    files = [output / entries[name]["file"] for name in _FILES[:-1]]
     total = sum(path.stat().st_size for path in files)
     parts = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.1f}" for path in files)
-    print(f"{output}: {total / 1e6:.1f} MB: {parts}", file=sys.stderr)
+    beside = entries["registry"]["size"] / 1e6
+    print(
+        f"{output}: {total / 1e6:.1f} MB: {parts}; beside it the registry {beside:.1f}",
+        file=sys.stderr,
+    )
 
 
 def _compress(tree: Path, output: Path) -> None:
@@ -220,7 +230,7 @@ def _up_to_date(output: Path, key: str) -> bool:
         return False
     if manifest.get("input") != key:
         return False
-    files = [manifest[name] for name in ("kernel", "initramfs", "root")]
+    files = [manifest[name] for name in _FILES if name in manifest]
     return all(
         (output / entry["file"]).is_file()
         and (output / entry["file"]).stat().st_size == entry["size"]
@@ -234,7 +244,7 @@ def _pack(image: Path, target: Path) -> None:
         partial = target.with_name(f".{target.name}.partial")
         with tarfile.open(partial, "w:xz", preset=6) as archive:
             manifest = json.loads((image / "manifest.json").read_text("utf-8"))
-            names = [manifest[name]["file"] for name in ("kernel", "initramfs", "root")]
+            names = [manifest[name]["file"] for name in _FILES]
             # The manifest comes first: whoever reads the stream knows what to expect.
             for path in (image / name for name in ("manifest.json", *names)):
                 info = archive.gettarinfo(str(path), path.name)

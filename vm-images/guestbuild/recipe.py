@@ -59,6 +59,7 @@ def host_architecture() -> str:
 PACKAGES = (
     "busybox-static",
     "ca-certificates",
+    "docker-registry",  # not in the guest itself: registry.py
     "e2fsprogs",
     "kmod",
     "libnftables1",

@@ -81,6 +81,9 @@ GROUPS = {
     "container": Entry("groups:container", "Manage containers."),
     "image": Entry("groups:image", "Manage images."),
     "network": Entry("networks:network", "Manage networks."),
+    "registry": Entry(
+        "registry:registry", "Manage the machine's own registry, for private images."
+    ),
     "system": Entry("groups:system", "Manage the engine: disk use, clean-up, facts, events."),
     "volume": Entry("volumes:volume", "Manage volumes."),
 }

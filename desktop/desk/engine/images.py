@@ -102,6 +102,16 @@ class Images:
         )
         return found or []
 
+    def distribution(self, image: str, *, headers: Mapping[str, str] | None = None) -> JsonObject:
+        """Return what the image's registry says of it: ``Descriptor`` and ``Platforms``."""
+        found: JsonObject = self._connection.call(
+            "GET",
+            f"/distribution/{segment(image)}/json",
+            headers=headers,
+            timeout_s=_TRANSFER_START_S,
+        )
+        return found
+
     def load(self, archive: Iterable[bytes], *, quiet: bool = False) -> ProgressStream:
         """Load the images in a tar archive that ``save`` made."""
         return self._connection.progress(

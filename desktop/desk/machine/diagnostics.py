@@ -176,6 +176,30 @@ def _machine(manager: Manager, status: MachineStatus) -> Iterator[Check]:
         return
     yield Check(subject, Verdict.OK, f"running, engine {status.engine_version}")
     yield _guarded(f"{subject}: engine", lambda: _engine(manager, status.name, subject))
+    try:
+        registry = _registry(manager, status.name, subject)
+    except DeskError as error:
+        registry = Check(f"{subject}: registry", Verdict.FAILURE, error.text, error.hint)
+    if registry is not None:
+        yield registry
+
+
+def _registry(manager: Manager, name: str, subject: str) -> Check | None:
+    """Ask whether the machine's own registry answers, where it has one."""
+    from desk.engine.client import EngineClient
+    from desk.engine.transport import transport_for
+    from desk.machine.private_registry import PrivateRegistry
+
+    with EngineClient(transport_for(manager.url(name)), timeout_s=10) as client:
+        found = PrivateRegistry(client, manager.home).status()
+    if found is None:
+        return None
+    subject = f"{subject}: registry"
+    if found.error:
+        remedy = f"`desk -m {name} registry start` tries again; see `desk logs desk-registry`."
+        return Check(subject, Verdict.FAILURE, found.error, remedy)
+    text = f"it answers at {found.address}" if found.running else "stopped"
+    return Check(subject, Verdict.OK, text)
 
 
 def _engine(manager: Manager, name: str, subject: str) -> Check:

@@ -66,10 +66,12 @@ class Manifest:
     initramfs: ImageFile
     root: ImageFile
     cmdline: str
+    registry: ImageFile | None = None  # what `desk registry` runs; no machine boots from it
 
     @property
     def files(self) -> tuple[ImageFile, ...]:
-        return (self.kernel, self.initramfs, self.root)
+        boots = (self.kernel, self.initramfs, self.root)
+        return boots if self.registry is None else (*boots, self.registry)
 
     @property
     def identity(self) -> str:
@@ -102,6 +104,12 @@ class GuestImage:
     def root(self) -> Path:
         return self.directory / self.manifest.root.file
 
+    @property
+    def registry(self) -> Path | None:
+        """The registry's root file system, where the image has one beside it."""
+        entry = self.manifest.registry
+        return None if entry is None else self.directory / entry.file
+
 
 def parse_manifest(text: str, source: str) -> Manifest:
     """Return the manifest in ``text``; raises ``ImageError`` that names ``source``."""
@@ -122,6 +130,7 @@ def parse_manifest(text: str, source: str) -> Manifest:
         initramfs=_file(document, "initramfs", source),
         root=_file(document, "root", source),
         cmdline=_text(document, "cmdline", source),
+        registry=_file(document, "registry", source) if "registry" in document else None,
     )
     if not _SAFE_NAME.match(manifest.identity):
         raise ImageError(f"{source}: {manifest.identity!r} cannot name an image", hint=_REINSTALL)
