@@ -311,6 +311,44 @@ def test_tokens_by_scope(here: Service) -> None:
     assert asked == ["/token?service=s&scope=repository%3Ateam%2Fx%3Apull"]
 
 
+def test_tokens_that_expire_in_the_middle(here: Service) -> None:
+    """The token of the manifest is good for no blob: the pull fetches a new one and goes on."""
+    image = Image(GOOD, tar(entry("b", b"b")), tar(entry("c", b"c")))
+    server: Server
+    given: list[str] = []
+    refused: list[str] = []
+
+    def answer(path: str) -> Reply | None:
+        if path.startswith("/token"):
+            given.append(f"t{len(given)}")
+            return 200, {}, json.dumps({"token": given[-1], "expires_in": 60}).encode()
+        token = server.seen[-1][1].removeprefix("Bearer ")
+        if token not in given or ("/blobs/" in path and token == given[0]):
+            refused.append(path)
+            realm = f"http://{server.address}/token"
+            return 401, {"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'}, b"{}"
+        return image(path)
+
+    server = Server(answer)
+    with server:
+        here.pull(f"{server.address}/x:1")
+        assert here.content(f"{server.address}/x:1") == {"a": b"a", "b": b"b", "c": b"c"}
+    assert given == ["t0", "t1"]
+    assert any("/blobs/" in path for path in refused)
+
+
+def test_urls_of_layers_are_not_followed(here: Service) -> None:
+    """A manifest may name other places for a layer; only the registry's own is asked."""
+    image = Image(GOOD)
+    with Server(lambda _path: (200, {}, b"elsewhere")) as elsewhere, Server(image) as server:
+        layer = image.manifest["layers"][0]
+        layer["urls"] = [f"http://{elsewhere.address}/layer"]
+        layer["mediaType"] = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+        here.pull(f"{server.address}/x:1")
+        assert here.content(f"{server.address}/x:1") == {"a": b"a"}
+        assert elsewhere.seen == []
+
+
 # --- what passes by itself ----------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ way. The service runs in the test's process, on a data root of its own."""
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import zstandard
 
 from deskd import errors
+from deskd.api.status import status_of
 from deskd.registry.authorization import Credentials
 from deskd.registry.cancellation import Cancellation
 from deskd.registry.endpoints import Endpoint
@@ -164,6 +166,28 @@ def test_platforms_and_digests_and_all_tags(here: Service, registry: str) -> Non
     } == tags
 
 
+def test_attestations_are_no_platform(here: Service, registry: str) -> None:
+    """Builders put what they say of an image beside it, for the platform unknown/unknown."""
+    pusher = Pusher(registry)
+    document, _ = pusher.describe("attested", [TOP])
+    size = len(json.dumps(document))
+    said, _ = pusher.describe("attested", [BASE], os="unknown")
+    entries = [
+        {"mediaType": said["mediaType"], "digest": pusher.manifest("attested", "said", said),
+         "size": len(json.dumps(said)), "platform": {"os": "unknown", "architecture": "unknown"},
+         "annotations": {"vnd.docker.reference.type": "attestation-manifest"}},
+        {"mediaType": document["mediaType"], "digest": pusher.manifest("attested", "a", document),
+         "size": size, "platform": {"os": "linux", "architecture": "amd64"}},
+    ]  # fmt: skip
+    for tag, kept in (("both", entries), ("alone", entries[:1])):
+        index = {"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": kept}
+        pusher.manifest("attested", tag, index)
+    here.pull(f"{registry}/attested:both", platform="linux/amd64")
+    assert here.content(f"{registry}/attested:both") == {"hello": b"hello\n"}
+    with pytest.raises(errors.NotFound, match="no matching manifest for linux/amd64 in the man"):
+        here.pull(f"{registry}/attested:alone", platform="linux/amd64")
+
+
 # --- who asks -----------------------------------------------------------------------------------
 
 
@@ -171,11 +195,14 @@ def test_passwords(tmp_path: Path, here: Service) -> None:
     with running_registry(tmp_path / "registry", passwords=True) as registry:
         Pusher(registry, authorization=(USER, PASSWORD)).image("own", "1", [BASE])
         name = f"{registry}/own:1"
-        with pytest.raises(errors.Unauthorized, match="no basic auth credentials"):
+        with pytest.raises(errors.Unauthorized) as caught:
             here.pull(name)
+        said = f'Get "http://{registry}/v2/own/manifests/1": no basic auth credentials'
+        assert (str(caught.value), status_of(caught.value)) == (said, 500)
         wrong = Credentials(username=USER, password="wrong")
-        with pytest.raises(errors.DeskdError, match="unauthorized: authentication required"):
+        with pytest.raises(errors.DeskdError, match="unauthorized: authentication required") as no:
             here.pull(name, credentials=wrong)
+        assert status_of(no.value) == 500
         here.check_nothing_left()
         here.pull(name, credentials=Credentials(username=USER, password=PASSWORD))
         assert "etc/os-release" in here.content(name)

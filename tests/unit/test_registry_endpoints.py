@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -147,3 +149,19 @@ def _entry(name: str) -> Descriptor:
 def test_the_best_platform(wanted: str, offered: list[str], best: str | None) -> None:
     found = suitable([_entry(name) for name in offered], parse_platform(wanted))
     assert (found[0].digest if found else None) == best
+
+
+@pytest.mark.parametrize(
+    ("text", "least_s", "most_s"),
+    [
+        ("120", 120, 120),
+        ("", 0, 0),
+        ("soon", 0, 0),
+        ("-5", 0, 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3000, 3600),
+    ],
+)
+def test_when_to_try_again(text: str, least_s: float, most_s: float) -> None:
+    error = read_refusal("GET", "https://a/v2/", 429, b"", text)
+    assert least_s <= error.retry_after_s <= most_s

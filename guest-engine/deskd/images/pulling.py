@@ -495,8 +495,6 @@ def _check(cancellation: Cancellation, failed: threading.Event) -> None:
 def translate(error: RegistryError, reference: Reference) -> errors.DeskdError:
     """Return Docker's error for a registry's refusal of a pull."""
     said = error.reason
-    if error.code == "UNAUTHORIZED":
-        return errors.NotFound(said)
     if error.code == "DENIED":
         return errors.NotFound(
             f"pull access denied for {reference.familiar_name}, repository does not exist or may "

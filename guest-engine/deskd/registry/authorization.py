@@ -78,6 +78,12 @@ def parse_challenges(values: Iterable[str]) -> dict[str, dict[str, str]]:
     return found
 
 
+class NoCredentials(Unauthorized):
+    """A registry asks for a name and a password, and none were given (HTTP 500, as Docker says)."""
+
+    http_status = 500
+
+
 class Authorizer:
     """Sends requests with what a registry asks for; tokens are kept by scope.
 
@@ -114,7 +120,7 @@ class Authorizer:
             raise refusal(method, url, answer)
         challenges = parse_challenges(answer.headers.getlist("WWW-Authenticate"))
         try:
-            value = self._meet(challenges, url, scopes, known)
+            value = self._meet(challenges, (method, url), scopes, known)
         except BaseException:
             answer.close()
             raise
@@ -131,7 +137,11 @@ class Authorizer:
         return answer
 
     def _meet(
-        self, challenges: dict[str, dict[str, str]], url: str, scopes: tuple[str, ...], tried: str
+        self,
+        challenges: dict[str, dict[str, str]],
+        request: tuple[str, str],
+        scopes: tuple[str, ...],
+        tried: str,
     ) -> str:
         """Return the ``Authorization`` that a challenge asks for, "" where there is none left."""
         key = _key(scopes)
@@ -146,7 +156,8 @@ class Authorizer:
         if "basic" in challenges:
             value = self._credentials.basic
             if not value:
-                raise Unauthorized(f'Get "{url}": no basic auth credentials')
+                method, url = request
+                raise NoCredentials(f'{method.capitalize()} "{url}": no basic auth credentials')
             self._values[key] = value
             return "" if value == tried else value
         return ""

@@ -6,6 +6,9 @@ that people know from Docker where Docker has one.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
 import msgspec
 
 from deskd import errors
@@ -84,5 +87,17 @@ def read_refusal(
     if not code:
         said = f": {detail}" if detail else ""
         detail = f"{method} {url}: received unexpected HTTP status: {status}{said}"
-    delay_s = float(retry_after) if retry_after.isdigit() else 0.0
-    return RegistryError(method, url, status, code, detail, delay_s)
+    return RegistryError(method, url, status, code, detail, _delay_s(retry_after))
+
+
+def _delay_s(retry_after: str) -> float:
+    """Read ``Retry-After``: seconds or a date (RFC 9110, section 10.2.3)."""
+    if retry_after.isdecimal():
+        return float(retry_after)
+    try:
+        date = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return 0.0
+    if date.tzinfo is None:  # "-0000": UTC that nobody vouches for
+        date = date.replace(tzinfo=UTC)
+    return max(0.0, (date - datetime.now(UTC)).total_seconds())

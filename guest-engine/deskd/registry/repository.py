@@ -62,7 +62,8 @@ class Repository:
     def ping(self) -> None:
         """See whether a registry answers here at all. Raises ``Unreachable``."""
         url = self.transport.endpoint.base
-        answer = self._authorizer.send("GET", url, self._scopes)
+        # Without credentials: what is asked for next says which.
+        answer = self.transport.send("GET", url)
         if answer.status in (200, 401):
             finish(answer)
             return
