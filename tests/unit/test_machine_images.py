@@ -303,3 +303,22 @@ def test_full_disk_is_named_and_leaves_nothing(image: Path, tmp_path: Path) -> N
         assert list(store._directory.iterdir()) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_registry_beside_an_image_is_installed_with_it(tmp_path: Path, image: Path) -> None:
+    assert ImageStore(Home(tmp_path / "without")).install(str(image)).registry is None
+    content = b"registry" * 100
+    (image / "registry.tar.xz").write_bytes(content)
+    manifest = json.loads((image / "manifest.json").read_text())
+    manifest["registry"] = {
+        "file": "registry.tar.xz",
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    (image / "manifest.json").write_text(json.dumps(manifest))
+    store = ImageStore(Home(tmp_path / "with"))
+    installed = store.install(str(image))
+    assert installed.registry is not None
+    assert installed.registry.read_bytes() == content
+    (image / "registry.tar.xz").write_bytes(b"other" * 160)
+    with pytest.raises(ImageError, match=r"registry\.tar\.xz"):
+        ImageStore(Home(tmp_path / "damaged")).install(str(image))

@@ -13,7 +13,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ _ROLE = {"desk.role": "registry"}
 _MACHINES_OWN = "machine"  # tag of the image that has nothing but what the machine has
 _PIECE_BYTES = 256 * 1024
 _ANSWER_DEADLINE_S = 60.0
+_RESTARTS = 5
 _GRACE_S = 10
 _SETTINGS = """\
 version: 0.1
@@ -123,12 +124,10 @@ class PrivateRegistry:
         """
         now = self.status()
         if now is not None and now.running and port in (None, now.port):
-            if now.error:
-                raise MachineError(
-                    f"the registry runs and does not answer: {now.error}",
-                    hint=f"See `desk logs {NAME}`; `desk restart {NAME}` starts it anew.",
-                )
-            return now
+            if now.error:  # it may have come up with the machine a moment ago
+                progress("Waiting for the registry")
+                self._await_answer(now.port)
+            return replace(now, error="")
         wanted = port or (now.port if now else DEFAULT_PORT)
         with ExitStack() as undo:
             image = self._image(now.image if now else "", progress)
@@ -237,9 +236,10 @@ class PrivateRegistry:
             obstacle = self._obstacle(port)
             if not obstacle:
                 return
-            state = self._client.containers.inspect(NAME)["State"]
+            details = self._client.containers.inspect(NAME)
             # With its restart policy a program that ends is "restarting", over and over.
-            if state["Status"] != "running" or time.monotonic() > deadline:
+            ended = not details["State"]["Running"] or details["RestartCount"] >= _RESTARTS
+            if ended or time.monotonic() > deadline:
                 raise MachineError(
                     f"the registry does not answer: {self._last_words() or obstacle}",
                     hint="`desk doctor` checks the machine.",
