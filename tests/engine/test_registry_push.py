@@ -95,6 +95,23 @@ def test_skopeo_understands_what_was_pushed(here: Service, registry: str, tmp_pa
     assert len(names) == 3, image_id
 
 
+def test_what_skopeo_pushed_is_pulled(here: Service, registry: str, tmp_path: Path) -> None:
+    import_(here, f"{registry}/skopeo-source:1", BIG)
+    here.push(f"{registry}/skopeo-source:1")
+    target = f"{registry}/by-skopeo:1"
+    done = subprocess.run(
+        ["skopeo", "copy", "--src-tls-verify=false", "--dest-tls-verify=false", "--format=oci",
+         f"docker://{registry}/skopeo-source:1", f"docker://{target}"],
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document, _ = manifest_of(registry, "by-skopeo", "1")
+    assert document["mediaType"] == f"{OCI}.manifest.v1+json"
+    with service(tmp_path / "elsewhere") as elsewhere:
+        elsewhere.pull(target)
+        assert elsewhere.content(target) == here.content(f"{registry}/skopeo-source:1")
+
+
 def test_nothing_is_sent_twice_and_layers_are_mounted(here: Service, registry: str) -> None:
     with FaultProxy(registry) as proxy:
         name = f"{proxy.address}/first:1"
