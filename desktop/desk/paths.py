@@ -25,6 +25,12 @@ def default_home() -> Path:
     return (Path(data) if data else Path.home() / ".local" / "share") / "desk"
 
 
+def docker_certificates() -> Path:
+    """Return where Docker's clients keep certificates of registries, by ``HOST:PORT/``."""
+    chosen = os.environ.get("DOCKER_CONFIG")
+    return (Path(chosen) if chosen else Path.home() / ".docker") / "certs.d"
+
+
 @dataclass(frozen=True, slots=True)
 class MachinePaths:
     """The files of one machine, all inside ``directory``."""
@@ -148,6 +154,11 @@ class Home:
     def accelerators(self) -> Path:
         """Remembered verdicts of the accelerator probe."""
         return self.directory / "accelerators.json"
+
+    @property
+    def certificates(self) -> Path:
+        """Certificates of registries by ``HOST:PORT/``, for every machine with a seed."""
+        return self.directory / "certs.d"
 
     def machine(self, name: str) -> MachinePaths:
         """Return the paths of machine ``name`` (a valid machine name; not checked here)."""

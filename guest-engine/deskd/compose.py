@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from contextlib import AsyncExitStack
@@ -250,6 +251,10 @@ def run(settings: Settings, launcher: Any, opening: Opening) -> None:
               "fatal": "CRITICAL"}  # fmt: skip
     level = "DEBUG" if settings.debug else levels[settings.log_level]
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # The settings go before the environment, and the library reads the lower case first.
+    for name in ("http_proxy", "https_proxy", "no_proxy"):
+        if value := getattr(settings, name):
+            os.environ[name] = os.environ[name.upper()] = value
     asyncio.run(_run(settings, launcher, opening))
 
 

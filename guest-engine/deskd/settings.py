@@ -60,6 +60,9 @@ class Settings(Record):
     log_options: dict[str, str] = field(default_factory=dict)
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
     userns_remap: str = ""
     tls: TlsSettings = TlsSettings()
     debug: bool = False
@@ -114,9 +117,18 @@ _OPTIONS: tuple[_Option, ...] = (
             "mirror of docker.io, as https://HOST", "list", metavar="URL"),
     _Option("insecure-registry", "insecure-registries", "insecure_registries",
             "registry (HOST:PORT or network) without verified TLS", "list", metavar="REGISTRY"),
+    _Option("http-proxy", "http-proxy", "http_proxy", "proxy for http:// addresses", metavar="URL"),
+    _Option("https-proxy", "https-proxy", "https_proxy", "proxy for https:// addresses",
+            metavar="URL"),
+    _Option("no-proxy", "no-proxy", "no_proxy", "hosts and networks to reach without a proxy",
+            metavar="HOSTS"),
     _Option("userns-remap", "userns-remap", "userns_remap",
             "user[:group] whose subordinate IDs containers get; default means dockremap"),
 )  # fmt: skip
+
+
+_PROXIES = {"http-proxy", "https-proxy", "no-proxy"}
+"""Keys of ``proxies`` in daemon.json; their flags stand alone."""
 
 
 def parse_arguments(argv: Sequence[str]) -> Settings:
@@ -243,13 +255,19 @@ def _read_config_file(path: str | None) -> dict[str, Any]:
         ) from error
     if not isinstance(parsed, dict):
         raise InvalidArgument(f"the configuration file {chosen} must hold a JSON object")
-    unknown = sorted(set(parsed) - {option.key for option in _OPTIONS})
+    unknown = sorted(set(parsed) - {option.key for option in _OPTIONS} - {"proxies"})
     if unknown:
         raise InvalidArgument(
             f"the configuration file {chosen} has keys that this engine does not know: "
             f"{', '.join(unknown)}; remove them"
         )
-    return parsed
+    proxies = parsed.pop("proxies", {})
+    if not isinstance(proxies, dict) or set(proxies) - _PROXIES:
+        raise InvalidArgument(
+            f'"proxies" in the configuration file {chosen} must be an object with '
+            f"{', '.join(sorted(_PROXIES))}"
+        )
+    return {**parsed, **proxies}
 
 
 def _refuse_doubles(from_flags: dict[str, Any], from_file: dict[str, Any]) -> None:
@@ -353,7 +371,14 @@ def _build(raw: dict[str, Any]) -> Settings:
         parse_mirror(mirror)
     for registry in values.get("insecure_registries", ()):
         _check_insecure(registry)
+    for name in ("http_proxy", "https_proxy"):
+        _check_proxy(values.get(name, ""), name.replace("_", "-"))
     return Settings(tls=tls, **values)
+
+
+def _check_proxy(text: str, flag: str) -> None:
+    if text and not text.startswith(("http://", "https://")):
+        raise InvalidArgument(f"--{flag} {text} must have the form http://HOST:PORT")
 
 
 def _check_addresses(values: dict[str, Any]) -> None:

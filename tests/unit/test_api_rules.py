@@ -74,9 +74,19 @@ def test_settings_from_the_file(tmp_path: Path) -> None:
     assert early_exec_root([f"--config-file={path}", "--exec-root", "/f"]) == "/f"
 
 
+def test_proxies_are_an_object_in_the_file_and_flags_on_the_command_line(tmp_path: Path) -> None:
+    path = _file(tmp_path, proxies={"https-proxy": "http://p:1", "no-proxy": ".lan"})
+    settings = parse_arguments(["--config-file", path, "--http-proxy", "http://q:2"])
+    assert settings.https_proxy == "http://p:1"
+    assert settings.no_proxy == ".lan"
+    assert settings.http_proxy == "http://q:2"
+
+
 @pytest.mark.parametrize(
     ("values", "flags", "text"),
     [
+        ({"proxies": {"ftp-proxy": "http://p"}}, [], '"proxies" in the configuration file'),
+        ({"proxies": {"http-proxy": "p:1"}}, [], "must have the form http://HOST:PORT"),
         ({"nonsense": 1}, [], "keys that this engine does not know: nonsense"),
         ({"bip": "10.1.0.1/16"}, ["--bip", "10.2.0.1/16"], "specified both as a flag and in"),
         ({"hosts": "unix:///x"}, [], '"hosts" must be a list'),

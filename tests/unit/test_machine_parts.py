@@ -19,7 +19,13 @@ from desk.errors import DriverError, MachineError, SshError, UsageError
 from desk.machine import console, ports, process
 from desk.machine.model import MachineSpec, State, check_name, check_transition
 from desk.machine.readiness import Requirement, wait_ready
-from desk.machine.seed import seed_members, write_seed
+from desk.machine.seed import (
+    certificate_members,
+    check_engine_options,
+    engine_settings,
+    seed_members,
+    write_seed,
+)
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 
@@ -128,6 +134,50 @@ def test_seed_holds_what_the_guest_reads(tmp_path: Path) -> None:
     assert json.loads(content["daemon.json"]) == {
         "registry-mirrors": ["http://a:5000", "http://b:5000"]
     }
+
+
+def test_seed_carries_certificates_of_registries(tmp_path: Path) -> None:
+    own, dockers = tmp_path / "own", tmp_path / "dockers"
+    for root, host, name in (
+        (own, "a:5000", "ca.crt"),
+        (dockers, "a:5000", "ca.crt"),
+        (dockers, "a:5000", "client.key"),
+        (dockers, "b", "ca.crt"),
+        (dockers, "b", "README"),
+    ):
+        place = root / host / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(f"{root.name} {name}")
+    assert certificate_members([own, dockers, tmp_path / "none"]) == {
+        "certs.d/a:5000/ca.crt": b"own ca.crt",
+        "certs.d/a:5000/client.key": b"dockers client.key",
+        "certs.d/b/ca.crt": b"dockers ca.crt",
+    }
+
+
+def test_proxies_of_a_machine() -> None:
+    options = {"https_proxy": "http://proxy:3128", "no_proxy": ".lan,10.0.0.0/8"}
+    check_engine_options(options)
+    assert engine_settings(MachineSpec("m", options=options)) == {
+        "proxies": {"https-proxy": "http://proxy:3128", "no-proxy": ".lan,10.0.0.0/8"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("registry_mirror", "mirror.example"),
+        ("registry_mirror", "https://a,b"),
+        ("registry_mirror", "https://"),
+        ("insecure_registry", "http://a:5000"),
+        ("insecure_registry", "a b"),
+        ("http_proxy", "proxy:3128"),
+        ("https_proxy", "socks5://proxy"),
+    ],
+)
+def test_settings_that_no_engine_takes(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match="cannot be"):
+        check_engine_options({name: value})
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ class Features:
     has_console: bool
     live_memory: bool
     own_guest: bool = False  # Desk's guest image, whose clock the agent keeps
+    has_seed: bool = False  # what its engine is to do is told anew at each start
     # Each question for the state is a connection to the machine's sshd, which starts a process for
     # it: while something else is waited for, the state is asked no more often than this.
     state_interval_s: float = 0.0

@@ -10,11 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from desk.errors import Conflict, DeskError, EngineError, MachineError, NotFound
+from desk.errors import Conflict, DeskError, EngineError, MachineError, NotFound, UsageError
 from desk.machine import console, process
 from desk.machine.agents import AgentProcesses, Agents
 from desk.machine.driver import Driver, Progress
@@ -252,6 +252,36 @@ class Manager:
                 created_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
                 file.write(MachineRecord(spec, created_at))
                 undo.pop_all()
+
+    def set_engine_options(self, name: str, changes: Mapping[str, str]) -> bool:
+        """Set options of the machine's engine (an empty value unsets one) for its next starts.
+
+        Returns whether the machine runs, and so has the old ones until it is restarted. Raises
+        ``UsageError`` for unknown names and impossible values.
+        """
+        from desk.machine.seed import ENGINE_OPTIONS, check_engine_options
+
+        for key in changes:
+            if key not in ENGINE_OPTIONS:
+                raise UsageError(
+                    f"there is no setting {key!r}",
+                    hint=f"Settings are: {', '.join(sorted(ENGINE_OPTIONS))}.",
+                )
+        check_engine_options(changes)
+        self._open(name)
+        with self._store.locked(name, "setting", wait_s=_LOCK_WAIT_S):
+            machine = self._open(name)
+            if not machine.driver.features.has_seed:
+                raise UsageError(
+                    f"the engine of machine {name} is not set up by Desk",
+                    hint="Its settings are in /etc/desk/daemon.json there.",
+                )
+            spec = machine.record.spec
+            merged = {**spec.options, **changes}
+            kept = {key: value for key, value in merged.items() if value}
+            file = self._store.file(name)
+            file.write(replace(machine.record, spec=replace(spec, options=kept)))
+            return machine.driver.state() is State.RUNNING
 
     def remove(self, name: str, progress: Progress = _silent, *, force: bool = False) -> None:
         """End the machine and delete it with its data; asks nothing.

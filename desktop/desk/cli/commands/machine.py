@@ -32,6 +32,7 @@ _GROUP = {
     "ls": Entry("machine:ls", "List machines."),
     "restart": Entry("machine:restart", "Restart machines."),
     "rm": Entry("machine:rm", "Remove machines and everything in them."),
+    "set": Entry("machine:set_", "Set mirrors, insecure registries and proxies of a machine."),
     "ssh": Entry("machine:ssh", "Open a shell in a machine, or run a command there."),
     "start": Entry("machine:start", "Start machines."),
     "status": Entry("machine:status", "Print the state of a machine."),
@@ -248,6 +249,31 @@ def create(session: Session, name: str | None, **flags: Any) -> None:
     session.progress.done(
         f"Created machine {machine_name}. `desk machine start {machine_name}` starts it."
     )
+
+
+@click.command(
+    name="set",
+    cls=DeskCommand,
+    example="desk machine set registry-mirror=https://mirror.example\n"
+    "desk machine set https-proxy=http://proxy:3128 no-proxy=.example,10.0.0.0/8\n"
+    "desk machine set insecure-registry=10.0.2.2:5000,registry.lan",
+)
+@click.argument("arguments", metavar="[MACHINE] NAME=VALUE...", nargs=-1, required=True)
+@pass_session
+def set_(session: Session, arguments: tuple[str, ...]) -> None:
+    """Set mirrors, insecure registries and proxies of a machine."""
+    from desk.cli.specs import parse_pairs
+
+    named = bool(arguments) and "=" not in arguments[0]
+    name = arguments[0] if named else session.machine
+    pairs = arguments[1:] if named else arguments
+    if not pairs or any("=" not in pair for pair in pairs):
+        raise UsageError("nothing to set", hint="Write NAME=VALUE; an empty value unsets it.")
+    session.desk.require_machine(name)
+    given = parse_pairs(pairs, flag="machine set")
+    changes = {key.replace("-", "_"): value for key, value in given.items()}
+    if session.desk.manager.set_engine_options(name, changes):
+        render.note(f"`desk machine restart {name}` makes it take effect.")
 
 
 @click.command(cls=DeskCommand, example="desk machine start")

@@ -30,11 +30,18 @@ from desk.machine.qemu_command import (
     candidate_accelerators,
     machine_command,
 )
-from desk.machine.seed import seed_members, write_seed
+from desk.machine.seed import (
+    ENGINE_OPTIONS,
+    certificate_members,
+    check_engine_options,
+    seed_members,
+    write_seed,
+)
 from desk.machine.store import MachineStore
+from desk.paths import docker_certificates
 from desk.ssh.endpoint import Endpoint
 
-OPTIONS = frozenset({"ssh_port", "qemu", "accelerator", "registry_mirror", "insecure_registry"})
+OPTIONS = frozenset({"ssh_port", "qemu", "accelerator", *ENGINE_OPTIONS})
 _POWER_ON_S = 20.0
 _QMP_GRACE_S = 3.0
 _GIB = 1 << 30
@@ -56,6 +63,7 @@ class QemuDriver:
         has_console=True,
         live_memory=False,
         own_guest=True,
+        has_seed=True,
     )
 
     def __init__(self, context: DriverContext) -> None:
@@ -98,15 +106,27 @@ class QemuDriver:
         )
         host = generate_key_pair(f"desk-guest-{spec.name}")
         write_key_pair(host, self._paths.guest_host_key)
+        self._write_seed(spec, host.private, host.public, login.public)
+        self._write_known_hosts()
+
+    def _renew_seed(self, spec: MachineSpec) -> None:
+        """Tell the guest what was set since its last start."""
+        from desk.ssh.keys import public_line
+
+        host = self._paths.guest_host_key
+        login = self._paths.public_key.read_text("ascii")
+        self._write_seed(spec, host.read_bytes(), public_line(host), login)
+
+    def _write_seed(self, spec: MachineSpec, key: bytes, public: str, authorized: str) -> None:
         members = seed_members(
             spec,
-            host_key=host.private,
-            host_key_public=host.public,
-            authorized=login.public,
+            host_key=key,
+            host_key_public=public,
+            authorized=authorized,
             network="qemu-user",
         )
+        members |= certificate_members((self._home.certificates, docker_certificates()))
         write_seed(self._paths.seed_disk, members)
-        self._write_known_hosts()
 
     def _write_known_hosts(self) -> None:
         from desk.ssh.keys import public_line, write_known_hosts
@@ -133,6 +153,7 @@ class QemuDriver:
         host = _host_facts(spec, image.manifest.arch)
         accelerator = self._accelerator(spec, host, image, progress)
         self._settle_port(spec, progress)
+        self._renew_seed(spec)
         progress(f"Starting QEMU with {accelerator}")
         argv = machine_command(
             spec,
@@ -333,6 +354,7 @@ class QemuDriver:
 
 def _check_spec(spec: MachineSpec) -> None:
     check_known(spec, OPTIONS)
+    check_engine_options(spec.options)
     if spec.memory_mib < 128:
         raise UsageError(
             f"{spec.memory_mib} MiB of memory are too few for a machine",
