@@ -296,11 +296,12 @@ class LayerStore:
         """Remove the layers that no image and no container stands on; return them."""
         with self._database.transaction():
             unused = self.forget_unused()
+            places = [self._place(record.number) for record in unused]
             with self._scratch_lock:
-                self._scratch.update(str(self._place(record.number)) for record in unused)
+                self._scratch.update(map(str, places))
         # Afterwards: a killed engine leaves directories without a record, never the reverse.
-        for record in unused:
-            self.remove_tree(self._place(record.number))
+        if places:
+            self._remove_trees(places)
         return unused
 
     def unused(self) -> list[LayerRecord]:
@@ -336,9 +337,12 @@ class LayerStore:
 
     def remove_tree(self, directory: Path) -> None:
         """Remove a directory of the data root: it is out of sight at once, and then emptied."""
-        trash = self._put_away([directory])
+        self._remove_trees([directory])
+
+    def _remove_trees(self, directories: Sequence[Path]) -> None:
+        trash = self._put_away(directories)
         with self._scratch_lock:
-            self._scratch.discard(str(directory))
+            self._scratch.difference_update(map(str, directories))
         self._remove_tree(trash)
 
     def drop(self, record: LayerRecord) -> None:
