@@ -115,6 +115,13 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         yield machine
 
 
+@pytest.fixture(autouse=True)
+def _containers_go(machine: Machine) -> Iterator[None]:
+    """Remove what a failed test left, so that its names are free in a second run."""
+    yield
+    _remove_containers(machine)
+
+
 def _remove_containers(machine: Machine) -> None:
     if machine.engine is None:
         machine.start_engine()

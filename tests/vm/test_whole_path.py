@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -118,6 +119,15 @@ def trixie(stranger: Stranger) -> str:
         timeout_s=900,
     )
     return "trixie"
+
+
+@pytest.fixture(autouse=True)
+def _containers_go(stranger: Stranger) -> Iterator[None]:
+    """Remove what a failed test left, so that its names are free in a second run."""
+    yield
+    with contextlib.suppress(AssertionError):  # the machine may be down
+        for container in stranger.out("desk ps -aq").split():
+            stranger.types(f"desk rm -f {container}")
 
 
 def test_a_second_up_changes_nothing(stranger: Stranger) -> None:
