@@ -51,10 +51,12 @@ def running_registry(
     *,
     port: int = 0,
     tls: bool = False,
+    tls_address: str = "127.0.0.1",
     passwords: bool = False,
     before: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Run a registry; yield its ``host:port``. ``before`` is a command that runs it (nsenter …)."""
+    """Run a registry; yield its ``host:port``. ``before`` is a command that runs it (nsenter …),
+    ``tls_address`` the one that its certificate is for."""
     program = shutil.which("docker-registry")
     assert program is not None, "the registry is missing: apt-get install docker-registry"
     port = port or free_port()
@@ -68,7 +70,7 @@ def running_registry(
         "http": {"addr": f"127.0.0.1:{port}"},
     }
     if tls:
-        certificate, key = make_certificate(directory)
+        certificate, key = make_certificate(directory, tls_address)
         settings["http"]["tls"] = {"certificate": str(certificate), "key": str(key)}
     if passwords:
         (directory / "passwords").write_text(PASSWORDS)
