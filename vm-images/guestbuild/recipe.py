@@ -221,12 +221,16 @@ REQUIRED_FEATURES = (
 CMDLINE = (
     "console={console} quiet panic=-1 rdinit=/init lpj=10000000 cryptomgr.notests "
     "random.trust_cpu=on "
-    "initcall_blacklist=cmos_init,jent_mod_init,load_system_certificate_list,crypto_kdf108_init"
+    "lsm=landlock,yama,apparmor,bpf "
+    "initcall_blacklist=cmos_init,jent_mod_init,load_system_certificate_list,crypto_kdf108_init,"
+    "trace_eval_init,init_ima,init_evm,init_encrypted"
 )
 """``lpj`` saves a calibration; the blacklisted initialisers cost time under emulation and give
 nothing here: the clock is read without the RTC driver, there is a virtio entropy device, and
 modules are not checked for signatures. ``cryptomgr.notests`` leaves out self-tests of ciphers, of
-which ``crypto_kdf108_init`` is one more."""
+which ``crypto_kdf108_init`` is one more; ``trace_eval_init`` writes the values of enumerations into
+the formats of all trace events. Of the security modules those stay that programs in containers can
+use; the others (TOMOYO, IMA, EVM, lockdown) do nothing without a policy but are asked each time."""
 
 CMDLINE_BOX = "no_timer_check"
 """Under a real hypervisor Linux leaves this check out by itself. Emulated on a busy computer, the
