@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 import desk
-from desk.cli import render
+from desk.cli import interrupts, render
 from desk.cli.catalog import SECTIONS
 from desk.cli.framework import LazyGroup
 from desk.cli.session import Session, exit_code
@@ -121,4 +121,5 @@ def run_program(command: click.Command, program: str) -> int:
     arguments = sys.argv[1:]
     if os.environ.get("_DESK_COMPLETE"):
         command.main(arguments, prog_name=program, complete_var="_DESK_COMPLETE")
+    interrupts.start()
     return run_command(command, arguments, program)
