@@ -91,3 +91,35 @@ def test_health_checks_and_addresses(api: Api) -> None:
     assert create(api, "1.43", MacAddress=address)["Warnings"] == []
     (warning,) = create(api, "1.44", MacAddress=address)["Warnings"]
     assert "container-wide MacAddress field is now deprecated" in warning
+
+
+def shown(api: Api, version: str, path: str) -> Any:
+    status, _, answer = api.raw("GET", f"/v{version}{path}")
+    assert status == 200, answer
+    return json.loads(answer)
+
+
+def test_names_in_networks_were_aliases(api: Api) -> None:
+    api.post("/networks/create", {"Name": "lan"})
+    endpoints = {"lan": {"Aliases": ["db"]}}
+    container = api.create(
+        "true",
+        Hostname="store",
+        HostConfig={"NetworkMode": "lan"},
+        NetworkingConfig={"EndpointsConfig": endpoints},
+    )
+    for version, aliases in (("1.45", ["db"]), ("1.44", ["db", container[:12], "store"])):
+        found = shown(api, version, f"/containers/{container}/json")
+        assert found["NetworkSettings"]["Networks"]["lan"]["Aliases"] == aliases
+    plain = shown(api, "1.44", f"/containers/{api.create('true')}/json")
+    assert plain["NetworkSettings"]["Networks"]["bridge"]["Aliases"] is None
+
+
+def test_what_the_engine_says_of_itself(api: Api) -> None:
+    now, then = shown(api, "1.25", "/info"), shown(api, "1.24", "/info")
+    assert "name=seccomp,profile=builtin" in now["SecurityOptions"]
+    assert "ExecutionDriver" not in now
+    assert "seccomp" in then["SecurityOptions"]
+    assert then["ExecutionDriver"] == "<not supported>"
+    assert shown(api, "1.41", "/system/df")["BuilderSize"] == 0
+    assert "BuilderSize" not in shown(api, "1.42", "/system/df")

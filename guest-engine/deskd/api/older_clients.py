@@ -1,16 +1,19 @@
-"""What a create request meant in older versions of the API.
+"""What requests meant in older versions of the API, and what answers had.
 
-A client says by its version which fields it knows. What came later is left out, as older engines
-did, and defaults are those of the client's time.
+A client says by its version which fields it knows. What came later is left out of its requests, as
+older engines did, and defaults are those of the client's time; what went later is in its answers.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 
 from deskd.domain.container import ContainerConfig, HostConfig, Mount
 
 Version = tuple[int, int]
+_PREDEFINED = ("bridge", "host", "none", "default")
 
 
 def create_config(version: Version, config: ContainerConfig) -> ContainerConfig:
@@ -51,6 +54,36 @@ def create_warnings(version: Version, config: ContainerConfig) -> list[str]:
             "EndpointsConfig instead."
         ]
     return []
+
+
+def shown_container(version: Version, shown: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``inspect`` shows of a container: the names that ``DNSNames`` has since 1.45 were
+    among the aliases."""
+    if version >= (1, 45):
+        return shown
+    own = (shown["Id"][:12], shown["Config"]["Hostname"])
+    for name, endpoint in shown["NetworkSettings"]["Networks"].items():
+        if name not in _PREDEFINED:
+            names = (*(endpoint["Aliases"] or ()), *own)
+            endpoint["Aliases"] = list(dict.fromkeys(filter(None, names)))
+    return shown
+
+
+def shown_information(version: Version, shown: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``info`` shows: security options had no values, and there were drivers of
+    execution."""
+    if version >= (1, 25):
+        return shown
+    words = (option.partition(",")[0] for option in shown["SecurityOptions"])
+    names = [word.removeprefix("name=") for word in words]
+    return {**shown, "SecurityOptions": names, "ExecutionDriver": "<not supported>"}
+
+
+def shown_disk_usage(version: Version, shown: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``system df`` shows: the sum of the build cache was a field of its own."""
+    if version >= (1, 42):
+        return shown
+    return {**shown, "BuilderSize": sum(item["Size"] for item in shown["BuildCache"] or ())}
 
 
 def _mount(version: Version, mount: Mount) -> Mount:

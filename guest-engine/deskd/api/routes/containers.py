@@ -59,7 +59,7 @@ async def inspect(engine: Engine, request: Request) -> Answer:
     found = await engine.inspection.inspect(
         request.path_values["id"], size=request.query.flag("size")
     )
-    return json_response(found)
+    return json_response(older_clients.shown_container(request.version, found))
 
 
 async def start(engine: Engine, request: Request) -> Answer:

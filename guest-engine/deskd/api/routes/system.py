@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from deskd.api import older_clients
 from deskd.api.greeting import PING_BODY, PING_HEADERS, PING_TYPE
 from deskd.api.http import Answer, Request, Response, Stream, json_lines, json_response
 from deskd.domain.filters import parse_filters
@@ -24,9 +25,10 @@ async def version(_engine: Engine, _request: Request) -> Answer:
     return json_response(version_document())
 
 
-async def info(engine: Engine, _request: Request) -> Answer:
+async def info(engine: Engine, request: Request) -> Answer:
     """``SystemInfo``"""
-    return json_response(await engine.system.info())
+    found = await engine.system.info()
+    return json_response(older_clients.shown_information(request.version, found))
 
 
 async def events(engine: Engine, request: Request) -> Answer:
@@ -51,7 +53,8 @@ async def events(engine: Engine, request: Request) -> Answer:
 
 async def disk_usage(engine: Engine, request: Request) -> Answer:
     """``SystemDataUsage``"""
-    return json_response(await engine.system.disk_usage(request.query.texts("type")))
+    found = await engine.system.disk_usage(request.query.texts("type"))
+    return json_response(older_clients.shown_disk_usage(request.version, found))
 
 
 async def auth(engine: Engine, request: Request) -> Answer:
