@@ -106,7 +106,7 @@ FEATURES = Features(
         ),
         (HostConfig(port_bindings={"80": [PortBinding(host_ip="a")]}), "invalid host address"),
         (HostConfig(runtime="kata"), "unknown or invalid runtime name: kata"),
-        (HostConfig(storage_opt={"size": "1g"}), "--storage-opt is not supported"),
+        (HostConfig(storage_opt={"size": "1g"}), "--storage-opt is supported only for overlay"),
     ],
 )
 def test_impossible_host_configurations(host: HostConfig, text: str) -> None:

@@ -161,7 +161,8 @@ def check_host_config(host_config: HostConfig, features: Features) -> None:
     check_log_options(log.type or "json-file", log.config or {})
     if host_config.storage_opt:
         raise Unsupported(
-            "--storage-opt is not supported: the size of a container's root cannot be limited yet"
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option, "
+            "which this engine does not use: leave it out"
         )
     for given, bindings in (host_config.port_bindings or {}).items():
         parse_port(given)
