@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tarfile
+import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,12 @@ from typing import Any
 import pytest
 
 from deskd import errors
+from deskd.domain.state import ContainerRecord
 from deskd.images.removal import ImageUse
+from deskd.services.containers.registry import ContainerRegistry
+from deskd.services.events import Events
 from deskd.services.images import CommitSource, Images
+from deskd.store import records
 from tests.kernel.image_store import Stores, directory, entry, stores, tar
 
 pytestmark = pytest.mark.root
@@ -597,3 +604,68 @@ def test_prune_removes_what_nothing_uses(service: Service) -> None:
 
     asyncio.run(work())
     service.check_nothing_half_made()
+
+
+class Interleaved:
+    """A real registry of containers; as soon as it has told who uses images, a further container
+    begins to be made, as ``ContainerCreation`` makes it, and goes as far as it can go."""
+
+    def __init__(self, opened: Stores, image_id: str) -> None:
+        self._stores = opened
+        self._image_id = image_id
+        table = records.containers(
+            opened.database, ContainerRecord, key=lambda r: r.id, name=lambda r: r.name
+        )
+        self._registry = ContainerRegistry(table, Events())
+        self._creation = threading.Thread(target=self._create)
+        self.refusal: errors.DeskdError | None = None
+
+    def image_uses(self) -> Sequence[ImageUse]:
+        told = self._registry.image_uses()
+        self._creation.start()
+        if not self._is_locked():
+            self._creation.join()
+        return told
+
+    def _is_locked(self) -> bool:
+        """Say whether the asking removal holds the database, so that the creation must wait."""
+        with contextlib.closing(sqlite3.connect(self._stores.root.database, timeout=0)) as other:
+            try:
+                other.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+            return False
+
+    def _create(self) -> None:
+        self._registry.unsettled(CONTAINER, self._image_id)
+        try:
+            self._stores.snapshots.create(CONTAINER, self._image_id)
+        except errors.DeskdError as error:
+            self.refusal = error
+
+    def wait(self) -> None:
+        self._creation.join()
+
+
+@pytest.mark.parametrize("how", ["name", "ID", "forced", "dangling", "unused"])
+def test_no_image_goes_under_a_container_that_is_being_made(tmp_path: Path, how: str) -> None:
+    with stores(tmp_path / "data") as opened:
+        images = Images(opened.catalog, Users(), Recorder(), opened.snapshots)
+        repo = "" if how == "dangling" else "base"
+        image_id = asyncio.run(images.import_(chunks(ROOTFS), repo=repo))
+        users = Interleaved(opened, image_id)
+        images = Images(opened.catalog, users, Recorder(), opened.snapshots)
+        if how in ("name", "forced"):
+            asyncio.run(images.remove("base", force=how == "forced"))
+        elif how == "ID":
+            asyncio.run(images.remove(image_id))
+        else:
+            asyncio.run(images.prune({"dangling": ["true" if how == "dangling" else "false"]}))
+        users.wait()
+        is_there = opened.catalog.by_id(image_id) is not None
+        has_root = records.roots(opened.database).has(CONTAINER)
+        assert is_there == has_root
+        if not is_there:
+            assert isinstance(users.refusal, errors.NotFound)
+            assert not Path(opened.root.container(CONTAINER)).exists()
+            assert opened.layers.all() == []

@@ -6,7 +6,7 @@ container do so unless it is forced.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from deskd import errors
 from deskd.domain.filters import Filters
@@ -23,6 +23,11 @@ class ImageUse(Record):
     container_id: str
     image_id: str
     running: bool
+
+
+Uses = Callable[[], Sequence[ImageUse]]
+"""Who uses images now. It is asked inside the removal's transaction: a container that it does not
+name yet finds its image gone, because its root is recorded in a transaction, too."""
 
 
 class Step(Record):
@@ -120,11 +125,11 @@ class _Removal:
 
 
 def remove(
-    catalog: Catalog, uses: Sequence[ImageUse], name: str, *, force: bool, prune_parents: bool
+    catalog: Catalog, uses: Uses, name: str, *, force: bool, prune_parents: bool
 ) -> list[Step]:
     """Remove what ``name`` says; raises ``NotFound`` and ``Conflict``."""
-    removal = _Removal(catalog, uses)
     with catalog.database.transaction():
+        removal = _Removal(catalog, uses())
         _remove_named(removal, name, force=force, prune_parents=prune_parents)
     if any("Deleted" in step.report for step in removal.done):
         removal.release_layers()
@@ -173,11 +178,11 @@ def _is_single(names: Sequence[Reference]) -> bool:
     return len(repositories) == 1 and sum(1 for name in names if not name.digest) <= 1
 
 
-def prune(catalog: Catalog, uses: Sequence[ImageUse], wanted: Filters) -> tuple[list[Step], int]:
+def prune(catalog: Catalog, uses: Uses, wanted: Filters) -> tuple[list[Step], int]:
     """Remove unused images; return what was done and the bytes won."""
     dangling_only = wanted.flag("dangling", default=True)
-    removal = _Removal(catalog, uses)
     with catalog.database.transaction():
+        removal = _Removal(catalog, uses())
         for image in filters.prunable(catalog, wanted):
             if catalog.by_id(image.id) is None:
                 continue  # it went as the parent of an earlier one

@@ -31,7 +31,10 @@ class ImageUsers(Protocol):
     """Which containers stand on which image; asked before an image is removed or pruned."""
 
     def image_uses(self) -> Sequence[ImageUse]:
-        """Return one entry for each container, running or not."""
+        """Return one entry for each container, running or not, and each that is being made.
+
+        A removal asks from a thread that holds the database: it must wait for nothing.
+        """
 
 
 class ContainerLayers(Protocol):
@@ -272,7 +275,7 @@ class Images:
             done = await asyncio.to_thread(
                 removal.remove,
                 self._catalog,
-                self._users.image_uses(),
+                self._users.image_uses,
                 name,
                 force=force,
                 prune_parents=not noprune,
@@ -289,7 +292,7 @@ class Images:
 
         async with self._changing:
             done, reclaimed_bytes = await asyncio.to_thread(
-                removal.prune, self._catalog, self._users.image_uses(), Filters(filters_)
+                removal.prune, self._catalog, self._users.image_uses, Filters(filters_)
             )
         self._publish_removed(done)
         self._events.publish("image", "prune", "", {"reclaimed": str(reclaimed_bytes)})
