@@ -3,7 +3,8 @@
 ``layers/<number>/`` holds ``diff`` (the unpacked layer, a lower directory of overlayfs),
 ``recipe`` and ``replaced`` (how its tar is made again). A layer is unpacked below ``tmp`` and
 renamed into place inside the transaction that records it; what a killed engine leaves is either
-below ``tmp`` or a directory that no record names, and both go at the next start.
+below ``tmp`` or a directory that no record names, and both go at the next start. The same holds
+when the power fails: a record comes to the disk after its directory, and goes from it before.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from deskd.images.pack import IterReader
 from deskd.images.recipe import Replacement, replay
 from deskd.images.streams import ByteReader
 from deskd.images.unpack import Unpacked, unpack
-from deskd.kernel.files import sync_file_system
+from deskd.kernel.files import sync_directory, sync_file_system
 from deskd.layout import DataRoot
 from deskd.record import Record
 from deskd.store import records
@@ -205,6 +206,9 @@ class LayerStore:
                     self._placed = placed
                 try:
                     yield
+                    if placed:
+                        # Nothing says in which order the disk gets a rename and the commit.
+                        sync_directory(self._root.layers)
                 finally:
                     if outermost:
                         self._placed = None
@@ -301,6 +305,7 @@ class LayerStore:
                 self._scratch.update(map(str, places))
         # Afterwards: a killed engine leaves directories without a record, never the reverse.
         if places:
+            self._database.flush()
             self._remove_trees(places)
         return unused
 
@@ -349,6 +354,7 @@ class LayerStore:
         """Take a damaged layer out of the store, although images stand on it: they lack it then,
         and pulling or loading them again brings it back."""
         self._layers.delete(record.chain_id)
+        self._database.flush()
         self.remove_tree(self._place(record.number))
 
     def replace(self, record: LayerRecord, staged: StagedLayer) -> None:
@@ -358,6 +364,7 @@ class LayerStore:
         with self._database.transaction():
             trash = self._put_away([self._place(record.number)])
             self._take_over(staged, record.number)
+        sync_directory(self._root.layers)
         self._remove_tree(trash)
 
     def _put_away(self, directories: Sequence[Path]) -> str:
@@ -396,6 +403,8 @@ class LayerStore:
         known = {str(record.number) for record in self._layers.all()}
         leftovers = [p for p in Path(self._root.layers).iterdir() if p.name not in known]
         leftovers += Path(self._root.temporary).iterdir()
+        if leftovers:
+            self._database.flush()  # their records may have been deleted a moment ago
         trash = self._put_away(leftovers)
         removing = threading.Thread(
             target=shutil.rmtree, args=(trash,), kwargs={"ignore_errors": True}, daemon=True

@@ -17,3 +17,12 @@ def sync_file_system(path: str) -> None:
         check(libc.syncfs(fd), path)
     finally:
         os.close(fd)
+
+
+def sync_directory(path: str) -> None:
+    """Wait until the names in a directory are on its disk, those of renamed entries, too."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -118,6 +118,10 @@ class Database:
         with self._lock:
             self._connection.close()
 
+    def flush(self) -> None:
+        """Wait until all that was committed is on the disk; for what must not happen before."""
+        self._flusher.flush()
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All statements inside take effect together or not at all; may be nested.

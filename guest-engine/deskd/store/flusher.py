@@ -48,9 +48,10 @@ class Flusher:
             self._noted.clear()  # before the flush: what is committed during it wants another
             # Asked after ``clear``, which may have taken back the note of an end just ordered.
             closing = self._closing.is_set()
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Bring what was committed to the disk now; from any thread."""
         # Without a log there is nothing to flush: SQLite has moved it into the database.
         with contextlib.suppress(FileNotFoundError):
             fd = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
