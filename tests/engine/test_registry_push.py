@@ -20,6 +20,7 @@ from deskd.images.pack import IterReader
 from deskd.images.streams import ByteReader
 from deskd.registry.authorization import Credentials
 from tests.engine.liar import Reply, Server
+from tests.engine.whole_uploads import WholeUploads
 from tests.kernel.image_store import directory, entry, tar
 from tests.registry_process import (
     DOCKER,
@@ -216,6 +217,28 @@ def test_an_upload_that_is_cut_is_sent_again(here: Service, registry: str) -> No
     assert sum("Retrying in" in line for line in lines) == 2
     document, _ = manifest_of(registry, "cut-push", "1")
     assert document["layers"][0]["size"] > 2_900_000
+
+
+@pytest.mark.parametrize("status", [404, 405, 416, 501])
+def test_a_registry_without_streams_gets_whole_blobs(
+    here: Service, registry: str, tmp_path: Path, status: int
+) -> None:
+    repository = f"whole-{status}"
+    with WholeUploads(registry, status, busy=1) as proxy:
+        image_id = import_(here, f"{proxy.address}/{repository}:1", BIG)
+        lines = here.push(f"{proxy.address}/{repository}:1")
+        blobs = [upload for upload in proxy.uploads if "/blobs/" in upload.path]
+    document, _ = manifest_of(registry, repository, "1")
+    size = document["layers"][0]["size"]
+    assert size > 2_900_000
+    # The layer as a stream, as a whole, once more as the registry was busy; the configuration.
+    assert [upload.method for upload in blobs] == ["PATCH", "PUT", "PUT", "PUT"]
+    assert [upload.length for upload in blobs[:3]] == ["", str(size), str(size)]
+    assert sum("Retrying in" in line for line in lines) == 1
+    assert sum(line.endswith(" Pushed") for line in lines) == 1
+    with service(tmp_path / "other") as other:
+        other.pull(f"{registry}/{repository}:1")
+        assert other.stores.catalog.get(f"{registry}/{repository}:1").id == image_id
 
 
 def test_a_blob_that_the_registry_lost_is_sent_anew(here: Service, registry: str) -> None:

@@ -12,6 +12,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
@@ -40,7 +41,7 @@ from deskd.images.progress import LayerProgress, Tell
 from deskd.record import Record, replace
 from deskd.registry.blobs import ATTEMPTS, FIRST_DELAY_S, MAXIMUM_DELAY_S
 from deskd.registry.failures import Broken, RegistryError, Unreachable
-from deskd.registry.repository import Repository
+from deskd.registry.repository import Repository, is_stream_refusal
 
 T = TypeVar("T")
 PARALLEL_LAYERS = 4
@@ -128,6 +129,7 @@ class _Push:
         self._tell = tell
         self._place = reference.name
         self._failed = threading.Event()
+        self._takes_streams = True
 
     def run(self) -> Pushed:
         chain = rules.chain_ids(self._record.config.diff_ids)
@@ -246,14 +248,47 @@ class _Push:
         return None
 
     def _upload(self, layer: LayerRecord, line: LayerProgress) -> KnownBlob:
-        """Send a layer compressed, in one stream; its digest is known at the end."""
-        location = self._repository.start_upload()
-        body = _Compressed(self._catalog.layers.open_tar(layer), line, self._check)
-        location = self._repository.send_blob(location, body)
-        digest = f"sha256:{body.digest.hexdigest()}"
-        self._repository.complete_upload(location, digest)
+        """Send a layer compressed: in a stream, at whose end its digest is known, or as a whole
+        where the registry refuses that."""
+        body = None
+        if self._takes_streams:
+            body = self._upload_stream(layer, line)
+        if body is None:
+            self._takes_streams = False
+            body = self._upload_whole(layer, line)
         line.say("Pushed")
-        return KnownBlob(digest=digest, size_bytes=body.size_bytes, media_type=DOCKER_LAYER)
+        return KnownBlob(digest=body.digest, size_bytes=body.size_bytes, media_type=DOCKER_LAYER)
+
+    def _upload_stream(self, layer: LayerRecord, line: LayerProgress) -> _Compressed | None:
+        """Return what was sent, or None where the registry takes no streams."""
+        body = self._compressed(layer, line, "Pushing")
+        location = self._repository.start_upload()
+        try:
+            location = self._repository.send_blob(location, body)
+        except RegistryError as error:
+            if not is_stream_refusal(error):
+                raise
+            with suppress(RegistryError, errors.Unauthorized):
+                self._repository.cancel_upload(location)
+            return None
+        self._repository.complete_upload(location, body.digest)
+        return body
+
+    def _upload_whole(self, layer: LayerRecord, line: LayerProgress) -> _Compressed:
+        """Such a request begins with size and digest: the layer is compressed twice, which takes
+        less of the disk than keeping it."""
+        measured = self._compressed(layer, line, "Preparing")
+        for _ in measured:
+            pass
+        body = self._compressed(layer, line, "Pushing")
+        self._repository.complete_upload(
+            self._repository.start_upload(), measured.digest, body, size_bytes=measured.size_bytes
+        )
+        return body
+
+    def _compressed(self, layer: LayerRecord, line: LayerProgress, status: str) -> _Compressed:
+        tar = self._catalog.layers.open_tar(layer)
+        return _Compressed(tar, lambda done: line.count(status, done), self._check)
 
     def _send_small(self, digest: str, data: bytes) -> None:
         def send() -> None:
@@ -292,13 +327,17 @@ class _Compressed:
     was given out."""
 
     def __init__(
-        self, chunks: Iterator[bytes], line: LayerProgress, check: Callable[[], None]
+        self, chunks: Iterator[bytes], count: Callable[[int], None], check: Callable[[], None]
     ) -> None:
         self._chunks = chunks
-        self._line = line
+        self._count = count
         self._check = check
-        self.digest = hashlib.sha256()
+        self._hash = hashlib.sha256()
         self.size_bytes = 0
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{self._hash.hexdigest()}"
 
     def __iter__(self) -> Iterator[bytes]:
         compressor = isal_zlib.compressobj(COMPRESSION_LEVEL, isal_zlib.DEFLATED, _GZIP)
@@ -310,14 +349,14 @@ class _Compressed:
             if len(pending) >= PIECE_BYTES:
                 self._check()
                 yield self._passed(pending)
-            self._line.count("Pushing", done)
+            self._count(done)
         pending += compressor.flush()
         yield self._passed(pending)
 
     def _passed(self, pending: bytearray) -> bytes:
         piece = bytes(pending)
         pending.clear()
-        self.digest.update(piece)
+        self._hash.update(piece)
         self.size_bytes += len(piece)
         return piece
 

@@ -38,6 +38,9 @@ _NEXT_PAGE = re.compile(r'<([^>]+)>\s*;[^,]*\brel="?next"?')
 T = TypeVar("T")
 
 
+_STREAM_REFUSALS = (404, 405, 416, 501)
+
+
 class _Tags(msgspec.Struct):
     tags: list[str] | None = None
 
@@ -182,7 +185,10 @@ class Repository:
         return self._location(url, answer)
 
     def send_blob(self, location: str, body: Iterable[bytes]) -> str:
-        """Send a blob's bytes in one stream; return where to ``complete_upload``."""
+        """Send a blob's bytes in one stream; return where to ``complete_upload``.
+
+        ``is_stream_refusal`` tells of the error whether the registry may take the blob as a whole.
+        """
         headers = {
             "Content-Type": "application/octet-stream",
             "Transfer-Encoding": "chunked",
@@ -193,11 +199,21 @@ class Repository:
         finish(answer)
         return self._location(location, answer)
 
-    def complete_upload(self, location: str, digest: str, body: bytes = b"") -> None:
-        """End an upload, which stores the blob; ``body`` may be its last (or only) bytes."""
+    def complete_upload(
+        self,
+        location: str,
+        digest: str,
+        body: Iterable[bytes] | bytes = b"",
+        *,
+        size_bytes: int | None = None,
+    ) -> None:
+        """End an upload, which stores the blob; ``body`` may be its last (or only) bytes, and
+        ``size_bytes`` says how many these are where they are no ``bytes``."""
         joint = "&" if "?" in location else "?"
         url = f"{location}{joint}{urlencode({'digest': digest})}"
         headers = {"Content-Type": "application/octet-stream"}
+        if size_bytes is not None:
+            headers["Content-Length"] = str(size_bytes)
         answer = self._authorizer.send("PUT", url, self._scopes, headers, body)
         if answer.status not in (201, 204):
             raise refusal("PUT", location, answer)
@@ -238,6 +254,12 @@ class Repository:
                 raise Unreachable(f"{self.host}: {in_words(error, self.host)}") from error
             self.transport.cancellation.pause(wait_s)
         return request()
+
+
+def is_stream_refusal(error: RegistryError) -> bool:
+    """Say whether a registry seems not to know uploads in pieces, which the distribution
+    specification leaves to it: the request, its method or the piece's place is unknown there."""
+    return error.method == "PATCH" and error.status in _STREAM_REFUSALS
 
 
 def _quoted(reference: str) -> str:
