@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cli_process import Cli
+from tests.credential_helper import CredentialHelper
 from tests.engine_process import EngineProcess
 from tests.registry_process import PASSWORD, USER, running_registry
 
@@ -128,6 +130,69 @@ def test_one_login_serves_both_clients(desk: Cli, guarded: str) -> None:
     assert done.code == 0, done
     desk.ok("pull", name)
     assert json.loads((desk.home / "config.json").read_text())["auths"][guarded]["auth"]
+
+
+@pytest.mark.parametrize("setting", ["credsStore", "credHelpers"])
+def test_credential_helpers_serve_both_clients(
+    desk: Cli, guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    helper, other = (CredentialHelper(tmp_path, name) for name in ("test", "other"))
+    monkeypatch.setenv("PATH", str(helper.directory), prepend=":")
+    config: dict[str, Any] = {"credsStore": "test"}
+    if setting == "credHelpers":  # it comes before the one for all others
+        config = {"credsStore": "other", "credHelpers": {guarded: "test"}}
+    (desk.home / "config.json").write_text(json.dumps(config))
+    name = f"{guarded}/helped:1"
+    desk.ok("tag", "busybox", name)
+    for program in (desk, desk.docker):
+        done = program("push", name)
+        assert done.code == 1
+        assert "no basic auth credentials" in done.err
+    log_in = ("login", "-u", USER, "--password-stdin", guarded)
+    assert desk(*log_in, stdin=b"wrong").code == 1
+    assert helper.kept == {}
+    for first, second in ((desk, desk.docker), (desk.docker, desk)):
+        done = first(*log_in, stdin=PASSWORD.encode())
+        # No warning: nothing of the password is in the file.
+        assert (done.code, done.out.strip(), done.err) == (0, "Login Succeeded", "")
+        assert helper.kept == {guarded: [USER, PASSWORD]}
+        document = json.loads((desk.home / "config.json").read_text())
+        assert document == {**config, "auths": {guarded: {}}}
+        for program in (first, second):
+            helper.asked()
+            for command in ("push", "rmi", "pull"):
+                done = program(command, name)
+                assert done.code == 0, done
+            assert set(helper.asked()) == {"get"}
+            done = program("login", guarded)
+            assert done.code == 0, done
+            assert "Login Succeeded" in done.out
+        assert second("logout", guarded).out == f"Removing login credentials for {guarded}\n"
+        assert helper.kept == {}
+        assert json.loads((desk.home / "config.json").read_text()).get("auths", {}) == {}
+        assert desk.ok("logout", guarded) == f"Not logged in to {guarded}\n"
+        for program in (first, second):
+            assert "no basic auth credentials" in program("push", name).err
+    assert other.kept == {}
+
+
+def test_a_credential_helper_that_is_missing_or_fails(
+    desk: Cli, guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper = CredentialHelper(tmp_path, "test")
+    monkeypatch.setenv("PATH", str(helper.directory), prepend=":")
+    log_in = ("login", "-u", USER, "--password-stdin", guarded)
+    (desk.home / "config.json").write_text(json.dumps({"credsStore": "missing"}))
+    done = desk(*log_in, stdin=PASSWORD.encode())
+    assert (done.code, done.out) == (1, "")
+    assert "the credential helper docker-credential-missing is not installed" in done.err
+    program = helper.directory / "docker-credential-test"
+    program.write_text("#!/bin/sh\necho the keychain is locked; exit 1\n")
+    (desk.home / "config.json").write_text(json.dumps({"credsStore": "test"}))
+    for command in (log_in, ("logout", guarded)):
+        done = desk(*command, stdin=PASSWORD.encode())
+        assert (done.code, done.out) == (1, "")
+        assert "docker-credential-test failed: the keychain is locked" in done.err
 
 
 def test_login_asks_on_a_terminal(desk: Cli, guarded: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import stat
-import sys
 from pathlib import Path
 
 import pytest
+from tests.credential_helper import CredentialHelper
 
 from desk.engine.logins import (
     HUB_KEY,
@@ -20,36 +20,13 @@ from desk.engine.logins import (
     server_of,
 )
 
-HELPER = """#!{python}
-import json, sys
-from pathlib import Path
-store = Path({store!r})
-known = json.loads(store.read_text()) if store.exists() else {{}}
-text = sys.stdin.read()
-if sys.argv[1] == "get":
-    if text not in known:
-        print("credentials not found in native keychain")
-        sys.exit(1)
-    print(json.dumps({{"ServerURL": text, "Username": known[text][0], "Secret": known[text][1]}}))
-elif sys.argv[1] == "store":
-    given = json.loads(text)
-    known[given["ServerURL"]] = [given["Username"], given["Secret"]]
-elif sys.argv[1] == "erase":
-    known.pop(text)
-store.write_text(json.dumps(known))
-"""
-
 
 @pytest.fixture
-def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A credential helper ``toy`` on the PATH; returns the file that it keeps."""
-    program = tmp_path / "bin" / "docker-credential-toy"
-    program.parent.mkdir()
-    store = tmp_path / "kept.json"
-    program.write_text(HELPER.format(python=sys.executable, store=str(store)))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
-    return store
+def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CredentialHelper:
+    """A credential helper ``toy`` on the PATH."""
+    helper = CredentialHelper(tmp_path, "toy")
+    monkeypatch.setenv("PATH", str(helper.directory), prepend=":")
+    return helper
 
 
 def config(tmp_path: Path, **document: object) -> Logins:
@@ -102,11 +79,11 @@ def test_what_else_is_in_the_file_stays(tmp_path: Path) -> None:
     assert list(json.loads(logins.path.read_text())["auths"]) == ["other"]
 
 
-def test_helpers(tmp_path: Path, helper: Path) -> None:
+def test_helpers(tmp_path: Path, helper: CredentialHelper) -> None:
     logins = config(tmp_path, credsStore="toy", credHelpers={"own.example": "missing"})
     assert not logins.find("r")
     assert not logins.keep("r", Login("ann", "s3cret"))
-    assert json.loads(helper.read_text()) == {"r": ["ann", "s3cret"]}
+    assert helper.kept == {"r": ["ann", "s3cret"]}
     assert json.loads(logins.path.read_text())["auths"] == {"r": {}}
     assert logins.find("r") == Login("ann", "s3cret")
     logins.keep("t", Login("ann", "", "token"))
