@@ -123,3 +123,10 @@ def test_what_the_engine_says_of_itself(api: Api) -> None:
     assert then["ExecutionDriver"] == "<not supported>"
     assert shown(api, "1.41", "/system/df")["BuilderSize"] == 0
     assert "BuilderSize" not in shown(api, "1.42", "/system/df")
+
+
+def test_lists_were_without_annotations(api: Api) -> None:
+    api.create("true", HostConfig={"Annotations": {"a": "b"}})
+    for version, wanted in (("1.45", None), ("1.46", {"a": "b"})):
+        (found,) = shown(api, version, "/containers/json?all=1")
+        assert found["HostConfig"].get("Annotations") == wanted

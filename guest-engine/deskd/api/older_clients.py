@@ -56,6 +56,14 @@ def create_warnings(version: Version, config: ContainerConfig) -> list[str]:
     return []
 
 
+def shown_summaries(version: Version, shown: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the list of containers shows: it did without annotations."""
+    if version < (1, 46):
+        for summary in shown:
+            summary["HostConfig"].pop("Annotations", None)
+    return shown
+
+
 def shown_container(version: Version, shown: dict[str, Any]) -> dict[str, Any]:
     """Return what ``inspect`` shows of a container: the names that ``DNSNames`` has since 1.45 were
     among the aliases."""

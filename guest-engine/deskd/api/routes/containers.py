@@ -51,7 +51,7 @@ async def select(engine: Engine, request: Request) -> Answer:
         limit=query.integer("limit", 0) or 0,
         size=query.flag("size"),
     )
-    return json_response(found)
+    return json_response(older_clients.shown_summaries(request.version, found))
 
 
 async def inspect(engine: Engine, request: Request) -> Answer:

@@ -126,7 +126,7 @@ class Listing:
             "Labels": record.labels,
             "State": str(record.state.status),
             "Status": status_text(record, time.time_ns()),
-            "HostConfig": {"NetworkMode": record.host_config.network_mode},
+            "HostConfig": _summary_host_config(record),
             "NetworkSettings": {"Networks": render_networks(record)},
             "Mounts": [render_mount(point) for point in record.mounts],
         }
@@ -238,6 +238,13 @@ def _has_network(record: ContainerRecord, wanted: list[str]) -> bool:
     names = set(record.networks) | set(record.endpoints)
     ids = [endpoint.network_id for endpoint in record.endpoints.values()]
     return any(item in names or any(key.startswith(item) for key in ids) for item in wanted)
+
+
+def _summary_host_config(record: ContainerRecord) -> dict[str, Any]:
+    shown: dict[str, Any] = {"NetworkMode": record.host_config.network_mode}
+    if record.host_config.annotations:
+        shown["Annotations"] = record.host_config.annotations
+    return shown
 
 
 def _summary_ports(record: ContainerRecord) -> list[dict[str, Any]]:
