@@ -188,6 +188,25 @@ def test_an_engine_that_is_down_is_waited_for_then_told(agent: Setting) -> None:
     assert agent.status()["reconnects"] == 0, agent.log
 
 
+def test_a_connection_ends_with_an_engine_that_did_not_answer(agent: Setting) -> None:
+    """As that of an engine which is killed before it reads the request."""
+    agent.engine.stop()
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.settimeout(60)
+        listener.bind(str(agent.engine.path))
+        listener.listen(128)
+        client.settimeout(60)
+        client.connect(str(agent.paths.engine_socket))
+        client.sendall(b"GET /silence HTTP/1.1\r\nHost: x\r\n\r\n")
+        request = b""
+        while not request.startswith(b"GET /silence"):  # the agent asks things of its own
+            connection, _address = listener.accept()
+            with connection:
+                request = connection.recv(1 << 16, socket.MSG_PEEK)
+        assert client.recv(1) == b""
+    wait_for(lambda: agent.status()["connections"] == 0, "the agent to forget it")
+
+
 # --- published ports ---------------------------------------------------------------------------
 
 

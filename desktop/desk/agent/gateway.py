@@ -84,6 +84,10 @@ class EngineGateway:
 
     def _explain_silence(self, remote: ChannelStream) -> bytes:
         """Return the answer for a client whose engine connection ended without a byte."""
+        if not remote.by_command:
+            # The engine was ended before it read the request. Nobody closes the channel before the
+            # client, which waits for us: there is no exit code to wait for.
+            return b""
         words = last_words(remote)
         exit_code = remote.wait_exit_code()
         if not words and exit_code > 0:

@@ -166,14 +166,14 @@ class Session:
         channel = self._opened(
             lambda: self._wire.open_tcp_channel(host, port, timeout_s), f"{host}:{port}"
         )
-        return ChannelStream(channel)
+        return ChannelStream(channel, by_command=False)
 
     def open_unix(self, path: str, *, timeout_s: float = 15.0) -> ChannelStream:
         """Return a stream to a Unix socket in the machine (needs OpenSSH there)."""
         channel = self._opened(
             lambda: self._wire.open_unix_channel(path, timeout_s), f"the socket {path}"
         )
-        return ChannelStream(channel)
+        return ChannelStream(channel, by_command=False)
 
     def open_terminal(
         self, command: str, *, term: str, columns: int, rows: int, timeout_s: float = 15.0

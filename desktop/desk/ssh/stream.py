@@ -28,8 +28,10 @@ class ChannelStream:
     for ever).
     """
 
-    def __init__(self, channel: paramiko.Channel) -> None:
+    def __init__(self, channel: paramiko.Channel, *, by_command: bool = True) -> None:
         self._channel = channel
+        self.by_command = by_command
+        """Whether a command is at the other end, which says why it ended; else it is a socket."""
 
     # --- a socket's calls ------------------------------------------------------------------
 
