@@ -17,6 +17,10 @@ CHUNK_BYTES = 256 * 1024
 HEADER_LIMIT_BYTES = 1024 * 1024
 """The longest header of one entry with all its extensions (Go's archive/tar has the same)."""
 
+_DECODER_LIMIT_BYTES = 160 * 1024 * 1024
+"""What xz may take to decompress: twice of what its highest level asks for. zstd's limit, its
+library's own, is about the same."""
+
 
 class ByteReader(Protocol):
     """Anything with a blocking ``read`` that returns ``b""`` at the end."""
@@ -53,6 +57,34 @@ def read_exactly(source: ByteReader, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+class _XzReader:
+    """Decompresses xz, of which one file may hold several streams. ``lzma``'s own reader would
+    take as much memory as the file asks for, which may be 4 GiB."""
+
+    def __init__(self, raw: io.BufferedReader) -> None:
+        self._raw = raw
+        self._decoder = self._new_decoder()
+
+    @staticmethod
+    def _new_decoder() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_DECODER_LIMIT_BYTES)
+
+    def read(self, size: int = -1, /) -> bytes:
+        while True:
+            data = b""
+            if self._decoder.eof:
+                rest = self._decoder.unused_data or self._raw.read(CHUNK_BYTES)
+                while rest and not (data := rest.lstrip(b"\0")):  # padding between streams
+                    rest = self._raw.read(CHUNK_BYTES)
+                if not rest:
+                    return b""
+                self._decoder = self._new_decoder()
+            elif self._decoder.needs_input and not (data := self._raw.read(CHUNK_BYTES)):
+                raise EOFError("the xz data ended before its end mark")
+            if found := self._decoder.decompress(data, size):
+                return found
+
+
 def _open_zstd(raw: io.BufferedReader) -> ByteReader:
     try:
         import zstandard
@@ -75,7 +107,7 @@ def _open_gzip(raw: io.BufferedReader) -> ByteReader:
 MAGIC_LENGTH = 6
 _FORMATS: tuple[tuple[bytes, Callable[[io.BufferedReader], ByteReader]], ...] = (
     (b"\x1f\x8b", _open_gzip),
-    (b"\xfd7zXZ\x00", lzma.LZMAFile),
+    (b"\xfd7zXZ\x00", _XzReader),
     (b"BZh", bz2.BZ2File),
     (b"\x28\xb5\x2f\xfd", _open_zstd),
 )
