@@ -354,10 +354,11 @@ def test_times_and_networks_of_a_container_that_ran(api: Api) -> None:
 
 
 def test_ids_of_exposed_and_changed_files(api: Api) -> None:
-    container = api.run("sh", "-c", "rm /etc/group; touch /new; mkdir /dir; chmod 700 /root")
+    script = r"rm /etc/group; touch /new /$(printf 'no-text-\377'); mkdir /dir; chmod 700 /root"
+    container = api.run("sh", "-c", script)
     api.wait(container)
     changes = {item["Path"]: item["Kind"] for item in api.get(f"/containers/{container}/changes")}
-    assert changes == {"/dir": 1, "/etc": 0, "/etc/group": 2, "/new": 1}
+    assert changes == {"/dir": 1, "/etc": 0, "/etc/group": 2, "/new": 1, "/no-text-\ufffd": 1}
 
 
 def test_an_exec_makes_no_working_directory(api: Api) -> None:

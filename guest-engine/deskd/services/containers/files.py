@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 PIPE_BLOCK_BYTES = 256 * 1024
 EMPTY_TAR = bytes(1024)
+_NOT_TEXT = re.compile("[\udc80-\udcff]")
+"""The bytes of a file's name that are no UTF-8. JSON cannot hold them; Go's has U+FFFD for each."""
 
 
 class Files:
@@ -111,7 +114,7 @@ class Files:
                 f"the files of container {reference} changed while they were listed; ask again"
             ) from error
         return [
-            {"Path": change.path, "Kind": int(change.kind)}
+            {"Path": _NOT_TEXT.sub("\ufffd", change.path), "Kind": int(change.kind)}
             for change in without_mount_points(found, container.record)
         ]
 
