@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -136,6 +136,102 @@ def test_a_changed_directory_alone_counts(opened: Stores, tmp_path: Path) -> Non
         shutil.rmtree(root / "opt")
         (root / "opt").write_text("no directory")
     assert shown(opened) == ["C /opt", "C /srv"]
+
+
+def alter_type(root: Path) -> None:
+    (root / "etc/passwd").unlink()
+    (root / "etc/passwd").mkdir()
+    (root / "etc/passwd/inside").write_text("i")
+    shutil.rmtree(root / "srv")
+    (root / "srv").symlink_to("opt")
+    (root / "link").unlink()
+    os.mkfifo(root / "link")
+
+
+def alter_hard_links(root: Path) -> None:
+    os.link(root / "opt/a", root / "opt/other")  # copies the file up, which is no change of it
+    os.link(root / "etc/passwd", root / "etc/second")
+    (root / "etc/second").write_text("changed by its other name")
+
+
+def alter_attributes(root: Path) -> None:
+    (root / "etc/passwd").chmod(0o600)
+    os.utime(root / "etc/group", (5, 5))
+    os.chown(root / "opt/a", 7, -1)
+    os.setxattr(root / "opt/b", "security.capability", b"\1\0\0\2\0\4\0\0" + bytes(12))
+    os.setxattr(root / "srv/x", "user.note", b"no change that Docker looks for")
+    os.utime(root / "srv", (5, 5))  # nor is a directory's time
+    os.utime(root / "link", (5, 5), follow_symlinks=False)
+
+
+def alter_a_time_within_its_second(root: Path) -> None:
+    os.utime(root / "opt/a", ns=(0, 1_700_000_000_500_000_000))
+    os.utime(root / "opt/b", ns=(0, 1_700_000_001_000_000_000))
+
+
+def move_things(root: Path) -> None:
+    (root / "opt/a").rename(root / "opt/z")
+    with pytest.raises(OSError, match="cross-device"):
+        (root / "opt/sub").rename(root / "opt/moved")  # programs copy and remove then
+    subprocess.run(["mv", root / "opt/sub", root / "opt/moved"], check=True)
+    (root / "new").mkdir()
+    (root / "new/x").write_text("longer")
+    (root / "new/y").write_text("y")
+    shutil.rmtree(root / "srv")
+    (root / "new").rename(root / "srv")  # hides the image's directory of that name
+
+
+def make_again(root: Path) -> None:
+    for name in ("opt/a", "etc/passwd"):
+        (root / name).unlink()
+    (root / "opt/a").write_text("a")
+    os.utime(root / "opt/a", (1_700_000_000, 1_700_000_000))  # all is as it was
+    (root / "etc/passwd").write_text("ROOT")
+    shutil.rmtree(root / "srv")
+    (root / "srv").mkdir(0o755)
+    (root / "srv/x").write_text("x")
+    os.utime(root / "srv/x", (1_700_000_000, 1_700_000_000))
+
+
+def make_again_within_what_was_made_again(root: Path) -> None:
+    shutil.rmtree(root / "opt")
+    (root / "opt/sub").mkdir(parents=True)
+    (root / "opt/sub/deep").mkdir()
+    (root / "opt/sub/deep/er").write_text("e")
+    (root / "opt/a").symlink_to("b")
+
+
+@pytest.mark.parametrize(
+    ("alter", "expected"),
+    [
+        (alter_type, ["C /etc", "C /etc/passwd", "A /etc/passwd/inside", "C /link", "C /srv"]),
+        (alter_hard_links, ["C /etc", "C /etc/passwd", "A /etc/second", "C /opt", "A /opt/other"]),
+        (
+            alter_attributes,
+            ["C /etc", "C /etc/group", "C /etc/passwd", "C /link", "C /opt", "C /opt/a",
+             "C /opt/b"],
+        ),
+        (alter_a_time_within_its_second, ["C /opt", "C /opt/b"]),
+        (
+            move_things,
+            ["C /opt", "D /opt/a", "A /opt/moved", "A /opt/moved/deep", "D /opt/sub", "A /opt/z",
+             "C /srv", "C /srv/x", "A /srv/y"],
+        ),
+        (make_again, ["C /etc", "C /etc/passwd"]),
+        (
+            make_again_within_what_was_made_again,
+            ["C /opt", "C /opt/a", "D /opt/b", "C /opt/sub", "C /opt/sub/deep",
+             "A /opt/sub/deep/er"],
+        ),
+    ],
+)  # fmt: skip
+def test_changes_of_every_kind_are_dockers(
+    opened: Stores, tmp_path: Path, alter: Callable[[Path], None], expected: list[str]
+) -> None:
+    opened.snapshots.create(CONTAINER, make_image(opened, BASE).id)
+    with mounted(opened, tmp_path) as root:
+        alter(root)
+    assert shown(opened) == expected
 
 
 def test_a_committed_layer_shows_the_same_files(opened: Stores, tmp_path: Path) -> None:

@@ -147,22 +147,25 @@ def test_later_entries_replace_earlier_ones_and_the_tar_can_still_be_made_again(
     assert place.repacked(unpacked) == data
 
 
-@pytest.mark.parametrize("layout", ["gnu", "posix"])
-def test_sparse_files_stay_sparse(place: Place, tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize(
+    ("layout", "name"), [("gnu", "big"), ("posix", "big"), ("posix", "bïg"), ("posix", "b" * 200)]
+)
+def test_sparse_files_stay_sparse(place: Place, tmp_path: Path, layout: str, name: str) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    with source.joinpath("big").open("wb") as file:
+    with source.joinpath(name).open("wb") as file:
         file.truncate(64 << 20)
         file.seek(10 << 20)
         file.write(b"middle")
     data = subprocess.run(
-        ["tar", "-C", source, "-S", f"--format={layout}", "-cf", "-", "big"],
+        ["tar", "-C", source, "-S", f"--format={layout}", "-cf", "-", name],
         check=True,
         capture_output=True,
     ).stdout
     assert len(data) < 1 << 20
     unpacked = place.unpack(data)
-    big = place.diff / "big"
+    assert place.names() == {name}
+    big = place.diff / name
     assert big.stat().st_size == 64 << 20
     assert big.stat().st_blocks * 512 < 1 << 20
     with big.open("rb") as file:
@@ -171,8 +174,14 @@ def test_sparse_files_stay_sparse(place: Place, tmp_path: Path, layout: str) -> 
     assert place.repacked(unpacked) == data
 
 
+def in_two_streams(data: bytes) -> bytes:
+    """Return xz as a parallel compressor makes it, or who appends one file to another."""
+    return lzma.compress(data[:3000]) + bytes(8) + lzma.compress(data[3000:]) + bytes(4)
+
+
 @pytest.mark.parametrize(
-    "compress", [bytes, gzip.compress, lzma.compress, bz2.compress, zstandard.compress]
+    "compress",
+    [bytes, gzip.compress, lzma.compress, in_two_streams, bz2.compress, zstandard.compress],
 )
 def test_compression_is_found_by_its_magic(place: Place, compress: object) -> None:
     data = tar(entry("a", b"content" * 1000))

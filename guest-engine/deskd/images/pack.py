@@ -132,7 +132,7 @@ class Packer:
         member.type = _TYPES[stat.S_IFMT(found.st_mode)]
         member.mode = stat.S_IMODE(found.st_mode)
         member.uid, member.gid = self._id_map.to_container(found.st_uid, found.st_gid)
-        member.mtime = int(found.st_mtime)
+        member.mtime = found.st_mtime_ns // 1_000_000_000  # not by a float, which rounds up
         return member
 
     def _xattrs(self, fd: int) -> dict[str, bytes]:

@@ -160,6 +160,8 @@ def members(reader: ForwardReader) -> Iterator[tarfile.TarInfo]:
         while (member := archive.next()) is not None:
             reader.begin_entry()
             archive.members.clear()  # type: ignore[attr-defined]  # else all stay in memory
+            # WORKAROUND: a "path" that follows it wins in tarfile, but names GNU tar's stand-in.
+            member.name = member.pax_headers.get("GNU.sparse.name", member.name)
             yield member
     last = reader.last_block
     if any(last):

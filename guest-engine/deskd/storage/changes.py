@@ -7,11 +7,14 @@ import stat
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from deskd.domain.id_mapping import NO_MAPPING, IdMapping
 from deskd.images.unpack import OPAQUE_XATTR
+from deskd.kernel.file_capabilities import FILE_XATTR, file_capabilities
 from deskd.record import Record
 
+_SECOND_NS = 1_000_000_000
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -28,6 +31,17 @@ class Change(Record):
 
     path: str
     kind: ChangeKind
+
+
+class _Entry(NamedTuple):
+    """Something on the disk, and where: a path that no symbolic link is on."""
+
+    path: str
+    status: os.stat_result
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
 
 
 def changes_between(
@@ -71,17 +85,18 @@ def _walk(
         except FileNotFoundError:
             continue
         before = _lookup(lowers, below)
+        after = _Entry(f"/proc/self/fd/{directory_fd}/{name}", status)
         if _is_whiteout(status):
             if before is not None:
                 changes.append(Change(below, ChangeKind.DELETED))
-        elif not stat.S_ISDIR(status.st_mode):
+        elif not after.is_directory:
             if before is None:
                 changes.append(Change(below, ChangeKind.ADDED))
-            elif _differs(before, status, id_map):
+            elif _differs(before, after, id_map):
                 changes.append(Change(below, ChangeKind.MODIFIED))
         else:
             changes += _compare_directory(
-                directory_fd, name, lowers, below, before, status, id_map, opaque=opaque
+                directory_fd, name, lowers, below, before, after, id_map, opaque=opaque
             )
 
 
@@ -90,8 +105,8 @@ def _compare_directory(
     name: str,
     lowers: list[str],
     path: str,
-    before: os.stat_result | None,
-    status: os.stat_result,
+    before: _Entry | None,
+    after: _Entry,
     id_map: IdMapping,
     *,
     opaque: bool,
@@ -103,7 +118,7 @@ def _compare_directory(
     inside: list[Change] = []
     try:
         opaque = opaque or is_opaque(fd)
-        was_directory = before is not None and stat.S_ISDIR(before.st_mode)
+        was_directory = before is not None and before.is_directory
         if opaque and was_directory:
             inside += _hidden(fd, lowers, path)
         _walk(fd, lowers if was_directory else [], path, inside, id_map, opaque=opaque)
@@ -111,7 +126,7 @@ def _compare_directory(
         os.close(fd)
     if before is None:
         return [Change(path, ChangeKind.ADDED), *inside]
-    if inside or _differs(before, status, id_map):
+    if inside or _differs(before, after, id_map):
         return [Change(path, ChangeKind.MODIFIED), *inside]
     return inside
 
@@ -121,8 +136,8 @@ def _hidden(fd: int, lowers: list[str], path: str) -> list[Change]:
     names: set[str] = set()
     for lower in lowers:
         found = _lookup([lower], path)
-        if found is not None and stat.S_ISDIR(found.st_mode):
-            names.update(entry.name for entry in Path(lower + path).iterdir())
+        if found is not None and found.is_directory:
+            names.update(os.listdir(found.path))
     own = set(os.listdir(fd))
     return [
         Change(f"{path}/{name}", ChangeKind.DELETED)
@@ -131,20 +146,39 @@ def _hidden(fd: int, lowers: list[str], path: str) -> list[Change]:
     ]
 
 
-def _differs(before: os.stat_result, after: os.stat_result, id_map: IdMapping) -> bool:
-    """Compare what Docker compares: kind, mode, owner, device; for files size and time, too."""
-    owner = id_map.to_container(after.st_uid, after.st_gid)
-    same = (before.st_mode, before.st_uid, before.st_gid, before.st_rdev) == (
-        after.st_mode,
+def _differs(before: _Entry, after: _Entry, id_map: IdMapping) -> bool:
+    """Compare what Docker compares: kind, mode, owner, device; for all but directories size and
+    time, too; for files their capabilities, whose change no time tells."""
+    old, new = before.status, after.status
+    owner = id_map.to_container(new.st_uid, new.st_gid)
+    same = (old.st_mode, old.st_uid, old.st_gid, old.st_rdev) == (
+        new.st_mode,
         *owner,
-        after.st_rdev,
+        new.st_rdev,
     )
-    if same and not stat.S_ISDIR(after.st_mode):
-        same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+    if same and not after.is_directory:
+        same = old.st_size == new.st_size and _is_same_time(old.st_mtime_ns, new.st_mtime_ns)
+    if same and stat.S_ISREG(new.st_mode):
+        same = _capabilities(before) == _capabilities(after)
     return not same
 
 
-def _lookup(lowers: Sequence[str], path: str) -> os.stat_result | None:
+def _is_same_time(first_ns: int, second_ns: int) -> bool:
+    """Archives keep whole seconds: a time without a fraction is any in its second."""
+    if first_ns % _SECOND_NS and second_ns % _SECOND_NS:
+        return first_ns == second_ns
+    return first_ns // _SECOND_NS == second_ns // _SECOND_NS
+
+
+def _capabilities(entry: _Entry) -> bytes:
+    """Return a file's capabilities without the user namespace that they hold in."""
+    try:
+        return file_capabilities(os.getxattr(entry.path, FILE_XATTR, follow_symlinks=False))
+    except OSError:
+        return b""  # no such attribute, or no such file any more
+
+
+def _lookup(lowers: Sequence[str], path: str) -> _Entry | None:
     """Return what the layers show at ``path``: the topmost that has it, unless it is a whiteout
     or an upper layer's opaque directory or whiteout hides it."""
     parts = path.strip("/").split("/")
@@ -160,7 +194,7 @@ def _lookup(lowers: Sequence[str], path: str) -> os.stat_result | None:
             if _is_whiteout(status):
                 return None
             if position == len(parts) - 1:
-                return status
+                return _Entry(place, status)
             if not stat.S_ISDIR(status.st_mode):
                 return None  # a file in the place of a directory hides what is below
             hidden = hidden or is_opaque(place)
