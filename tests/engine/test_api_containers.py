@@ -397,6 +397,28 @@ def test_exec_of_unknown_program_and_of_stopped_container(engine: EngineProcess,
     assert (error.status, error.message) == (409, f"container {container} is not running")
 
 
+def test_top_with_the_options_of_ps(api: Api) -> None:
+    container = api.run("sh", "-c", "sleep 61 & wait")
+    made = api.post(f"/containers/{container}/exec", {"Cmd": ["sleep", "62"], "User": "20:20"})
+    api.post(f"/exec/{made['Id']}/start", {"Detach": True})
+
+    def top(arguments: str) -> list[list[str]]:
+        rows: list[list[str]] = api.get(f"/containers/{container}/top", ps_args=arguments)[
+            "Processes"
+        ]
+        return rows
+
+    _until(lambda: {"sleep 61", "sleep 62"} <= {row[-1] for row in top("axo pid,args")})
+    pid = str(api.get(f"/exec/{made['Id']}/json")["Pid"])
+    assert top("-u 20 -o pid,uid,args") == [[pid, "20", "sleep 62"]]
+    assert top(f"-o pid=PID,comm -p {pid}") == [[pid, "sleep"]]
+    assert [row[-1] for row in top("faux")] == [
+        "\\_ sh -c sleep 61 & wait",
+        "| \\_ sleep 61",
+        "\\_ sleep 62",
+    ]
+
+
 def test_top_and_stats(api: Api) -> None:
     container = api.run("sh", "-c", "sleep 61 & sleep 62; wait")
 

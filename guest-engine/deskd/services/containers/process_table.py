@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import time
@@ -9,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from deskd.errors import InvalidArgument
-from deskd.record import Record
+from deskd.record import Record, replace
+from deskd.services.containers.ps_options import PsOptions, parse
 
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -19,6 +21,7 @@ class _Facts(Record):
     """What /proc tells of one process. Times are seconds."""
 
     pid: int
+    thread: int
     ppid: int
     uid: int
     name: str
@@ -34,7 +37,10 @@ class _Facts(Record):
     nice: int
     group: int
     session: int
+    foreground_group: int
+    processor: int
     memory_bytes: int
+    branch: str = ""
 
     @property
     def cpu_percent(self) -> float:
@@ -51,15 +57,24 @@ def _user(facts: _Facts) -> str:
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}:{rest:02}"
+    days, hours = divmod(hours, 24)
+    text = f"{hours:02}:{minutes:02}:{rest:02}"
+    return f"{days}-{text}" if days else text
+
+
+def _stat(facts: _Facts) -> str:
+    marks = (
+        (facts.nice < 0, "<"),
+        (facts.nice > 0, "N"),
+        (facts.session == facts.pid, "s"),
+        (facts.threads > 1, "l"),
+        (facts.foreground_group == facts.group, "+"),
+    )
+    return facts.state + "".join(mark for told, mark in marks if told)
 
 
 def _elapsed(facts: _Facts) -> str:
-    days, rest = divmod(int(facts.elapsed_s), 86400)
-    text = _clock(rest)
-    if days:
-        return f"{days}-{text}"
-    return text.removeprefix("00:")
+    return _clock(facts.elapsed_s).removeprefix("00:")
 
 
 def _start(facts: _Facts) -> str:
@@ -74,21 +89,29 @@ _COLUMNS: dict[str, _Column] = {
     "pgid": ("PGID", lambda f: str(f.group)),
     "pgrp": ("PGRP", lambda f: str(f.group)),
     "sid": ("SID", lambda f: str(f.session)),
+    "tgid": ("TGID", lambda f: str(f.pid)),
+    "lwp": ("LWP", lambda f: str(f.thread)),
+    "tid": ("TID", lambda f: str(f.thread)),
+    "spid": ("SPID", lambda f: str(f.thread)),
+    "tpgid": ("TPGID", lambda f: str(f.foreground_group)),
+    "psr": ("PSR", lambda f: str(f.processor)),
     "uid": ("UID", lambda f: str(f.uid)),
+    "uid_name": ("UID", _user),
     "user": ("USER", _user),
     "euser": ("EUSER", _user),
-    "comm": ("COMMAND", lambda f: f.name),
-    "ucmd": ("CMD", lambda f: f.name),
-    "args": ("COMMAND", lambda f: f.command),
-    "cmd": ("CMD", lambda f: f.command),
-    "command": ("COMMAND", lambda f: f.command),
-    "stat": ("STAT", lambda f: f.state),
+    "comm": ("COMMAND", lambda f: f.branch + f.name),
+    "ucmd": ("CMD", lambda f: f.branch + f.name),
+    "args": ("COMMAND", lambda f: f.branch + f.command),
+    "cmd": ("CMD", lambda f: f.branch + f.command),
+    "command": ("COMMAND", lambda f: f.branch + f.command),
+    "stat": ("STAT", _stat),
     "state": ("S", lambda f: f.state),
     "s": ("S", lambda f: f.state),
     "tty": ("TT", lambda f: f.terminal),
     "tt": ("TT", lambda f: f.terminal),
     "tname": ("TTY", lambda f: f.terminal),
     "time": ("TIME", lambda f: _clock(f.cpu_s)),
+    "bsdtime": ("TIME", lambda f: f"{int(f.cpu_s) // 60}:{int(f.cpu_s) % 60:02}"),
     "cputime": ("TIME", lambda f: _clock(f.cpu_s)),
     "etime": ("ELAPSED", _elapsed),
     "etimes": ("ELAPSED", lambda f: str(int(f.elapsed_s))),
@@ -102,69 +125,111 @@ _COLUMNS: dict[str, _Column] = {
     "%mem": ("%MEM", lambda f: f"{f.resident_bytes / f.memory_bytes * 100:.1f}"),
     "vsz": ("VSZ", lambda f: str(f.virtual_bytes // 1024)),
     "vsize": ("VSZ", lambda f: str(f.virtual_bytes // 1024)),
+    "sz": ("SZ", lambda f: str(f.virtual_bytes // _PAGE_BYTES)),
     "rss": ("RSS", lambda f: str(f.resident_bytes // 1024)),
     "nlwp": ("NLWP", lambda f: str(f.threads)),
     "thcount": ("THCNT", lambda f: str(f.threads)),
     "ni": ("NI", lambda f: str(f.nice)),
     "nice": ("NI", lambda f: str(f.nice)),
 }
-_FULL: list[_Column] = [
-    ("UID", _user),
-    *(_COLUMNS[name] for name in ("pid", "ppid", "c", "stime")),
-    ("TTY", lambda f: f.terminal),
-    _COLUMNS["time"],
-    ("CMD", lambda f: f.command),
-]
-_AUX: list[_Column] = [
-    *(_COLUMNS[name] for name in ("user", "pid", "pcpu", "pmem", "vsz", "rss")),
-    ("TTY", lambda f: f.terminal),
-    *(_COLUMNS[name] for name in ("stat", "start_time", "time", "command")),
-]
+_KEYS: dict[str, Callable[[_Facts], Any]] = {
+    "pid": lambda f: f.pid,
+    "ppid": lambda f: f.ppid,
+    "uid": lambda f: f.uid,
+    "user": _user,
+    "comm": lambda f: f.name,
+    "args": lambda f: f.command,
+    "cmd": lambda f: f.command,
+    "pcpu": lambda f: f.cpu_percent,
+    "%cpu": lambda f: f.cpu_percent,
+    "pmem": lambda f: f.resident_bytes,
+    "%mem": lambda f: f.resident_bytes,
+    "rss": lambda f: f.resident_bytes,
+    "vsz": lambda f: f.virtual_bytes,
+    "time": lambda f: f.cpu_s,
+    "etime": lambda f: f.elapsed_s,
+    "etimes": lambda f: f.elapsed_s,
+    "start_time": lambda f: f.started_s,
+    "nlwp": lambda f: f.threads,
+    "nice": lambda f: f.nice,
+}
 
 
 def process_table(pids: list[int], arguments: str) -> dict[str, Any]:
-    """Return ``Titles`` and ``Processes`` for ps arguments: ``-ef`` (the default), ``aux`` and
-    ``-o COLUMNS``. Raises ``InvalidArgument`` for others. Reads files."""
-    columns = _parse(arguments)
+    """Return ``Titles`` and ``Processes`` of these processes for ps arguments, as dockerd does:
+    it lets the machine's ps choose and order all, and drops what is not the container's.
+
+    Raises ``InvalidArgument`` for what ps or this table does not know. Reads files.
+    """
+    options = parse(arguments)
+    columns = [_named(text) for text in options.column_texts()]
+    if "PID" not in (title for title, _ in columns):
+        raise InvalidArgument("Couldn't find PID field in ps output; ask for the column pid, too")
     with open("/proc/stat", encoding="ascii") as file:
         boot_s = next(int(line.split()[1]) for line in file if line.startswith("btime"))
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES
-    rows = []
+    found = []
     for pid in sorted(pids):
-        try:
-            facts = _read(pid, boot_s, memory_bytes)
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended in this moment
-        rows.append([render(facts) for _, render in columns])
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended in this moment
+            found.append(_read(pid, pid, boot_s, memory_bytes))
+    found = _sorted(found, options.sort)
+    if options.forest:
+        found = _forest(found)
+    rows = []
+    for facts in found:
+        if options.selects and not _is_chosen(facts, options):
+            continue
+        for thread in _threads(facts, boot_s) if options.threads else (facts,):
+            rows.append([render(thread) for _, render in columns])
     return {"Titles": [title for title, _ in columns], "Processes": rows}
 
 
-def _parse(arguments: str) -> list[_Column]:
-    words = arguments.split()
-    names: list[str] = []
-    full = not words
-    aux = False
-    position = 0
-    while position < len(words):
-        word = words[position]
-        position += 1
-        letters = word.removeprefix("-")
-        if letters.endswith("o") and set(letters[:-1]) <= set("eAaxwf"):
-            if position == len(words):
-                raise InvalidArgument(f"ps {arguments}: -o needs a list of columns")
-            names += words[position].split(",")
-            position += 1
-        elif letters in ("aux", "auxw", "auxww", "ux", "u"):
-            aux = True
-        elif letters and set(letters) <= set("eAfFaxw"):
-            full = True
-        else:
+def _is_chosen(facts: _Facts, options: PsOptions) -> bool:
+    return (
+        facts.pid in options.pids
+        or facts.ppid in options.parents
+        or facts.uid in options.users
+        or facts.name in options.names
+    )
+
+
+def _sorted(found: list[_Facts], keys: list[str]) -> list[_Facts]:
+    for text in reversed(keys):  # each sort keeps the order of the one before among equals
+        name = text.lstrip("+-").lower()
+        if name not in _KEYS:
             raise InvalidArgument(
-                f"ps option {word!r} is not supported here; use -ef, aux or -o with columns"
+                f"ps: cannot sort by {name!r} here; known are {', '.join(sorted(_KEYS))}"
             )
-    if names:
-        return [_named(name) for name in names]
-    return _AUX if aux and not full else _FULL
+        found = sorted(found, key=_KEYS[name], reverse=text.startswith("-"))
+    return found
+
+
+def _forest(found: list[_Facts]) -> list[_Facts]:
+    """Put children below their parents, drawn as ps draws them below the container's keeper."""
+    known = {facts.pid for facts in found}
+    children: dict[int, list[_Facts]] = {}
+    for facts in found:
+        children.setdefault(facts.ppid if facts.ppid in known else 0, []).append(facts)
+    ordered = []
+    waiting = [(facts, "") for facts in reversed(children.get(0, ()))]
+    last_of = {parent: group[-1].pid for parent, group in children.items()}
+    while waiting:
+        facts, above = waiting.pop()
+        ordered.append(replace(facts, branch=f"{above}\\_ "))
+        parent = facts.ppid if facts.ppid in known else 0
+        below = above if last_of[parent] == facts.pid else f"{above}| "
+        waiting += [(child, below) for child in reversed(children.get(facts.pid, ()))]
+    return ordered
+
+
+def _threads(facts: _Facts, boot_s: int) -> list[_Facts]:
+    found = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for name in sorted(os.listdir(f"/proc/{facts.pid}/task"), key=int):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                thread = _read(facts.pid, int(name), boot_s, facts.memory_bytes)
+                found.append(replace(thread, branch=facts.branch))
+    return found
 
 
 def _named(text: str) -> _Column:
@@ -177,8 +242,8 @@ def _named(text: str) -> _Column:
     return (title, column[1]) if equals else column
 
 
-def _read(pid: int, boot_s: int, memory_bytes: int) -> _Facts:
-    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+def _read(pid: int, thread: int, boot_s: int, memory_bytes: int) -> _Facts:
+    with open(f"/proc/{pid}/task/{thread}/stat", encoding="utf-8", errors="replace") as file:
         text = file.read()
     name = text[text.index("(") + 1 : text.rindex(")")]
     fields = text[text.rindex(")") + 2 :].split()
@@ -187,6 +252,7 @@ def _read(pid: int, boot_s: int, memory_bytes: int) -> _Facts:
     started_s = boot_s + int(fields[19]) / _CLOCK_TICKS
     return _Facts(
         pid=pid,
+        thread=thread,
         ppid=int(fields[1]),
         uid=os.stat(f"/proc/{pid}").st_uid,
         name=name,
@@ -202,6 +268,8 @@ def _read(pid: int, boot_s: int, memory_bytes: int) -> _Facts:
         nice=int(fields[16]),
         group=int(fields[2]),
         session=int(fields[3]),
+        foreground_group=int(fields[5]),
+        processor=int(fields[36]),
         memory_bytes=memory_bytes,
     )
 
