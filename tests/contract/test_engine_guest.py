@@ -4,7 +4,7 @@ its limits, engines within, and what a restart of the machine leaves."""
 from __future__ import annotations
 
 import pytest
-from tests.engine_places import GuestPlace, execute
+from tests.engine_places import GuestPlace, execute, remove_everything
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -146,3 +146,26 @@ def test_restart_policies_outlive_the_machine(guest: GuestPlace) -> None:
     assert [states[container] for container in (stopped, plain)] == ["exited"] * 2
     # As with dockerd: whoever asked for "always" gets it when the engine starts.
     assert states[stopped_always] == "running"
+
+
+def test_remapped_users_in_the_machine(guest: GuestPlace) -> None:
+    settings = "/etc/desk/daemon.json"
+    guest.run(f'cp {settings} /tmp/before; echo \'{{"userns-remap": "default"}}\' >{settings}')
+    try:
+        guest.kill_engine()
+        assert "name=userns" in guest.api.get("/info")["SecurityOptions"]
+        host = {"Binds": ["mapped:/v"]}
+        container = guest.api.run("sh", "-c", "touch /v/mine; exec sleep 600", HostConfig=host)
+        first, outside, count = execute(guest, container, "cat /proc/self/uid_map")[1].split()
+        assert (first, count) == ("0", "65536")
+        pid = guest.api.inspect(container)["State"]["Pid"]
+        owner = guest.run(f"stat -c %u /proc/{pid}").strip()
+        assert owner == outside != "0"
+        assert execute(guest, container, "id -u; stat -c %u /v/mine")[1].split() == ["0", "0"]
+        place = guest.api.get("/volumes/mapped")["Mountpoint"]
+        assert guest.run(f"stat -c %u {place}/mine").strip() == outside
+        remove_everything(guest.api)
+    finally:
+        guest.run(f"mv /tmp/before {settings}")
+        guest.kill_engine()
+    assert "name=userns" not in guest.api.get("/info")["SecurityOptions"]
