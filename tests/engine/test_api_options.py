@@ -186,6 +186,7 @@ def test_security_options(api: Api) -> None:
         ("seccomp=builtin", ("0", "2")),
         ("label=disable", ("0", "2")),
         ("apparmor=unconfined", ("0", "2")),
+        ("apparmor=of-a-kernel-without-it", ("0", "2")),  # as with Docker, nobody asks
     ):
         found = lines(api, STATUS, HostConfig={"SecurityOpt": [option]})
         assert tuple(found[1:]) == expected, option

@@ -9,7 +9,7 @@ import pytest
 
 from deskd.domain.container import ContainerConfig, HostConfig, Mount, TmpfsOptions, Ulimit
 from deskd.domain.mount import MountStep
-from deskd.errors import InvalidArgument, Unsupported
+from deskd.errors import InvalidArgument
 from deskd.runtime.confinement import capability_set, security_options
 from deskd.runtime.log_options import log_spec
 from deskd.runtime.plan import NetlinkMessages, Plan, decode, encode
@@ -154,8 +154,23 @@ def test_security_options(options: list[str], wanted: tuple[str, bool]) -> None:
 def test_security_options_that_cannot_be() -> None:
     with pytest.raises(InvalidArgument, match="magic"):
         security_options(["magic=1"], privileged=False)
-    with pytest.raises(Unsupported, match="AppArmor"):
-        security_options(["apparmor=own"], privileged=False)
+    with pytest.raises(InvalidArgument, match="profile"):
+        security_options(["apparmor=two words"], privileged=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "privileged", "wanted"),
+    [
+        ([], False, "docker-default"),
+        (["apparmor="], False, "docker-default"),
+        (["apparmor=own"], False, "own"),
+        (["apparmor:own"], False, "own"),
+        (["apparmor=unconfined"], False, "unconfined"),
+        (["apparmor=own"], True, "unconfined"),
+    ],
+)
+def test_apparmor_profiles(options: list[str], privileged: bool, wanted: str) -> None:
+    assert security_options(options, privileged=privileged).apparmor == wanted
 
 
 def test_all_capabilities_but_one() -> None:

@@ -57,6 +57,7 @@ def host_architecture() -> str:
 
 
 PACKAGES = (
+    "apparmor",
     "busybox-static",
     "ca-certificates",
     "docker-registry",  # not in the guest itself: registry.py

@@ -51,6 +51,7 @@ def assemble(
         place.symlink_to(destination)
     elf.strip(root.rglob("*.so*"), arch.triplet)
     engine.compile_all(arch, base.tree, root)
+    engine.compile_confinement(arch, base.tree, root)
     installed = modules.install(root)
     _install_own_files(arch, base, root)
     _install_certificates(base, root)

@@ -7,6 +7,7 @@ plan; the talk with the monitor is in ``handshake``.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import socket
@@ -14,8 +15,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from deskd.errors import DeskdError
+from deskd.kernel import apparmor, name_sockets, namespaces, process, rtnetlink_raw
 from deskd.kernel import mount as sys_mount
-from deskd.kernel import name_sockets, namespaces, process, rtnetlink_raw
 from deskd.kernel.cgroup import Cgroup
 from deskd.kernel.probe import explain
 from deskd.record import Record
@@ -41,6 +42,7 @@ class Child(Record, frozen=False):
     trees: tuple[int | None, ...] = ()
     step: str = "start"
     _staging_fd: int = -1
+    _apparmor_fd: int = -1
 
     def run(self) -> NoReturn:
         """Do everything; end in ``execve`` or in ``_exit``."""
@@ -70,6 +72,8 @@ class Child(Record, frozen=False):
         os.setsid()
         os.umask(0)
         filter_bytes = _read_filter(plan.process.seccomp)
+        if plan.process.apparmor:
+            self._at("apparmor", self._open_apparmor)
         if plan.root is not None and plan.namespaces.user != HOST:
             self._at("user namespace", self._become_mapped_root)
         self._at("session keyring", _new_keyring)
@@ -84,7 +88,10 @@ class Child(Record, frozen=False):
         self.channel.send(Message.PREPARED)
         self.channel.expect(Message.EXECUTE)
         self.step = "exec"
-        credentials.execute(program)
+        credentials.execute(program, self._apparmor_fd)
+
+    def _open_apparmor(self) -> None:
+        self._apparmor_fd = apparmor.open_attribute()
 
     def _at(self, step: str, action: Callable[[], None]) -> None:
         self.step = step
@@ -287,15 +294,21 @@ class Child(Record, frozen=False):
         self._close_engine_files()
 
     def _close_engine_files(self) -> None:
-        """Close everything but stdio and the channel, which moves to descriptor 3.
+        """Close everything but stdio, the channel, which moves to descriptor 3, and AppArmor's
+        attribute, which moves to 4.
 
         From here on paths come from the container: the names of its working directory, its
         program and its user files may start with /proc/self/fd, and nothing of the engine's may
         be found there.
         """
-        keep = os.dup2(self.channel.fileno(), 3, inheritable=False)
-        self.channel = Channel(socket.socket(fileno=keep))
-        process.close_from(4)
+        kept = [fd for fd in (self.channel.fileno(), self._apparmor_fd) if fd != -1]
+        copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 5) for fd in kept]
+        self.channel.close()  # its number may be one of the new ones
+        for place, fd in enumerate(copies, 3):
+            os.dup2(fd, place, inheritable=False)
+        self.channel = Channel(socket.socket(fileno=3))
+        self._apparmor_fd = 4 if len(kept) > 1 else -1
+        process.close_from(3 + len(kept))
 
 
 def _from_os_error(step: str, error: OSError) -> StepFailed:

@@ -18,7 +18,7 @@ from typing import Any
 import deskd.errors
 from deskd.domain.process import Exit, FoundMonitor
 from deskd.errors import Conflict, DeskdError, StartFailed, SystemFailure, Unavailable
-from deskd.kernel import process
+from deskd.kernel import apparmor, process
 from deskd.kernel.capability_names import DEFAULT_CAPABILITIES
 from deskd.layout import ExecRoot
 from deskd.record import replace
@@ -245,13 +245,23 @@ class LauncherRuntime:
         return found, stream
 
     async def _with_filter(self, plan: Plan) -> Plan:
-        spec = plan.process
+        spec = replace(plan.process, apparmor=await self._loaded(plan.process.apparmor))
+        plan = replace(plan, process=spec)
         if not spec.seccomp or spec.seccomp.startswith("/"):
             return plan
         path = self._seccomp.known(
             spec.seccomp, spec.filter_capabilities
         ) or await asyncio.to_thread(self._seccomp.path, spec.seccomp, spec.filter_capabilities)
         return replace(plan, process=replace(spec, seccomp=path))
+
+    async def _loaded(self, profile: str) -> str:
+        """Return what AppArmor can do of what was asked for; see to it that the default is there.
+        Where the kernel has no AppArmor no profile is asked after, as with Docker."""
+        if profile != apparmor.DEFAULT_PROFILE:
+            return profile if apparmor.is_enabled() else ""
+        if apparmor.default_profile() and not apparmor.is_loaded(profile):
+            await self.run_job("load_apparmor_default", {}, [])
+        return apparmor.default_profile()
 
     async def close(self) -> None:
         """Let go of the launcher and of every monitor; running processes stay, held ones are
@@ -270,6 +280,8 @@ class LauncherRuntime:
         await asyncio.sleep(_WARM_UP_AFTER_S)
         with contextlib.suppress(DeskdError, OSError):  # told to who starts a container
             await asyncio.to_thread(self._seccomp.path, "default", DEFAULT_CAPABILITIES)
+        with contextlib.suppress(DeskdError):  # whoever starts a container is told
+            await self._loaded(apparmor.DEFAULT_PROFILE)
 
     async def reconcile(self) -> Sequence[FoundMonitor]:
         """Find the monitors of an earlier engine; their processes are available by ``get``. Called

@@ -10,7 +10,8 @@ import stat
 from collections.abc import Sequence
 
 from deskd.domain.container import HostConfig
-from deskd.errors import InvalidArgument, Unsupported
+from deskd.errors import InvalidArgument
+from deskd.kernel.apparmor import DEFAULT_PROFILE, UNCONFINED
 from deskd.kernel.capability_names import CAPABILITIES, DEFAULT_CAPABILITIES, NUMBERS
 from deskd.kernel.cgroup.limits import DeviceRule
 from deskd.record import Record
@@ -52,15 +53,18 @@ DEFAULT_DEVICE_RULES = (
 
 
 class SecurityOptions(Record):
-    """``--security-opt`` read: ``seccomp`` is ``""`` (unconfined), ``"default"`` or a profile."""
+    """``--security-opt`` read: ``seccomp`` is ``""`` (unconfined), ``"default"`` or a profile.
+    ``apparmor`` names the profile wherever the kernel has AppArmor."""
 
     seccomp: str = "default"
     no_new_privileges: bool = False
+    apparmor: str = DEFAULT_PROFILE
 
 
 def security_options(options: Sequence[str], *, privileged: bool) -> SecurityOptions:
     """Read ``HostConfig.SecurityOpt``. Raises ``InvalidArgument`` for an unknown option."""
     seccomp, no_new_privileges = "" if privileged else "default", False
+    apparmor = ""
     for option in options:
         name, separator, value = option.partition("=")
         if not separator:
@@ -72,11 +76,14 @@ def security_options(options: Sequence[str], *, privileged: bool) -> SecurityOpt
         elif name == "seccomp":
             seccomp = {"unconfined": "", "builtin": "default"}.get(value, value)
         elif name == "apparmor":
-            if value not in ("", "unconfined", "docker-default"):
-                raise Unsupported(f"the AppArmor profile {value!r} is not loaded on this machine")
+            if not value.isprintable() or " " in value:
+                raise InvalidArgument(f"invalid --security-opt {option[:200]!r}: name a profile")
+            apparmor = value
         elif option not in ("disable", "systempaths=unconfined") and name != "label":
             raise InvalidArgument(f"invalid --security-opt: {option!r}")
-    return SecurityOptions(seccomp, no_new_privileges)
+    # As Docker: a privileged container is unconfined, whatever was asked for.
+    apparmor = UNCONFINED if privileged else apparmor or DEFAULT_PROFILE
+    return SecurityOptions(seccomp, no_new_privileges, apparmor)
 
 
 def capability_set(

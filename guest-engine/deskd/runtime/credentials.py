@@ -13,7 +13,7 @@ import signal
 import stat
 from typing import NoReturn
 
-from deskd.kernel import capabilities, process, seccomp
+from deskd.kernel import apparmor, capabilities, process, seccomp
 from deskd.kernel.capability_names import NUMBERS
 from deskd.record import Record
 from deskd.runtime.handshake import StepFailed
@@ -31,6 +31,7 @@ class Prepared(Record):
     full_mask: int
     filter: bytes
     no_new_privileges: bool
+    apparmor: str
 
 
 def prepare(spec: ProcessSpec, seccomp_filter: bytes, *, make_directory: bool = False) -> Prepared:
@@ -66,12 +67,15 @@ def prepare(spec: ProcessSpec, seccomp_filter: bytes, *, make_directory: bool = 
         present,
         seccomp_filter,
         spec.no_new_privileges,
+        spec.apparmor,
     )
 
 
-def execute(program: Prepared) -> NoReturn:
+def execute(program: Prepared, apparmor_attribute: int) -> NoReturn:
     """Confine this process for good and become the program. Raises ``StepFailed``."""
     _reset_signals()
+    if program.apparmor:
+        _choose_profile(apparmor_attribute, program.apparmor)
     if program.no_new_privileges:
         process.prctl(process.PR_SET_NO_NEW_PRIVS, 1)
     if program.filter and not program.no_new_privileges:
@@ -87,6 +91,21 @@ def execute(program: Prepared) -> NoReturn:
         code = 127 if number == errno.ENOENT else 126
         name = program.argv[0]
         raise StepFailed("exec", f'exec: "{name}": {text}', number, "StartFailed", code) from error
+
+
+def _choose_profile(attribute: int, profile: str) -> None:
+    try:
+        apparmor.change_on_exec(attribute, profile)
+    except OSError as error:
+        number = error.errno or errno.EINVAL
+        text = (
+            "unable to apply apparmor profile: apparmor failed to apply profile: write"
+            f" /proc/self/attr/apparmor/exec: {os.strerror(number).lower()}"
+        )
+        if number == errno.ENOENT:
+            text += f"; load the profile {profile} on the engine's machine first"
+        code = 127 if number == errno.ENOENT else 126
+        raise StepFailed("apparmor", text, number, "StartFailed", code) from error
 
 
 def find_program(name: str, search_path: str) -> str:

@@ -46,7 +46,8 @@ class ProcessSpec(Record):
     """The program and its identity. ``user`` is Docker's ``user[:group]``, looked up in the
     container's own files. ``required_capabilities`` fail the start where the machine lacks them.
     ``seccomp`` is ``""`` (unconfined), ``"default"``, a JSON profile, or after compilation the
-    path of the filter file; a profile is read for ``filter_capabilities``, the container's."""
+    path of the filter file; a profile is read for ``filter_capabilities``, the container's.
+    ``apparmor`` is the profile to run under, ``""`` for none."""
 
     argv: tuple[str, ...]
     env: tuple[str, ...] = ()
@@ -58,6 +59,7 @@ class ProcessSpec(Record):
     no_new_privileges: bool = False
     seccomp: str = ""
     filter_capabilities: tuple[str, ...] = ()
+    apparmor: str = ""
     rlimits: tuple[Rlimit, ...] = ()
     oom_score_adj: int = 0
     umask: int = 0o022

@@ -294,6 +294,7 @@ def _process(
         required_capabilities=required,
         no_new_privileges=options.no_new_privileges,
         seccomp=options.seccomp,
+        apparmor=options.apparmor,
         filter_capabilities=own,
         rlimits=resource_rules.rlimits(host),
         oom_score_adj=resource_rules.oom_score_adj(host),

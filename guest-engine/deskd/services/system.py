@@ -11,6 +11,7 @@ from typing import Any
 from deskd import __version__
 from deskd.domain.filters import Filters
 from deskd.domain.times import rfc3339
+from deskd.kernel import apparmor
 from deskd.kernel.cgroup.features import Features
 from deskd.kernel.cgroup.hierarchy import detect
 from deskd.record import Record
@@ -182,7 +183,8 @@ class System:
         }
 
     def _security_options(self) -> list[str]:
-        options = ["name=seccomp,profile=builtin"]
+        options = ["name=apparmor"] if apparmor.is_enabled() else []
+        options.append("name=seccomp,profile=builtin")
         if self._machine.cgroup_version == 2:
             options.append("name=cgroupns")
         if self._settings.userns_remap:

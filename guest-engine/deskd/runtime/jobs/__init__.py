@@ -19,6 +19,7 @@ from __future__ import annotations
 JOBS: dict[str, str] = {
     "probe_id_mapping": "deskd.runtime.jobs.remapping:probe",
     "add_remap_user": "deskd.runtime.jobs.remapping:add_user",
+    "load_apparmor_default": "deskd.runtime.jobs.apparmor:load_default",
     "netlink": "deskd.runtime.jobs.netlink:run",
     "name_sockets": "deskd.runtime.jobs.name_sockets:run",
     "archive_get": "deskd.runtime.jobs.archive:get",

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deskd.domain.mount import MountStep
 from deskd.errors import Unsupported
 from deskd.runtime.jobs.enter import enter_root
-
-_ADMINISTRATION_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
-"""The launcher has no environment of its own."""
+from deskd.runtime.jobs.programs import run_program
 
 
 def probe(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
@@ -58,24 +53,7 @@ def add_user(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
     refuse."""
     del fds
     name, first = arguments["name"], arguments["first"]
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else nobody would learn how they ended
     if arguments["missing"]:
-        _run("useradd", "--system", "--user-group", "--no-create-home", name)
+        run_program("useradd", "--system", "--user-group", "--no-create-home", name)
     span = f"{first}-{first + arguments['count'] - 1}"
-    _run("usermod", "--add-subuids", span, "--add-subgids", span, name)
-
-
-def _run(name: str, *arguments: str) -> None:
-    program = shutil.which(name, path=_ADMINISTRATION_PATH)
-    if program is None:
-        raise Unsupported(f"this machine has no program {name}")
-    done = subprocess.run(
-        [program, *arguments],
-        check=False,
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        env={"PATH": _ADMINISTRATION_PATH, "LC_ALL": "C"},
-    )
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
-        raise Unsupported(f"{name} ended with {done.returncode}: {said}")
+    run_program("usermod", "--add-subuids", span, "--add-subgids", span, name)

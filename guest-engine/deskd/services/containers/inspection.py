@@ -11,7 +11,9 @@ from deskd.domain.container import EndpointSettings, HostConfig
 from deskd.domain.state import ContainerRecord, Health, MountPoint, State, Status
 from deskd.domain.times import NEVER, rfc3339
 from deskd.images.catalog import Catalog
+from deskd.kernel import apparmor
 from deskd.layout import DataRoot
+from deskd.runtime.confinement import security_options
 from deskd.services.containers.links import Links
 from deskd.services.containers.merging import as_list
 from deskd.services.containers.registry import Container, ContainerRegistry
@@ -60,7 +62,7 @@ class Inspection:
             "Platform": record.platform,
             "MountLabel": "",
             "ProcessLabel": "",
-            "AppArmorProfile": "",
+            "AppArmorProfile": _apparmor_profile(record),
             "ExecIDs": list(container.exec_ids) or None,
             "HostConfig": {
                 **render_host_config(record.host_config),
@@ -123,6 +125,15 @@ class Inspection:
             "MacAddress": bridge.get("MacAddress", ""),
             "Networks": networks,
         }
+
+
+def _apparmor_profile(record: ContainerRecord) -> str:
+    """Return the profile of a container that has been started, where the kernel has profiles."""
+    if not record.state.started_at_ns or not apparmor.is_enabled():
+        return ""
+    host = record.host_config
+    asked = security_options(host.security_opt or (), privileged=host.privileged).apparmor
+    return apparmor.default_profile() if asked == apparmor.DEFAULT_PROFILE else asked
 
 
 def render_state(state: State) -> dict[str, Any]:
