@@ -207,7 +207,7 @@ class Daemon:
             ),
             events=events,
             publishers=publishers,
-            store_checks=StoreChecks(self._data, database, layers, registry),
+            store_checks=StoreChecks(self._data, database, layers, registry, roots),
         )
         await Recovery(registry, runtime, endpoints, lifecycle, health, self._data).restore()
         return engine, network

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sqlite3
+import struct
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -31,6 +32,10 @@ def desk(engine: EngineProcess, tmp_path: Path) -> Cli:
     return Cli(engine.socket, home)
 
 
+CAPABILITY = struct.pack("<5I", 0x02000000, 1 << 10, 0, 0, 0)  # one of version 2
+XATTRS = {"trusted.note": b"\xff\0x", "security.capability": CAPABILITY}
+
+
 def layer_tar(*names: str, text: bytes = b"hello\n") -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -40,6 +45,10 @@ def layer_tar(*names: str, text: bytes = b"hello\n") -> bytes:
         for name in names:
             member = tarfile.TarInfo(name)
             member.size = len(text)
+            member.pax_headers = {
+                f"SCHILY.xattr.{key}": value.decode("utf-8", "surrogateescape")
+                for key, value in XATTRS.items()
+            }
             tar.addfile(member, io.BytesIO(text))
         link = tarfile.TarInfo("link")
         link.type, link.linkname = tarfile.SYMTYPE, names[0]
@@ -131,6 +140,14 @@ def same_size(layer: Path) -> None:
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+def unset(name: str) -> Callable[[Path], None]:
+    return lambda layer: os.removexattr(layer / "diff" / "two", name)
+
+
+def set_to(place: str, name: str, value: bytes) -> Callable[[Path], None]:
+    return lambda layer: os.setxattr(layer / "diff" / place, name, value)
+
+
 def shorten_recipe(layer: Path) -> None:
     recipe = layer / "recipe"
     recipe.write_bytes(recipe.read_bytes()[:-20])
@@ -147,10 +164,16 @@ def shorten_recipe(layer: Path) -> None:
         (same_size, True, "its content does not have its digest any more"),
         (lambda layer: (layer / "diff" / "two").chmod(0o777), True, "/two was changed"),
         (lambda layer: os.chown(layer / "diff" / "dir", 7, 7), True, "/dir was changed"),
+        (unset("trusted.note"), True, "/two was changed"),
+        (unset("security.capability"), True, "/two was changed"),
+        (set_to("two", "trusted.note", b"other"), True, "/two was changed"),
+        (set_to("dir", "trusted.more", b""), True, "/dir was changed"),
+        (set_to("dir", "trusted.overlay.opaque", b"y"), True, "/dir was changed"),
         (lambda layer: (layer / "diff" / "link").unlink(), True, "its entry /link is missing"),
         (lambda layer: (layer / "diff" / "new").touch(), True, "/new was put into it"),
     ],
     ids=["gone", "short", "file gone", "recipe short", "recipe gone", "content", "mode", "owner",
+         "attribute gone", "capability gone", "attribute", "attribute more", "opaque",
          "link", "foreign"],
 )  # fmt: skip
 def test_damaged_layers(
@@ -319,11 +342,15 @@ def test_layers_and_roots_that_nothing_uses(desk: Cli, store: Store) -> None:
 def test_a_containers_directories(desk: Cli, store: Store) -> None:
     container = store.api.create("true")
     place = store.root / "containers" / container
+    parts = [place / "upper", place / "work"]
+    before = [(s.st_mode, s.st_uid, s.st_gid) for s in map(os.stat, parts)]
     shutil.rmtree(place / "work")
     shutil.rmtree(place / "upper")
     done = checked(desk, "--repair")
     assert done.code == 0, done
     assert "an empty one was made; what it had written is lost." in done.out
+    assert done.out.count("an empty one was made") == 2
+    assert before == [(s.st_mode, s.st_uid, s.st_gid) for s in map(os.stat, parts)]
     store.api.post(f"/containers/{container}/start")
     assert store.api.wait(container) == 0
 

@@ -15,9 +15,11 @@ import pytest
 
 from deskd import errors
 from deskd.domain import image as rules
+from deskd.domain.id_mapping import IdMapping
 from deskd.domain.image import ImageConfig, ImageRecord, RootFs
 from deskd.images.layers import MAXIMUM_LAYERS
 from deskd.images.pack import IterReader, pack_layer
+from deskd.storage.snapshots import Snapshots
 from tests.kernel.image_store import Stores, directory, entry, stores, symlink, tar
 
 pytestmark = pytest.mark.root
@@ -327,3 +329,35 @@ def test_roots_of_lost_containers_are_swept(opened: Stores) -> None:
     opened.snapshots.sweep({CONTAINER})
     assert [p.name for p in Path(opened.root.containers).iterdir()] == [CONTAINER]
     assert len(opened.snapshots.mounts(CONTAINER)) == 1
+
+
+@pytest.mark.parametrize("remapped", [False, True])
+def test_missing_directories_of_a_root_are_made_again_as_they_were(
+    opened: Stores, remapped: bool
+) -> None:
+    member, data = directory("./", 0o1731)
+    member.uid, member.gid = 7, 8
+    image = make_image(opened, tar((member, data), entry("file", b"x")))
+    id_map = IdMapping(((0, 200_000, 65536),), ((0, 300_000, 65536),))
+    snapshots = Snapshots(opened.root, opened.database, opened.layers, id_map)
+    snapshots.create(CONTAINER, image.id, remapped=remapped)
+    place = Path(opened.root.container(CONTAINER))
+    upper = Path(snapshots.upper(CONTAINER))
+    kept = upper / "kept"
+
+    def found() -> dict[str, tuple[int, int, int]]:
+        return {
+            str(path): (path.stat().st_mode, path.stat().st_uid, path.stat().st_gid)
+            for path in (place, upper, place / "work")
+        }
+
+    new = found()
+    base = (200_000, 300_000) if remapped else (0, 0)
+    assert new[str(upper)] == (stat.S_IFDIR | 0o1731, base[0] + 7, base[1] + 8)
+    for lost in (upper, place / "work", place):
+        shutil.rmtree(lost)
+        snapshots.restore(CONTAINER)
+        assert found() == new
+        kept.touch()
+        snapshots.restore(CONTAINER)
+        assert kept.exists(), "what is there stays as it is"

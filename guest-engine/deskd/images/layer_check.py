@@ -11,7 +11,8 @@ import os
 import posixpath
 import stat
 import tarfile
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from deskd import errors
@@ -22,15 +23,18 @@ from deskd.images.recipe import Replacement, open_file, read_parts
 from deskd.images.streams import CHUNK_BYTES, ForwardReader
 from deskd.images.unpack import (
     OPAQUE_WHITEOUT,
+    OPAQUE_XATTR,
     WHITEOUT_META_PREFIX,
     WHITEOUT_PREFIX,
     clean_name,
     members,
     mtime_of,
     regions_of,
+    xattrs_of,
 )
+from deskd.kernel.file_capabilities import FILE_XATTR
 from deskd.kernel.mount import RESOLVE_IN_ROOT, openat2
-from deskd.record import Record, replace
+from deskd.record import Record, field, replace
 from deskd.storage.changes import is_opaque
 
 _FORMATS = (
@@ -116,27 +120,32 @@ class _Expected(Record):
     device: int = 0
     mtime_ns: int = 0
     opaque: bool = False
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
 
 
 _WHITEOUT = _Expected(stat.S_IFCHR, (0, 0))
 
 
-def content_problem(place: Path, tar: Iterator[bytes]) -> str:
+def content_problem(place: Path, tar: Iterator[bytes], scratch: str) -> str:
     """Read the layer's ``tar`` (which verifies its hash at its end) and compare each entry with
-    the disk; return what is wrong, in words, or ""."""
+    the disk; return what is wrong, in words, or "".
+
+    ``scratch`` is a directory of the same file system, for short-lived samples.
+    """
     try:
         expected = _expected(place, ForwardReader(IterReader(tar)))
     except errors.DataLoss:
         return "its content does not have its digest any more"
     except (tarfile.TarError, errors.InvalidArgument):
         return "the description of its tar is damaged"
-    return _compare(place / "diff", expected)
+    return _compare(place / "diff", expected, scratch)
 
 
 def _expected(place: Path, reader: ForwardReader) -> dict[str, _Expected | None]:
     """Return what each path of the unpacked layer must be, the last entry of a path counting;
     ``None`` for a further name of a file, of which only the presence is known."""
     expected: dict[str, _Expected | None] = {}
+    opaque_paths: set[str] = set()
     replaces = bool(read_replacements(place))
     root_fd = os.open(place / "diff", os.O_PATH | os.O_DIRECTORY)
     try:
@@ -145,21 +154,34 @@ def _expected(place: Path, reader: ForwardReader) -> dict[str, _Expected | None]
             wanted: _Expected | None = None if member.islnk() else _of_member(member)
             if name.startswith(WHITEOUT_PREFIX):
                 if name == OPAQUE_WHITEOUT:
-                    opaque = _real(root_fd, directory, "")
-                    if (before := expected.get(opaque)) is not None:
-                        expected[opaque] = replace(before, opaque=True)
+                    opaque_paths.add(_real(root_fd, directory, "").rstrip("/"))
                 if name.startswith(WHITEOUT_META_PREFIX):
                     continue
                 name, wanted = name.removeprefix(WHITEOUT_PREFIX), _WHITEOUT
             path = _real(root_fd, directory, name)
-            if replaces and not member.isdir():
-                _forget_below(expected, path)
+            if member.isdir():
+                wanted = _on_top(expected.get(path), wanted)
+            else:
+                opaque_paths.discard(path)
+                if replaces:
+                    _forget_below(expected, path)
+                    opaque_paths = {p for p in opaque_paths if not p.startswith(f"{path}/")}
             expected[path] = wanted
             _skip(reader, member)
     finally:
         os.close(root_fd)
     reader.drain()
+    for path in opaque_paths:  # whose own entries come before or after that mark, or never
+        if (marked := expected.get(path)) is not None:
+            expected[path] = replace(marked, opaque=True)
     return expected
+
+
+def _on_top(before: _Expected | None, wanted: _Expected | None) -> _Expected | None:
+    """Return what two entries of one directory make: the first one's attributes stay."""
+    if before is None or wanted is None or not stat.S_ISDIR(before.mode):
+        return wanted
+    return replace(wanted, xattrs={**before.xattrs, **wanted.xattrs})
 
 
 def _forget_below(expected: dict[str, _Expected | None], path: str) -> None:
@@ -204,13 +226,16 @@ def _of_member(member: tarfile.TarInfo) -> _Expected:
         link=member.linkname if member.issym() else "",
         device=os.makedev(member.devmajor, member.devminor) if is_device else 0,
         mtime_ns=mtime_of(member),
+        xattrs=xattrs_of(member),
     )
 
 
-def _compare(diff: Path, expected: dict[str, _Expected | None]) -> str:
+def _compare(diff: Path, expected: dict[str, _Expected | None], scratch: str) -> str:
     made_on_the_way = {
         parent for path in expected for parent in _parents(path) if parent not in expected
     }
+    if "" in expected and (problem := _difference(str(diff), "", expected[""], scratch)):
+        return problem
     seen: set[str] = set()
     for directory, directories, files in os.walk(diff):
         for name in (*directories, *files):
@@ -218,7 +243,7 @@ def _compare(diff: Path, expected: dict[str, _Expected | None]) -> str:
             path = full[len(str(diff)) + 1 :]
             if path in expected:
                 seen.add(path)
-                if problem := _difference(full, path, expected[path]):
+                if problem := _difference(full, path, expected[path], scratch):
                     return problem
             elif path not in made_on_the_way:
                 return f"/{path} was put into it"
@@ -231,7 +256,7 @@ def _parents(path: str) -> Iterator[str]:
         yield path
 
 
-def _difference(full: str, path: str, wanted: _Expected | None) -> str:
+def _difference(full: str, path: str, wanted: _Expected | None, scratch: str) -> str:
     if wanted is None:
         return ""
     found = os.lstat(full)
@@ -248,7 +273,47 @@ def _difference(full: str, path: str, wanted: _Expected | None) -> str:
         opaque=kind == stat.S_IFDIR and is_opaque(full),
     )
     same = all(getattr(has, name) == getattr(wanted, name) for name in _COMPARED)
-    return "" if same else f"/{path} was changed"
+    if same and _has_xattrs(full, wanted, scratch):
+        return ""
+    return f"/{path} was changed"
+
+
+def _has_xattrs(full: str, wanted: _Expected, scratch: str) -> bool:
+    found = {
+        name: os.getxattr(full, name, follow_symlinks=False)
+        for name in os.listxattr(full, follow_symlinks=False)
+    }
+    for name, value in wanted.xattrs.items():
+        if found.get(name) != value and found.get(name) != _as_kept(
+            scratch, wanted.mode, name, value
+        ):
+            return False
+    # Security modules and default ACLs give attributes by themselves; nobody gives these.
+    return not any(
+        name.startswith(("user.", "trusted.")) or name == FILE_XATTR
+        for name in found
+        if name not in wanted.xattrs and name != OPAQUE_XATTR
+    )
+
+
+def _as_kept(scratch: str, mode: int, name: str, value: bytes) -> bytes | None:
+    """Return what the file system makes of an attribute of such a file, None where it refuses it:
+    no ``user.`` for links, capabilities and ACLs in the kernel's own form."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="check-", dir=scratch) as directory:
+            sample = Path(directory, "sample")
+            if stat.S_ISDIR(mode):
+                sample.mkdir()
+            elif stat.S_ISLNK(mode):
+                sample.symlink_to("nowhere")
+            elif stat.S_ISREG(mode):
+                sample.touch()
+            else:
+                os.mkfifo(sample)
+            os.setxattr(sample, name, value, follow_symlinks=False)
+            return os.getxattr(sample, name, follow_symlinks=False)
+    except OSError:
+        return None
 
 
 _COMPARED = ("mode", "owner", "size", "link", "device", "mtime_ns", "opaque")

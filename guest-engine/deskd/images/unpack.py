@@ -439,16 +439,9 @@ class _Unpacker:
 
     def _set_xattrs(self, target: int | str, member: tarfile.TarInfo) -> None:
         id_map = self._existing.id_map if self._existing else NO_MAPPING
-        for record, value in member.pax_headers.items():
-            if not record.startswith(_XATTR_RECORD):
-                continue
-            name = record.removeprefix(_XATTR_RECORD)
-            if name.startswith(_FORBIDDEN_XATTRS):
-                continue
-            data = value.encode("utf-8", "surrogateescape")
-            if id_map and name == FILE_XATTR:
-                data = file_capabilities(data, id_map.root[0])
-            _set_xattr(target, name, data)
+        for name, data in xattrs_of(member).items():
+            is_mapped = id_map and name == FILE_XATTR
+            _set_xattr(target, name, file_capabilities(data, id_map.root[0]) if is_mapped else data)
 
     def finish_directories(self) -> None:
         """Set the directories' times, which the entries inside have changed."""
@@ -532,6 +525,16 @@ def _checked_owner(member: tarfile.TarInfo) -> tuple[int, int]:
                 f"the archive entry {member.name!r} has the impossible owner {number}"
             )
     return member.uid, member.gid
+
+
+def xattrs_of(member: tarfile.TarInfo) -> dict[str, bytes]:
+    """Return the extended attributes that an entry's object is given."""
+    found = {
+        record.removeprefix(_XATTR_RECORD): value.encode("utf-8", "surrogateescape")
+        for record, value in member.pax_headers.items()
+        if record.startswith(_XATTR_RECORD)
+    }
+    return {name: value for name, value in found.items() if not name.startswith(_FORBIDDEN_XATTRS)}
 
 
 def mtime_of(member: tarfile.TarInfo) -> int:

@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deskd.images.bridge import ByteQueue
 from deskd.images.layers import LayerStore
 from deskd.layout import DataRoot
 from deskd.services.containers.registry import ContainerRegistry
 from deskd.store.database import Database
+
+if TYPE_CHECKING:
+    from deskd.storage.check import Roots
 
 
 class StoreChecks:
@@ -24,11 +27,13 @@ class StoreChecks:
         database: Database,
         layers: LayerStore,
         registry: ContainerRegistry,
+        roots: Roots,
     ) -> None:
         self._root = root
         self._database = database
         self._layers = layers
         self._registry = registry
+        self._roots = roots
         self._lock = asyncio.Lock()
 
     async def lines(self, *, repair: bool, deep: bool) -> AsyncIterator[bytes]:
@@ -68,6 +73,7 @@ class StoreChecks:
             self._database,
             self._layers,
             self._registry,
+            self._roots,
             repair=repair,
             deep=deep,
             tell=lambda what: tell({"Checking": what}),

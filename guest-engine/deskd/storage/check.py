@@ -53,6 +53,13 @@ class Containers(Protocol):
         """Return the IDs of those whose processes run."""
 
 
+class Roots(Protocol):
+    """The containers' roots."""
+
+    def restore(self, container_id: str) -> None:
+        """Make the directories of a root again that are missing, as they were when it was new."""
+
+
 class StoreCheck:
     """One check. ``run`` blocks for as long as the disk takes."""
 
@@ -62,6 +69,7 @@ class StoreCheck:
         database: Database,
         layers: LayerStore,
         containers: Containers,
+        container_roots: Roots,
         *,
         repair: bool = False,
         deep: bool = False,
@@ -73,6 +81,7 @@ class StoreCheck:
         self._database = database
         self._layers = layers
         self._containers = containers
+        self._container_roots = container_roots
         self._repair = repair
         self._deep = deep
         self._images = records.images(database)
@@ -178,7 +187,8 @@ class StoreCheck:
             problem = sizes_problem(self._layers.place(layer), layer)
             if not problem and self._deep:
                 tar = self._layers.open_tar(layer)
-                problem = content_problem(self._layers.place(layer), tar)
+                scratch = self._root.temporary
+                problem = content_problem(self._layers.place(layer), tar, scratch)
         except OSError as error:
             return f"it cannot be read ({error.strerror})"
         return problem
@@ -326,14 +336,16 @@ class StoreCheck:
                 f"the container {name} stands on a layer that is not there", None, "",
                 f"pull or load its image {short_id(root.image)} again",
             )  # fmt: skip
-        for part, lost in (("upper", "; what it had written is lost"), ("work", "")):
-            place = Path(self._root.container_file(root.container_id, part))
-            if not place.is_dir() and root.container_id in self._containers.known():
+        parts = (("upper", "; what it had written is lost"), ("work", ""))
+        places = [
+            (Path(self._root.container_file(root.container_id, part)), lost) for part, lost in parts
+        ]
+        # Both are looked at first: with one of them the other is made, too.
+        for place, lost in [entry for entry in places if not entry[0].is_dir()]:
+            if root.container_id in self._containers.known():
                 yield self._found(
                     f"the container {name} lacks its directory {place}",
-                    lambda place=place: place.mkdir(  # type: ignore[misc]
-                        mode=0o755, parents=True
-                    ),
+                    lambda: self._container_roots.restore(root.container_id),
                     f"an empty one was made{lost}",
                 )
 

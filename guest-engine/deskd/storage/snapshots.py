@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from deskd import errors
 from deskd.domain.id_mapping import NO_MAPPING, IdMapping
-from deskd.domain.image import RootRecord, chain_ids, short_id
+from deskd.domain.image import LayerRecord, RootRecord, chain_ids, short_id
 from deskd.domain.mount import MountStep
 from deskd.images.layers import LayerStore
 from deskd.images.pack import IterReader, pack_layer
@@ -70,33 +71,46 @@ class Snapshots:
             if image is None:
                 raise errors.NotFound(f"No such image: {image_id}")
             top = (chain_ids(image.config.diff_ids) or [""])[-1]
-            self._layers.chain(top)
-            self._roots.put(
-                RootRecord(
-                    container_id=container_id,
-                    chain_id=top,
-                    image=image_id,
-                    volatile=volatile,
-                    remapped=remapped,
-                )
+            chain = self._layers.chain(top)
+            record = RootRecord(
+                container_id=container_id,
+                chain_id=top,
+                image=image_id,
+                volatile=volatile,
+                remapped=remapped,
             )
+            self._roots.put(record)
         try:
-            directory = Path(self._root.container(container_id))
-            directory.mkdir(mode=0o710, parents=True, exist_ok=True)
-            upper = Path(self.upper(container_id))
-            upper.mkdir(mode=_UPPER_MODE)
-            Path(self._work(container_id)).mkdir(mode=0o700)
-            self._copy_root_attributes(top, upper, self._id_map if remapped else NO_MAPPING)
+            self._make_directories(record, chain)
         except OSError as error:
             self.remove(container_id)
             raise errors.SystemFailure(
                 f"the root of container {container_id[:12]} cannot be made: {error}"
             ) from error
 
-    def _copy_root_attributes(self, top: str, upper: Path, id_map: IdMapping) -> None:
+    def restore(self, container_id: str) -> None:
+        """Make the directories of a root again that are missing, as ``create`` made them.
+
+        Raises ``NotFound``, and ``DataLoss`` where a layer below it is missing.
+        """
+        record = self._record(container_id)
+        self._make_directories(record, self._layers.chain(record.chain_id))
+
+    def _make_directories(self, record: RootRecord, chain: Sequence[LayerRecord]) -> None:
+        directory = Path(self._root.container(record.container_id))
+        directory.mkdir(mode=0o710, parents=True, exist_ok=True)
+        upper, work = Path(self.upper(record.container_id)), Path(self._work(record.container_id))
+        if not upper.is_dir():
+            upper.mkdir(mode=_UPPER_MODE)
+            self._copy_root_attributes(chain, upper, self._id_map_of(record))
+        if not work.is_dir():
+            work.mkdir(mode=0o700)
+
+    def _copy_root_attributes(
+        self, chain: Sequence[LayerRecord], upper: Path, id_map: IdMapping
+    ) -> None:
         """Give "/" the mode and owner that the image's top layer gives it: in an overlay the
         upper directory's count."""
-        chain = self._layers.chain(top)
         if not chain:
             os.chown(upper, *id_map.to_host(0, 0))
         else:

@@ -3,8 +3,8 @@
 Decision on threads and asyncio: one connection, guarded by a re-entrant lock. A single statement
 takes some tens of microseconds (WAL, ``synchronous=NORMAL``: a commit waits for no disk, a
 ``Flusher`` brings it there within a second), so services on the event loop call it inline.
-Transactions hold the lock; they therefore contain statements and renames only, never an ``await``
-and never bulk I/O.
+Transactions hold the lock; they therefore contain statements, renames and their directory's sync
+only, never an ``await`` and never bulk I/O.
 """
 
 from __future__ import annotations
