@@ -169,6 +169,72 @@ def test_cve_2018_15664_symlink_race_in_cp(api: Api, tmp_path: Path) -> None:
     assert (victim / "secret").read_text() == "the machine's secret"
 
 
+# --- malicious archive entries: cp and import ---------------------------------------------------
+
+
+def archive_of(*entries: tarfile.TarInfo) -> bytes:
+    """Return a tar; regular entries have the text ``pwned``."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for entry in entries:
+            entry.size = 5 if entry.isreg() else 0
+            tar.addfile(entry, io.BytesIO(b"pwned") if entry.isreg() else None)
+    return buffer.getvalue()
+
+
+def hard_link(name: str, goal: str) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = tarfile.LNKTYPE, goal
+    return entry
+
+
+def malicious_archives(victim: Path) -> dict[str, bytes]:
+    """Return archives that would write to, or read from, a directory of the machine."""
+    up, file = "../" * 12, tarfile.TarInfo
+    return {
+        "a name that goes up": archive_of(file(f"{up}{victim}/planted")),
+        "a name that goes down and up": archive_of(directory("d"), file(f"d/{up}{victim}/planted")),
+        "an absolute name": archive_of(file(f"{victim}/planted")),
+        "through a link": archive_of(link("way", str(victim)), file("way/planted")),
+        "through a link that goes up": archive_of(
+            link("way", f"{up}{victim}"), file("way/planted")
+        ),
+        "through two links": archive_of(
+            link("first", str(victim)), link("second", "first"), file("second/planted")
+        ),
+        "over a link": archive_of(link("way", f"{victim}/secret"), file("way")),
+        "a hard link": archive_of(hard_link("secret", f"{victim}/secret"), file("secret")),
+        "a hard link that goes up": archive_of(
+            hard_link("secret", f"{up}{victim}/secret"), file("secret")
+        ),
+        "a hard link through a link": archive_of(
+            link("way", str(victim)), hard_link("secret", "way/secret")
+        ),
+    }
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_malicious_archive_entries(api: Api, tmp_path: Path, *, running: bool) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "secret").write_text("the machine's secret")
+    container = (api.run if running else api.create)("sleep", "600")
+    base = f"{API}/containers/{container}"
+    for what, archive in malicious_archives(victim).items():
+        status, _, answer = api.raw("PUT", f"{base}/archive?path=/tmp", archive)
+        assert status in (200, 400), (what, status, answer)
+        status, _, answer = api.raw("POST", f"{API}/images/create?fromSrc=-", archive)
+        assert status in (200, 400), (what, status, answer)
+        if status == 200 and b"errorDetail" not in answer:
+            image = json.loads(answer.splitlines()[-1])["status"]
+            saved = api.raw("GET", f"{API}/images/{image}/get")[2]
+            assert b"the machine's secret" not in saved, what
+            api.delete(f"/images/{image}", force=True)
+        assert [path.name for path in victim.iterdir()] == ["secret"], what
+        assert (victim / "secret").read_text() == "the machine's secret", what
+    assert b"the machine's secret" not in api.raw("GET", f"{base}/archive?path=/tmp")[2]
+
+
 # --- /proc and /sys: CVE-2019-16884, CVE-2023-27561, CVE-2023-28642 ------------------------------
 
 FAKE_STATUS = "CapBnd:\t0000000000000000\nCapPrm:\t0000000000000000\n"

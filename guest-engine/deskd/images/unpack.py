@@ -412,11 +412,12 @@ class _Unpacker:
                 dst_dir_fd=parent_fd,
                 follow_symlinks=False,
             )
-        except (FileNotFoundError, PermissionError) as error:
+        except (FileNotFoundError, PermissionError):
+            # Without its cause, which would pass for a path that a container took away meanwhile.
             raise errors.InvalidArgument(
                 f"the hard link {member.name!r} names {member.linkname!r}, which is not a file of "
                 "the archive"
-            ) from error
+            ) from None
         finally:
             os.close(parent_fd)
 
