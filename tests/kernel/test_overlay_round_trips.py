@@ -71,7 +71,7 @@ def test_a_tree_is_the_same_after_an_import_and_an_export(steps: Sequence[Step])
         unpacked = place.unpack(data)
         assert snapshot(place.diff) == tree
         assert place.repacked(unpacked) == data
-        assert content_problem(place.diff.parent, iter([data])) == ""
+        assert content_problem(place.diff.parent, iter([data]), folder) == ""
         out = exported(place.diff)
         assert out == exported(source)
         again = Place(Path(folder, "again"))
