@@ -156,6 +156,7 @@ def test_key_that_the_guest_does_not_know_is_refused(manager: Manager, paths: Ma
     manager.stop(NAME)
     private, public = paths.private_key.read_bytes(), paths.public_key.read_bytes()
     write_key_pair(generate_key_pair("wrong"), paths.private_key, paths.public_key)
+    paths.public_key.write_bytes(public)  # the guest is told of this one at its start
     try:
         with pytest.raises(SshError, match="does not accept Desk's key"):
             manager.start(NAME)
