@@ -141,7 +141,7 @@ def test_a_layer_that_is_wanted_is_not_removed_meanwhile(tmp_path: Path, registr
         pulling.start()
         try:
             assert stalled.wait(60)
-            done = removal.remove(here.stores.catalog, (), small, force=False, prune_parents=True)
+            done = removal.remove(here.stores.catalog, list, small, force=False, prune_parents=True)
             assert any("Deleted" in step.report for step in done)
         finally:
             go_on.set()
@@ -162,7 +162,7 @@ def test_names_of_pulled_images_go_as_dockers_do(tmp_path: Path, registry: str) 
         catalog.tag(parse(f"{name}:also"), first_id)
 
         def remove(text: str) -> list[dict[str, str]]:
-            done = removal.remove(catalog, (), text, force=False, prune_parents=True)
+            done = removal.remove(catalog, list, text, force=False, prune_parents=True)
             return [step.report for step in done]
 
         assert remove(f"{name}:also") == [{"Untagged": f"{name}:also"}]
@@ -170,7 +170,7 @@ def test_names_of_pulled_images_go_as_dockers_do(tmp_path: Path, registry: str) 
         here.pull(f"{name}:1")
         assert catalog.get(f"{name}@{first}").id == first_id
         assert catalog.get(f"{name}:1@{second}").id == second_id
-        done, _ = removal.prune(catalog, (), Filters())
+        done, _ = removal.prune(catalog, list, Filters())
         assert [step.report for step in done][:2] == [
             {"Untagged": f"{name}@{first}"},
             {"Deleted": first_id},
