@@ -22,6 +22,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -195,9 +196,7 @@ def _parts(
         for part in read_parts(recipe):
             if part.path:
                 yield from _content(
-                    lambda p=part: open_file(  # type: ignore[misc]
-                        root_fd, p.entry, p.path, replaced, replaced_root
-                    ),
+                    partial(open_file, root_fd, part.entry, part.path, replaced, replaced_root),
                     part.path,
                     part.regions,
                 )

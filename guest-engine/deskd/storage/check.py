@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -137,7 +138,7 @@ class StoreCheck:
             if any(place.startswith(f"{base}/") for base in bases):
                 yield self._found(
                     f"something is mounted at {place}, where only files of the store belong",
-                    lambda place=place: umount2(place, MNT_DETACH),  # type: ignore[misc]
+                    partial(umount2, place, MNT_DETACH),
                     "it was unmounted",
                 )
 
@@ -145,14 +146,14 @@ class StoreCheck:
         for place in self._layers.leftovers():
             yield self._found(
                 f"the directory {place} belongs to no layer",
-                lambda place=place: shutil.rmtree(place),  # type: ignore[misc]
+                partial(shutil.rmtree, place),
                 "it was removed",
             )
         for place in _entries(self._root.containers):
             if place.name not in self._containers.known() and place.is_dir():
                 yield self._found(
                     f"the directory {place} belongs to no container",
-                    lambda place=place: shutil.rmtree(place),  # type: ignore[misc]
+                    partial(shutil.rmtree, place),
                     "it was removed",
                 )
 
@@ -230,7 +231,7 @@ class StoreCheck:
                 yield self._found(
                     f"the name {tag.reference} means the image {short_id(tag.image)}, which is not "
                     "there",
-                    lambda tag=tag: self._tags.delete(tag.reference),  # type: ignore[misc]
+                    partial(self._tags.delete, tag.reference),
                     "the name was removed; pull or load its image again",
                 )
         for image in images.values():
@@ -241,7 +242,7 @@ class StoreCheck:
                 yield self._found(
                     f"the digests of the layer {short_id(diff_id)} in registries are noted, and it "
                     "is not there",
-                    lambda diff_id=diff_id: self._blobs.delete(diff_id),  # type: ignore[misc]
+                    partial(self._blobs.delete, diff_id),
                     "the note was removed",
                 )
 
@@ -308,9 +309,7 @@ class StoreCheck:
                     yield self._found(
                         f"a root is noted for the container {root.container_id[:12]}, which is not "
                         "there",
-                        lambda root=root: self._roots.delete(  # type: ignore[misc]
-                            root.container_id
-                        ),
+                        partial(self._roots.delete, root.container_id),
                         "the note was removed",
                     )
             else:
