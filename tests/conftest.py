@@ -41,8 +41,8 @@ def _no_leftover_threads() -> Iterator[None]:
     left = [t for t in threading.enumerate() if t not in before and not t.daemon]
     for thread in left:
         thread.join(timeout=60)
-    left = [t.name for t in left if t.is_alive()]
-    assert not left, f"threads left running: {left}"
+    alive = [t.name for t in left if t.is_alive()]
+    assert not alive, f"threads left running: {alive}"
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -48,12 +48,14 @@ def differences(answer: Any, shape: Any, where: str) -> Iterator[str]:
             yield f"{where} is {answer!r}"
     elif answer is None:
         return
-    elif not isinstance(answer, list if isinstance(shape, list) else dict):
+    elif isinstance(answer, list) != isinstance(shape, list) or not isinstance(
+        answer, (list, dict)
+    ):
         yield f"{where} is {answer!r}"
     elif isinstance(shape, list):
         for item in answer:
             yield from differences(item, shape[0], f"{where}[]")
-    elif "*" in shape:
+    elif isinstance(answer, dict) and "*" in shape:
         for item in answer.values():
             yield from differences(item, shape["*"], f"{where}.*")
     else:

@@ -12,6 +12,7 @@ import argparse
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from tests.bench.bench_memory import memory_mb, tree
@@ -103,7 +104,7 @@ def main() -> None:
         archive = busybox_archive(Path(scratch))
         for engine in (ours, theirs):
             engine.docker("import", "-", "bench", stdin=archive)
-        runs = {e.name: lambda e=e: write(e, megabytes) for e in (ours, theirs)}
+        runs = {e.name: partial(write, e, megabytes) for e in (ours, theirs)}
         report(f"a container writing {megabytes} MB of log lines",
                interleave(3, runs, warm_up=0), limit=1.0)  # fmt: skip
         slow_reader(ours, megabytes)

@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def main() -> None:
             if count:
                 with docker_engine() as theirs:
                     theirs.docker("import", "-", "bench", stdin=archive)
-                    runs = {e.name: lambda e=e: together(e, count) for e in (ours, theirs)}
+                    runs = {e.name: partial(together, e, count) for e in (ours, theirs)}
                     for engine in (ours, theirs):
                         together(engine, 2)
                     report_ratio(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from tests.bench.engines import busybox_archive, desk_engine, docker_engine, interleave, report
@@ -28,13 +29,13 @@ def main() -> None:
         engines = (ours, theirs)
         report(
             "docker version (the CLI and one request)",
-            interleave(rounds, {e.name: lambda e=e: e.docker("version") for e in engines}),
+            interleave(rounds, {e.name: partial(e.docker, "version") for e in engines}),
         )
         report(
             "docker run --rm bench true",
             interleave(
                 rounds,
-                {e.name: lambda e=e: e.docker("run", "--rm", "bench", "true") for e in engines},
+                {e.name: partial(e.docker, "run", "--rm", "bench", "true") for e in engines},
             ),
             limit=1 / 6,
         )
@@ -43,7 +44,7 @@ def main() -> None:
         report(
             "docker exec sleeper true",
             interleave(
-                rounds, {e.name: lambda e=e: e.docker("exec", "sleeper", "true") for e in engines}
+                rounds, {e.name: partial(e.docker, "exec", "sleeper", "true") for e in engines}
             ),
             limit=0.5,
         )

@@ -119,9 +119,7 @@ def first_byte(port: int, _size_bytes: int) -> float:
 
 
 @contextlib.contextmanager
-def in_process(
-    function: Callable[[Connection[int, None]], None], *arguments: object
-) -> Iterator[int]:
+def in_process(function: Callable[..., None], *arguments: object) -> Iterator[int]:
     """Run ``function(pipe, …)`` in a process of its own; yield the port that it sends."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()

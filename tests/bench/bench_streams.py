@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from tests.bench.engines import (
@@ -74,7 +75,7 @@ def main() -> None:
             ("exec, input", into, ("exec", "-i", "sleeper")),
             ("attached run, output", out, attached),
         ):
-            runs = {e.name: lambda e=e, m=measure, c=command: m(e, megabytes, *c) for e in engines}
+            runs = {e.name: partial(measure, e, megabytes, *command) for e in engines}
             report(f"{title} of {megabytes} MB", interleave(3, runs, warm_up=0), limit=1.0)
 
 

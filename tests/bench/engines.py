@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,7 +154,7 @@ def busybox_archive(directory: Path) -> Path:
 
 
 def interleave(
-    rounds: int, subjects: dict[str, Callable[[], object]], *, warm_up: int = 2
+    rounds: int, subjects: Mapping[str, Callable[[], object]], *, warm_up: int = 2
 ) -> dict[str, list[float]]:
     """Time each subject ``rounds`` times in turn; return the seconds by subject."""
     for _ in range(warm_up):

@@ -216,7 +216,7 @@ def test_events_top_stats_and_df(engine: EngineProcess) -> None:
     until(lambda: engine.api.get("/info")["NEventsListener"] > 0)
     ok(engine, "run", "--rm", "--name", "seen", "busybox", "true")
     assert listening.stdout is not None
-    lines = []
+    lines: list[str] = []
     while not lines or "destroy" not in lines[-1]:
         lines.append(listening.stdout.readline().strip())
     listening.terminate()

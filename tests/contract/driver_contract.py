@@ -128,7 +128,8 @@ class DriverContract:
         with no_process_started():
             assert driver.state() is State.RUNNING
         endpoint = driver.endpoint()
-        assert driver.host_memory_bytes() is None or driver.host_memory_bytes() > 0
+        held_bytes = driver.host_memory_bytes()
+        assert held_bytes is None or held_bytes > 0
         assert isinstance(driver.diagnose(), str)
         status = manager.status(spec.name, environ={"DOCKER_HOST": manager.url(spec.name)})
         assert (status.state, status.error, status.active) == (State.RUNNING, "", True)

@@ -23,8 +23,9 @@ from deskd.kernel.cgroup import cgroup_at
 from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
 from deskd.kernel.process import start_ticks
 from deskd.record import replace
-from deskd.runtime.client import LauncherRuntime, MonitoredProcess, MonitoredStream
+from deskd.runtime.client import LauncherRuntime, MonitoredProcess
 from deskd.runtime.launching import fork_launcher
+from deskd.runtime.monitored_stream import MonitoredStream
 from deskd.runtime.plan import NamespaceSpec, Plan
 from deskd.runtime.resources import CgroupResources
 from deskd.runtime.spec import (

@@ -37,8 +37,8 @@ def test_sigkill_of_the_engine_loses_no_container_and_no_line(own_engine: Engine
         os.kill(pid, 0)
     os.kill(pids[killed_away], 9)
     os.kill(pids[auto_removed], 9)
-    for name in (ends_while_away, killed_away, auto_removed):
-        until(lambda pid=pids[name]: not Path(f"/proc/{pid}").exists())
+    ending = [Path(f"/proc/{pids[name]}") for name in (ends_while_away, killed_away, auto_removed)]
+    until(lambda: not any(process.exists() for process in ending))
     own_engine.start()
 
     assert api.wait(ends_while_away) == 9

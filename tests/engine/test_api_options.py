@@ -224,7 +224,7 @@ def test_security_options_that_cannot_be(api: Api, option: str, text: str) -> No
 
 def test_system_paths(api: Api) -> None:
     count = "grep -c ' /proc' /proc/self/mountinfo"
-    bare = {"MaskedPaths": [], "ReadonlyPaths": []}
+    bare: dict[str, list[str]] = {"MaskedPaths": [], "ReadonlyPaths": []}
     assert lines(api, count, HostConfig=bare) == ["1"]
     assert lines(api, count, HostConfig={"SecurityOpt": ["systempaths=unconfined"]}) == ["1"]
     own = {"MaskedPaths": ["/etc/passwd"], "ReadonlyPaths": ["/tmp"]}

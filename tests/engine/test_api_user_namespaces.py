@@ -177,7 +177,7 @@ def test_set_user_id_programs_and_file_capabilities(api: Api) -> None:
     busybox = Path("/bin/busybox").read_bytes()
     capable = file("bin/capable", mode=0o755)
     value = struct.pack("<IIIII", 0x02000001, 1 << CAP_DAC_OVERRIDE, 0, 0, 0)
-    capable.pax_headers["SCHILY.xattr.security.capability"] = value.decode("latin-1")
+    capable.pax_headers = {"SCHILY.xattr.security.capability": value.decode("latin-1")}
     import_image(
         api,
         "privileged-files",

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 
 from deskd import errors
 from deskd.images import layers as layer_store
+from deskd.images import unpack as unpacking
 from deskd.images.removal import ImageUse
 from deskd.services.images import Images
 from tests.kernel.image_store import Stores, directory, entry, stores, tar
@@ -44,9 +45,9 @@ class Service:
     def image_uses(self) -> Sequence[ImageUse]:
         return []
 
-    def publish(self, kind: str, action: str, actor_id: str, attributes: dict[str, str]) -> None:
+    def publish(self, kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
         assert kind == "image"
-        self.events.append((action, actor_id, attributes))
+        self.events.append((action, actor_id, dict(attributes)))
 
     async def load(self, archive: bytes) -> list[str]:
         self.told = []
@@ -154,10 +155,13 @@ def test_layers_that_are_here_are_only_hashed(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unpacked: list[str] = []
-    unpack = layer_store.unpack
-    monkeypatch.setattr(
-        layer_store, "unpack", lambda *a, **k: (unpacked.append(a[1]), unpack(*a, **k))[1]
-    )
+    unpack = unpacking.unpack
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        unpacked.append(arguments[1])
+        return unpack(*arguments, **options)
+
+    monkeypatch.setattr(layer_store, "unpack", counted)
 
     async def work() -> None:
         await service.load(archive(image([BASE, TOP], ["two:1"])))

@@ -15,6 +15,7 @@ import zstandard
 
 from deskd import errors
 from deskd.domain.filters import Filters
+from deskd.domain.reference import parse
 from deskd.images import importing
 from deskd.images.pack import IterReader
 from deskd.images.streams import ByteReader
@@ -121,7 +122,7 @@ def test_nothing_is_sent_twice_and_layers_are_mounted(here: Service, registry: s
         before = len(proxy.requests)
         lines = here.push(name)
         again = proxy.requests[before:]
-        here.stores.catalog.tag(_named(f"{proxy.address}/second:2"), image_id)
+        here.stores.catalog.tag(parse(f"{proxy.address}/second:2"), image_id)
         before = len(proxy.requests)
         mounted = here.push(f"{proxy.address}/second:2")
         later = proxy.requests[before:]
@@ -132,18 +133,12 @@ def test_nothing_is_sent_twice_and_layers_are_mounted(here: Service, registry: s
     assert manifest_of(registry, "first", "1")[1] == manifest_of(registry, "second", "2")[1]
 
 
-def _named(text: str):  # type: ignore[no-untyped-def]
-    from deskd.domain.reference import parse
-
-    return parse(text)
-
-
 @pytest.mark.parametrize("family", [OCI, DOCKER])
 def test_a_pulled_image_keeps_its_manifest(here: Service, registry: str, family: str) -> None:
     kind = "oci" if family == OCI else "docker"
     digest, image_id, _ = Pusher(registry).image(f"from/{kind}", "1", [BASE, TOP], family=family)
     here.pull(f"{registry}/from/{kind}:1")
-    here.stores.catalog.tag(_named(f"{registry}/to/{kind}:2"), image_id)
+    here.stores.catalog.tag(parse(f"{registry}/to/{kind}:2"), image_id)
     lines = here.push(f"{registry}/to/{kind}:2")
     assert any(f"2: digest: {digest}" in line for line in lines)
     assert manifest_of(registry, f"to/{kind}", "2")[0]["mediaType"].startswith(family)
@@ -156,7 +151,7 @@ def test_zstd_layers_go_to_another_registry(here: Service, registry: str, tmp_pa
     _, image_id, _ = Pusher(registry).image("zstd", "1", [BASE], compress=zstd, suffix="+zstd")
     here.pull(f"{registry}/zstd:1")
     with running_registry(tmp_path / "registry") as other:
-        here.stores.catalog.tag(_named(f"{other}/zstd:1"), image_id)
+        here.stores.catalog.tag(parse(f"{other}/zstd:1"), image_id)
         here.push(f"{other}/zstd:1")
         document, _ = manifest_of(other, "zstd", "1")
         assert document["layers"][0]["mediaType"] == f"{OCI}.layer.v1.tar+gzip"
@@ -167,7 +162,7 @@ def test_zstd_layers_go_to_another_registry(here: Service, registry: str, tmp_pa
 
 def test_all_tags_and_names_that_are_not_there(here: Service, registry: str) -> None:
     image_id = import_(here, f"{registry}/many:1")
-    here.stores.catalog.tag(_named(f"{registry}/many:2"), image_id)
+    here.stores.catalog.tag(parse(f"{registry}/many:2"), image_id)
     here.push(f"{registry}/many")
     status, _, raw = Pusher(registry).request("GET", "/v2/many/tags/list")
     assert (status, sorted(json.loads(raw)["tags"])) == (200, ["1", "2"])
@@ -306,7 +301,7 @@ def test_searches(here: Service, registry: str) -> None:
     with Server(answer) as server:
         assert search(f"{server.address}/x") == ["a/x", "b/x"]
         assert search(f"{server.address}/x", stars=["2"]) == ["a/x"]
-        assert search(f"{server.address}/x", **{"is-official": ["false"]}) == ["b/x"]
+        assert search(f"{server.address}/x", limit=25, **{"is-official": ["false"]}) == ["b/x"]
         with pytest.raises(errors.InvalidArgument, match="outside the range"):
             search(f"{server.address}/x", limit=101)
         with pytest.raises(errors.InvalidArgument, match="invalid filter"):

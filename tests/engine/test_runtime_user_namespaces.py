@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,7 +107,7 @@ def test_joining_a_user_namespace_in_a_version_2_cgroup(busybox_root: Path) -> N
     hierarchy = Hierarchy(2, detect().root, {})
     harness = Harness(Path(tempfile.mkdtemp(prefix="desk-")), busybox_root, hierarchy)
 
-    def spaces(**modes: str) -> NamespaceSpec:
+    def spaces(**modes: Any) -> NamespaceSpec:
         return resolve_namespaces(HostConfig(**modes), int, uid_map=MAP, gid_map=MAP)
 
     async def scenario(runtime: LauncherRuntime) -> None:

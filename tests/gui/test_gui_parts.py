@@ -148,7 +148,8 @@ def test_a_tasks_error_arrives_with_its_hint(qtbot: QtBot) -> None:
 
 def test_no_callback_after_close(qtbot: QtBot) -> None:
     runner = TaskRunner()
-    gate, called = threading.Event(), []
+    gate = threading.Event()
+    called: list[object] = []
     runner.run(gate.wait, called.append, called.append)
     gate.set()
     assert runner.close()

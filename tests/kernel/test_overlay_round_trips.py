@@ -38,14 +38,14 @@ XATTRS = ["--xattrs", "--xattrs-include=user.*", "--xattrs-include=security.capa
 
 
 def packed_by_gnu_tar(tree: Path) -> bytes:
-    command = ["tar", "-C", tree, *XATTRS, "--sparse", "--format=posix", "--numeric-owner"]
+    command = ["tar", "-C", str(tree), *XATTRS, "--sparse", "--format=posix", "--numeric-owner"]
     done = subprocess.run([*command, "-cf", "-", "."], check=True, capture_output=True)
     return done.stdout
 
 
 def unpacked_by_gnu_tar(data: bytes, into: Path) -> Tree:
     into.mkdir()
-    command = ["tar", "-C", into, *XATTRS, "--numeric-owner", "-xpf", "-"]
+    command = ["tar", "-C", str(into), *XATTRS, "--numeric-owner", "-xpf", "-"]
     subprocess.run(command, input=data, check=True, capture_output=True)
     return snapshot(into)
 

@@ -277,7 +277,7 @@ def around(kind: Any) -> st.SearchStrategy[Any]:
 def one_field(kind: type[msgspec.Struct]) -> st.SearchStrategy[dict[str, Any]]:
     return st.one_of(
         *(
-            around(field.type).map(lambda value, name=field.encode_name: {name: value})
+            st.fixed_dictionaries({field.encode_name: around(field.type)})
             for field in msgspec.structs.fields(kind)
         )
     )

@@ -184,8 +184,8 @@ def test_lost_time_is_noticed(
     monkeypatch: pytest.MonkeyPatch, wall_s: float, monotonic_s: float, slept_s: float
 ) -> None:
     clocks = {"wall": 1e9, "monotonic": 1e3}
-    monkeypatch.setattr(wake.time, "time", lambda: clocks["wall"])
-    monkeypatch.setattr(wake.time, "monotonic", lambda: clocks["monotonic"])
+    monkeypatch.setattr(time, "time", lambda: clocks["wall"])
+    monkeypatch.setattr(time, "monotonic", lambda: clocks["monotonic"])
     detector = wake.SleepDetector(2.0)
     clocks["wall"] += wall_s
     clocks["monotonic"] += monotonic_s
@@ -303,13 +303,17 @@ def test_acceptor_serves_closes_and_forgets() -> None:
         socket.create_connection(addresses[1], 5)
 
 
+def wait_for_its_end(connection: socket.socket) -> None:
+    connection.recv(1)
+
+
 def test_acceptor_refuses_what_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("desk.agent.acceptor.MOST_CONNECTIONS", 1)
     acceptor = Acceptor()
     acceptor.start()
     listener = socket.create_server(("127.0.0.1", 0))
     try:
-        acceptor.add(listener, lambda connection: connection.recv(1) and None)
+        acceptor.add(listener, wait_for_its_end)
         first = socket.create_connection(listener.getsockname(), 5)
         deadline = time.monotonic() + 60
         while not acceptor.connections and time.monotonic() < deadline:

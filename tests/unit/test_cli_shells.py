@@ -14,6 +14,7 @@ import pytest
 from desk.cli import shells
 from desk.cli.commands.env import setting, unsetting
 from desk.cli.shells import Assignment
+from desk.errors import UsageError
 
 NASTY = [
     "plain",
@@ -143,7 +144,7 @@ def test_shells_are_known_by_name(name: str, family: str) -> None:
 
 
 def test_an_unknown_shell_is_named() -> None:
-    with pytest.raises(shells.UsageError, match="unknown shell 'elvish'"):
+    with pytest.raises(UsageError, match="unknown shell 'elvish'"):
         shells.family("elvish")
 
 

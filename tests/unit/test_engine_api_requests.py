@@ -68,7 +68,7 @@ def query_names(function: Any) -> set[str]:
             and node.func.attr in _READERS
             and isinstance(node.args[0], ast.Constant)
         ):
-            found.add(node.args[0].value)
+            found.add(str(node.args[0].value))
     return found
 
 

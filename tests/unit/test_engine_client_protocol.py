@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ class Server:
                 return
             self.connections += 1
             self._open.append(connection)
-            self._thread(lambda connection=connection: self._serve(connection))
+            self._thread(partial(self._serve, connection))
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as reader:

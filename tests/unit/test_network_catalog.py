@@ -116,8 +116,8 @@ def test_refused_wishes(
 
 
 def names(
-    catalog: Catalog, filters: dict[str, list[str]], used: set[str] = frozenset()
-) -> set[str]:  # type: ignore[assignment]
+    catalog: Catalog, filters: dict[str, list[str]], used: set[str] | frozenset[str] = frozenset()
+) -> set[str]:
     return {r.name for r in catalog.all() if matches(r, filters, used)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,7 @@ from deskd.network.ipam import (
 )
 
 
-def space(subnet: str = "10.1.0.0/29", **more: str) -> AddressSpace:
+def space(subnet: str = "10.1.0.0/29", **more: Any) -> AddressSpace:
     return AddressSpace(check_config(IpamConfig(subnet=subnet, **more)))
 
 

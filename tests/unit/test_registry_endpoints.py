@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_insecure_registries(monkeypatch: pytest.MonkeyPatch, host: str, insecur
         address = "10.1.0.9" if name == "resolved.example" else "192.0.2.1"
         return [(0, 0, 0, "", (address, 0))]
 
-    monkeypatch.setattr(endpoints.socket, "getaddrinfo", lookup)
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
     settings = ["named.example:5000", "by-host.example", "10.1.0.0/16"]
     found = Endpoints(insecure=settings).of(host)
     assert [endpoint.scheme for endpoint in found] == (["https", "http"] if insecure else ["https"])

@@ -38,7 +38,8 @@ class Registry(BaseHTTPRequestHandler):
         elif not self.scheme or given == (GOOD if self.scheme == "Basic" else "Bearer access"):
             self._answer(200, {})
         else:
-            port = self.server.server_address[1]
+            assert isinstance(self.server, ThreadingHTTPServer)
+            port = self.server.server_port
             realm = f"http://127.0.0.1:{port}/token"
             self._answer(401, {}, f'{self.scheme} realm="{realm}",service="here"')
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from deskd.runtime.local_log import LocalLog
 from deskd.runtime.plan import LogSpec
 
 
-def entries(path: Path) -> list[dict[str, str]]:
+def entries(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
