@@ -193,7 +193,7 @@ class Daemon:
             listing=listing,
             inspection=inspection,
             logs=logs,
-            links=Links(registry),
+            endpoints=endpoints,
             attaching=Attaching(registry, logs),
             observing=Observing(registry, resources),
             files=files,

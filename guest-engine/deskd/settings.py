@@ -49,6 +49,7 @@ class Settings(Record):
     group: str = ""
     bridge: str = ""
     bip: str = ""
+    icc: bool = True
     default_address_pools: tuple[AddressPool, ...] = ()
     mtu: int = 0
     dns: tuple[str, ...] = ()
@@ -91,6 +92,7 @@ _OPTIONS: tuple[_Option, ...] = (
     _Option("group", "group", "group", "group that may use the unix socket", short="-G"),
     _Option("bridge", "bridge", "bridge", "name of the default network's bridge", short="-b"),
     _Option("bip", "bip", "bip", "address and prefix of the default bridge, as 172.17.0.1/16"),
+    _Option("icc", "icc", "icc", "let containers of the default network reach each other", "bool"),
     _Option("default-address-pool", "default-address-pools", "default_address_pools",
             "pool for new networks, as base=172.30.0.0/16,size=24", "list", metavar="POOL"),
     _Option("mtu", "mtu", "mtu", "MTU of the default network", "int"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine_process import IMAGE, Api
+from tests.engine_process import IMAGE, Api, running_engine, until
 
 pytestmark = pytest.mark.root
 
@@ -137,3 +137,42 @@ def test_links_in_a_network_of_ones_own(api: Api) -> None:
     # The docker CLI sends them in both places, and those of the default network do not count here.
     wish = {"NetworkMode": "own-network", "Links": ["database:db"]}
     api.output("true", HostConfig=wish, NetworkingConfig=endpoint)
+
+
+def serving(api: Api, name: str) -> str:
+    """Run a container with a server at port 80, which it exposes, and one at 81."""
+    script = "nc -ll -p 81 -e echo hello & exec nc -ll -p 80 -e echo hello"
+    return api.run("sh", "-c", script, name=name, ExposedPorts={"80/tcp": {}})
+
+
+def reaches(api: Api, container: str, address: str, port: int) -> bool:
+    """Ask a server once, and give it a second."""
+    script = f"nc -w 1 {address} {port} < /dev/null"
+    return "hello" in exec_output(api, container, "sh", "-c", script)
+
+
+def test_without_icc_a_link_opens_what_the_other_exposes() -> None:
+    with running_engine("--icc=false") as engine:
+        api = engine.api
+        serving(api, "web")
+        address = address_of(api, "web")
+        api.run("sleep", "600", name="stranger")
+        api.run("sleep", "600", name="client", HostConfig={"Links": ["web:w"]})
+        until(lambda: reaches(api, "client", address, 80))
+        assert not reaches(api, "client", address, 81)
+        assert not reaches(api, "stranger", address, 80)
+        # Another engine knows it as well, and a restarted container has it at its new address.
+        engine.kill()
+        engine.start()
+        until(lambda: reaches(api, "client", address, 80))
+        api.post("/containers/web/stop", t=0)
+        api.run("sleep", "600", name="squatter")
+        assert address_of(api, "squatter") == address
+        api.post("/containers/web/start")
+        moved = address_of(api, "web")
+        assert moved != address
+        until(lambda: reaches(api, "client", moved, 80))
+        api.delete("/containers/client/w", link=True)
+        assert not reaches(api, "client", moved, 80)
+        options = api.get("/networks/bridge")["Options"]
+        assert options["com.docker.network.bridge.enable_icc"] == "false"

@@ -9,6 +9,7 @@ import pytest
 from deskd.domain.container import PortBinding
 from deskd.domain.network import (
     OPTION_INTER_CONTAINER,
+    LinkedPort,
     NetworkCreateRequest,
 )
 from deskd.errors import (
@@ -212,6 +213,42 @@ def test_containers_without_icc_are_apart_but_publish(br_netfilter: bool) -> Non
                 assert fetch("127.0.0.1", 8080).startswith("one ")
             for number in (1, 2):
                 await service.leave(f"{number:064x}", endpoint.network_id)
+
+    run_in_namespace(body)
+
+
+@pytest.mark.parametrize("br_netfilter", [False, True])
+def test_only_linked_ports_are_open_without_icc(br_netfilter: bool) -> None:
+    async def body() -> None:
+        set_br_netfilter(enabled=br_netfilter)
+        async with engine(icc=False) as service:
+            with containers(3) as (client, server, stranger):
+                own = client.join(await service.join(request(1)))
+                address = server.join(await service.join(request(2)))
+                stranger.join(await service.join(request(3)))
+                for port in (80, 81):
+                    server.listen("tcp", port, "server")
+                server.listen("udp", 53, "names")
+                client.listen("tcp", 80, "client")
+                linked = [LinkedPort(own, address, 80, "tcp"), LinkedPort(own, address, 53, "udp")]
+                service.open_linked(linked)
+                # The address that the server sees is the client's own.
+                assert client.fetch("tcp", address, 80) == f"server {own}"
+                assert client.fetch("udp", address, 53) == f"names {own}"
+                for who, there, port in (
+                    (client, address, 81),
+                    (server, own, 80),
+                    (stranger, address, 80),
+                ):
+                    assert who.fetch("tcp", there, port, 0.4) == "error: TimeoutError"
+                # A new set of rules (an engine restart makes one) opens the same.
+                await service.restore([])
+                assert client.fetch("tcp", address, 80) == f"server {own}"
+                service.open_linked(linked[1:])
+                assert client.fetch("tcp", address, 80, 0.4) == "error: TimeoutError"
+                assert client.fetch("udp", address, 53) == f"names {own}"
+            for number in (1, 2, 3):
+                await service.leave(f"{number:064x}", (await service.inspect("bridge")).id)
 
     run_in_namespace(body)
 

@@ -174,6 +174,15 @@ class EndpointRequest(Record):
     hostname: str = ""
 
 
+class LinkedPort(Record):
+    """A port of a linked container (``target``), as seen by the one that is linked to it."""
+
+    source: str
+    target: str
+    port: int
+    protocol: str
+
+
 class NetlinkScript(Record):
     """Encoded rtnetlink requests that a namespace-less helper can send as they are.
 

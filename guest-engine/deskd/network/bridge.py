@@ -71,6 +71,7 @@ class BridgeSpec(msgspec.Struct, frozen=True):
     network_id: str
     plan: SubnetPlan
     mtu: int = 0
+    inter_container: bool = True
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -184,6 +185,8 @@ def ensure_bridge(
                 if (address, length) != wanted:
                     route.request(netlink.delete_address(index, address, length))
         _allow_loopback(spec.name)
+        if not spec.inter_container or link is not None:
+            _answer_for_isolated(spec.name, answer=not spec.inter_container)
         undo.pop_all()
     return index
 
@@ -196,6 +199,19 @@ def _allow_loopback(name: str) -> None:
     except OSError as error:
         raise SystemFailure(
             f"ports cannot be published on 127.0.0.1 ({path}: {error.strerror}): mount /proc/sys "
+            "writable for deskd"
+        ) from error
+
+
+def _answer_for_isolated(name: str, *, answer: bool) -> None:
+    """Let the machine answer for all containers of a bridge whose ports are isolated from each
+    other: their packets then come to be routed, and the firewall decides."""
+    path = Path(f"/proc/sys/net/ipv4/conf/{name}/proxy_arp_pvlan")
+    try:
+        path.write_text(str(int(answer)), encoding="ascii")
+    except OSError as error:
+        raise SystemFailure(
+            f"links cannot be opened on {name} ({path}: {error.strerror}): mount /proc/sys "
             "writable for deskd"
         ) from error
 

@@ -42,20 +42,27 @@ class Catalog:
     dictionary, so that nobody iterates over one that changes.
     """
 
-    def __init__(self, records: NetworkRecords, default_bridge: str, mtu: int = 0) -> None:
+    def __init__(
+        self,
+        records: NetworkRecords,
+        default_bridge: str,
+        mtu: int = 0,
+        *,
+        inter_container: bool = True,
+    ) -> None:
         self._records = records
         self._by_id = {record.id: record for record in records.all()}
         names = {record.name for record in self._by_id.values()}
         for name, driver in PREDEFINED.items():
             if name not in names:
                 self.put(_new_record(name, driver))
-        self._set_default_options(default_bridge, mtu)
+        self._set_default_options(default_bridge, mtu, inter_container=inter_container)
 
-    def _set_default_options(self, bridge: str, mtu: int) -> None:
+    def _set_default_options(self, bridge: str, mtu: int, *, inter_container: bool) -> None:
         default = self.find(DEFAULT_NETWORK)
         options = {
             OPTION_DEFAULT_BRIDGE: "true",
-            OPTION_INTER_CONTAINER: "true",
+            OPTION_INTER_CONTAINER: str(inter_container).lower(),
             OPTION_MASQUERADE: "true",
             OPTION_HOST_BINDING: "0.0.0.0",
             OPTION_BRIDGE_NAME: bridge,

@@ -18,6 +18,10 @@ Rules, with their reasons:
   shows have no incoming interface here); and everything that leaves for another interface.
 - ``forward``: inside a bridge and for replies and published ports all is open; anything else to a
   bridge, from another bridge or from outside, is dropped; an internal network gets out nowhere.
+  Without communication between containers, what a linked container exposes is open to the one
+  that is linked to it.
+- ``output``: the machine routes between linked containers of one bridge, and would tell the sender
+  (ICMP redirect) that there is a shorter way, which there is not.
 """
 
 from __future__ import annotations
@@ -42,6 +46,21 @@ class BridgeRules(msgspec.Struct, frozen=True):
     internal: bool = False
     inter_container: bool = True
     subnets: tuple[str, ...] = ()
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """One port of a linked container, open to the one that is linked to it."""
+
+    bridge: str
+    source: IPv4Address
+    target: IPv4Address
+    protocol: str
+    port: int
+
+    def element(self) -> str:
+        """Return the set's element in nft's language."""
+        port = f"{PROTOCOL_NUMBERS[self.protocol]} . {self.port}"
+        return f'"{self.bridge}" . {self.source} . {self.target} . {port}'
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -79,6 +98,7 @@ def table_text(table: str) -> str:
   set local {{ type ifname . ipv4_addr; flags interval; }}
   set masqueraded {{ type ifname; }}
   set internal {{ type ifname; }}
+  set linked {{ type ifname . ipv4_addr . ipv4_addr . inet_proto . inet_service; }}
   map published {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
   map published_on {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
   chain raw {{
@@ -104,8 +124,13 @@ def table_text(table: str) -> str:
     iifname . oifname @open accept
     oifname @bridges ct state established,related accept
     oifname @bridges ct status dnat accept
+    iifname . ip saddr . ip daddr . {port} @linked accept
     oifname @bridges drop
     iifname @internal drop
+  }}
+  chain redirects {{
+    type filter hook output priority 0; policy accept;
+    oifname @bridges icmp type redirect drop
   }}
 }}
 """
@@ -118,7 +143,12 @@ class Firewall:
         self.table = table
         self._nftables = nftables
 
-    def replace(self, bridges: Iterable[BridgeRules], publications: Iterable[Publication]) -> None:
+    def replace(
+        self,
+        bridges: Iterable[BridgeRules],
+        publications: Iterable[Publication],
+        openings: Iterable[Opening] = (),
+    ) -> None:
         """Build the whole table anew in one transaction: stale elements of an earlier engine go,
         and no connection meets a moment without rules."""
         commands = [f"add table inet {self.table}", f"delete table inet {self.table}"]
@@ -126,6 +156,7 @@ class Firewall:
         for bridge in bridges:
             commands += self._bridge_elements("add", bridge)
         commands += self._publication_elements("add", publications)
+        commands += self._opening_elements("add", openings)
         self._nftables.run("\n".join(commands))
 
     def add_bridge(self, bridge: BridgeRules) -> None:
@@ -145,6 +176,18 @@ class Firewall:
     def withdraw(self, publications: Iterable[Publication]) -> None:
         """Publish these ports no more, all or none."""
         commands = self._publication_elements("delete", publications)
+        if commands:
+            self._nftables.run("\n".join(commands))
+
+    def open(self, openings: Iterable[Opening]) -> None:
+        """Let these connections through, all or none; those that are open stay so."""
+        commands = self._opening_elements("add", openings)
+        if commands:
+            self._nftables.run("\n".join(commands))
+
+    def shut(self, openings: Iterable[Opening]) -> None:
+        """Let these connections through no more, all or none."""
+        commands = self._opening_elements("delete", openings)
         if commands:
             self._nftables.run("\n".join(commands))
 
@@ -175,6 +218,10 @@ class Firewall:
         if bridge.internal:
             sets.append(("internal", quoted))
         return [f"{verb} element inet {self.table} {name} {{ {item} }}" for name, item in sets]
+
+    def _opening_elements(self, verb: str, openings: Iterable[Opening]) -> list[str]:
+        items = ", ".join(opening.element() for opening in openings)
+        return [f"{verb} element inet {self.table} linked {{ {items} }}"] if items else []
 
     def _publication_elements(self, verb: str, publications: Iterable[Publication]) -> list[str]:
         by_map: dict[str, list[str]] = {}

@@ -28,7 +28,7 @@ from deskd.network.bridge import (
     remove_stale,
 )
 from deskd.network.catalog import Catalog
-from deskd.network.firewall import BridgeRules, Firewall, Publication
+from deskd.network.firewall import BridgeRules, Firewall, Opening, Publication
 from deskd.network.ipam import (
     DEFAULT_POOLS,
     Pool,
@@ -73,7 +73,13 @@ class KernelState:
                 "again"
             ) from None
 
-    def set_up(self, *, keep_veths: Collection[str], publications: Sequence[Publication]) -> None:
+    def set_up(
+        self,
+        *,
+        keep_veths: Collection[str],
+        publications: Sequence[Publication],
+        openings: Sequence[Opening],
+    ) -> None:
         """Make or repair every bridge and build the firewall; remove what is stale."""
         with self._translated(), machine_lock(), netlink.RouteSocket() as route:
             netlink.check_kinds(route, "bridge", "veth")
@@ -91,7 +97,7 @@ class KernelState:
                     if record.id not in self._indices:
                         self._set_up_known(route, machine, record)
                 self._firewall = Firewall(self._names.table, self._nftables)
-                self.rebuild_firewall(publications)
+                self.rebuild_firewall(publications, openings)
                 undo.pop_all()
             self._warn_of_foreign_drops()
 
@@ -115,10 +121,13 @@ class KernelState:
         self._indices.clear()
         remove_stale(route, Machine.read(route), self._names)
 
-    def rebuild_firewall(self, publications: Sequence[Publication]) -> None:
+    def rebuild_firewall(
+        self, publications: Sequence[Publication], openings: Sequence[Opening]
+    ) -> None:
         """Make the table say exactly this, in one transaction."""
         records = [record for record in self._bridge_records() if record.id in self._indices]
-        self.firewall.replace([bridge_rules(record) for record in records], publications)
+        rules = [bridge_rules(record) for record in records]
+        self.firewall.replace(rules, publications, openings)
 
     def _set_up_default(self, route: netlink.RouteSocket, machine: Machine) -> None:
         record = self._catalog.find(networks.DEFAULT_NETWORK)
@@ -269,7 +278,13 @@ class KernelState:
 
 
 def _spec(record: NetworkRecord, plan: SubnetPlan) -> BridgeSpec:
-    return BridgeSpec(networks.bridge_name(record), record.id, plan, networks.bridge_mtu(record))
+    return BridgeSpec(
+        networks.bridge_name(record),
+        record.id,
+        plan,
+        networks.bridge_mtu(record),
+        inter_container=networks.allows_inter_container(record),
+    )
 
 
 def bridge_rules(record: NetworkRecord) -> BridgeRules:

@@ -29,6 +29,7 @@ from deskd.domain.network import (
     OPTION_HOST_BINDING,
     Endpoint,
     EndpointRequest,
+    LinkedPort,
     NetlinkScript,
     Network,
     NetworkContainer,
@@ -53,7 +54,7 @@ from deskd.network.bridge import (
     remove_link,
 )
 from deskd.network.endpoint_settings import dns_names, named, port_bindings, with_dns_names
-from deskd.network.firewall import ANY, Publication
+from deskd.network.firewall import ANY, Opening, Publication
 from deskd.network.ipam import Address, AddressSpace, check_config, hardware_address
 from deskd.network.kernel_state import KernelState, purge
 from deskd.network.name_server import NameServer
@@ -85,11 +86,14 @@ class NetworkService:
         self._settings = settings
         self._names = EngineNames.for_data_root(settings.data_root, settings.bridge)
         networks.check_interface_name(self._names.default_bridge)
-        self._catalog = networks.Catalog(records, self._names.default_bridge, settings.mtu)
+        self._catalog = networks.Catalog(
+            records, self._names.default_bridge, settings.mtu, inter_container=settings.icc
+        )
         self._kernel = KernelState(self._names, self._catalog, settings)
         self._ports = HostPorts()
         self._machine_resolver = resolver.MachineResolver()
         self._name_server = NameServer(lambda: resolver.servers_for(self._machine_resolver.read()))
+        self._openings: frozenset[Opening] = frozenset()
         self._members: dict[tuple[str, str], _Member] = {}
         self._container_names: dict[str, str] = {}
         self._spaces: dict[str, AddressSpace] = {}
@@ -116,6 +120,7 @@ class NetworkService:
                 self._kernel.set_up,
                 keep_veths=self._host_interfaces(),
                 publications=self._publications(),
+                openings=tuple(self._openings),
             )
             self._is_ready = True
 
@@ -169,7 +174,9 @@ class NetworkService:
             self._add_names(container_id, record, member)
         if self._is_ready:
             await self._to_its_end(
-                lambda: asyncio.to_thread(self._kernel.rebuild_firewall, self._publications())
+                lambda: asyncio.to_thread(
+                    self._kernel.rebuild_firewall, self._publications(), tuple(self._openings)
+                )
             )
 
     def _restored(self, record: NetworkRecord, endpoint: Endpoint) -> _Member:
@@ -397,6 +404,27 @@ class NetworkService:
                 )
             self._add_names(container_id, record, self._members[owner, network_id])
         return self.endpoints_of(container_id)
+
+    def open_linked(self, ports: Sequence[LinkedPort]) -> None:
+        """Let exactly these connections pass where the default network's containers are apart."""
+        record = self._catalog.find(networks.DEFAULT_NETWORK)
+        wanted: frozenset[Opening] = frozenset()
+        if not networks.allows_inter_container(record):
+            bridge = networks.bridge_name(record)
+            wanted = frozenset(
+                Opening(
+                    bridge,
+                    IPv4Address(item.source),
+                    IPv4Address(item.target),
+                    item.protocol,
+                    item.port,
+                )
+                for item in ports
+            )
+        if self._is_ready:
+            self._kernel.firewall.shut(self._openings - wanted)
+            self._kernel.firewall.open(wanted - self._openings)
+        self._openings = wanted
 
     # --- names ----------------------------------------------------------------------------------
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from deskd.record import Record
 from deskd.services.containers.attaching import Attaching
 from deskd.services.containers.creation import ContainerCreation
+from deskd.services.containers.endpoints import Endpoints
 from deskd.services.containers.files import Files
 from deskd.services.containers.inspection import Inspection
 from deskd.services.containers.lifecycle import Lifecycle
-from deskd.services.containers.links import Links
 from deskd.services.containers.listing import Listing
 from deskd.services.containers.logs import Logs
 from deskd.services.containers.observing import Observing
@@ -35,7 +35,7 @@ class Engine(Record):
     listing: Listing
     inspection: Inspection
     logs: Logs
-    links: Links
+    endpoints: Endpoints
     attaching: Attaching
     observing: Observing
     files: Files

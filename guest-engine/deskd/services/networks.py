@@ -137,6 +137,7 @@ class Networks:
             record.endpoints[name] = store(endpoint)
             if not leads_out_first:
                 await self._settle_gateway(record, before)
+            self._endpoints.settle_links()
             await self._endpoints.connected(record, record.state.pid)
         except BaseException:
             record.endpoints.pop(name, None)
@@ -185,6 +186,7 @@ class Networks:
             record.networks.pop(described.id, None)
             record.endpoints.pop(described.name, None)
             record.endpoint_interfaces.pop(described.name, None)
+            self._endpoints.settle_links()
             self._registry.save(found)
             if record.state.running and left is not None:
                 await self._settle_gateway(record, before)

@@ -15,6 +15,7 @@ from deskd.domain.container import HostConfig
 from deskd.domain.mount import MountStep
 from deskd.domain.network import Endpoint as Endpoint
 from deskd.domain.network import EndpointRequest as EndpointRequest
+from deskd.domain.network import LinkedPort as LinkedPort
 from deskd.domain.network import NetlinkScript as NetlinkScript
 from deskd.domain.network import PortRequest as PortRequest
 from deskd.domain.process import Exit as Exit
@@ -155,6 +156,10 @@ class ContainerNetworks(Protocol):
     def stop_names(self, container_id: str) -> None: ...
     def renamed(self, container_id: str, name: str) -> list[Endpoint]:
         """Take note of a container's new name; return its endpoints as they are now."""
+
+    def open_linked(self, ports: Sequence[LinkedPort]) -> None:
+        """Let exactly these connections pass where the default network's containers are apart
+        from each other; without effect where they are not."""
 
     def resolv_conf(self, host_config: HostConfig, networks: Sequence[str]) -> str: ...
 

@@ -151,7 +151,7 @@ async def unlink(engine: Engine, request: Request) -> Answer:
     """``ContainerDelete`` of a link: ``/containers/OTHER/ALIAS?link=1``."""
     if not request.query.flag("link"):
         raise NotFound("page not found")
-    engine.links.unlink(request.path_values["id"], request.path_values["alias"])
+    engine.endpoints.unlink(request.path_values["id"], request.path_values["alias"])
     return NO_CONTENT
 
 

@@ -58,6 +58,7 @@ class Endpoints:
         ):
             return ()
         undo.callback(self._stop_names, record.id)
+        undo.callback(self.settle_links)
         scripts = []
         ports = port_requests(record)
         gateway = self._networks.gateway_network(list(record.networks))
@@ -83,6 +84,7 @@ class Endpoints:
             )
             record.endpoint_interfaces[endpoint.network_name] = request.interface
             scripts.append(endpoint.script)
+        self.settle_links()
         return tuple(scripts)
 
     async def leave_all(self, record: ContainerRecord) -> None:
@@ -91,6 +93,7 @@ class Endpoints:
         for endpoint in record.endpoints.values():
             await self._networks.leave(record.id, endpoint.network_id)
         record.endpoints, record.endpoint_interfaces = {}, {}
+        self.settle_links()
 
     async def restore(self, records: Sequence[ContainerRecord]) -> None:
         """Tell the networks, after a restart, which places running containers hold."""
@@ -102,6 +105,7 @@ class Endpoints:
             ],
             {record.id: record.name for record in records},
         )
+        self.settle_links()
         for record in records:
             self.serve_names(record)
 
@@ -109,6 +113,15 @@ class Endpoints:
         """Let others find the container by its new name."""
         for endpoint in self._networks.renamed(record.id, record.name):
             record.endpoints[endpoint.network_name] = store(endpoint)
+
+    def unlink(self, parent: str, alias: str) -> None:
+        """Forget a link and what it opened. Raises ``NotFound``."""
+        self._links.unlink(parent, alias)
+        self.settle_links()
+
+    def settle_links(self) -> None:
+        """Open to linked containers what they may reach now, and nothing else."""
+        self._networks.open_linked(self._links.open_ports())
 
     # --- the name server ------------------------------------------------------------------------
 

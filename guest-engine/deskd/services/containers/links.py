@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from deskd.domain.container import HostConfig
+from deskd.domain.network import LinkedPort
 from deskd.domain.state import ContainerRecord
 from deskd.errors import Conflict, InvalidArgument, NotFound
 from deskd.services.containers.merging import parse_port
@@ -90,6 +91,24 @@ class Links:
             for parent in self._registry
             if parent.record.state.running and container.id in parent.record.links.values()
         ]
+
+    def open_ports(self) -> list[LinkedPort]:
+        """Return what every container of the default network may reach of those that it is linked
+        to: their exposed ports."""
+        found = []
+        for parent in self._registry:
+            source = parent.record.endpoints.get(DEFAULT_NETWORK)
+            if source is None or not parent.record.links:
+                continue
+            for _, child in self._children(parent.record):
+                target = child.record.endpoints.get(DEFAULT_NETWORK)
+                if target is not None:
+                    addresses = source.settings.ip_address, target.settings.ip_address
+                    found += [
+                        LinkedPort(*addresses, *parse_port(text))
+                        for text in child.record.config.exposed_ports or ()
+                    ]
+        return found
 
     def unlink(self, parent: str, alias: str) -> None:
         """Forget a link. Raises ``NotFound``."""
