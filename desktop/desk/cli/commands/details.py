@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from desk.cli import complete, render
+from desk.cli import complete, options, render
 from desk.cli.framework import DeskCommand
 from desk.cli.session import Session, pass_session
 from desk.engine.client import EngineClient
@@ -16,15 +16,6 @@ from desk.errors import EngineError, EngineUnreachable, InvalidRequest, NotFound
 _TOP_COLUMN = 20
 
 Look = Callable[[str], Any]
-
-_format = click.option(
-    "-f",
-    "--format",
-    "form",
-    metavar="FORMAT",
-    default="",
-    help="json, or a Go template such as {{.State.Pid}}.",
-)
 
 
 _size = click.option("-s", "--size", is_flag=True, help="Show sizes of containers.")
@@ -74,7 +65,7 @@ def _find(name: str, looks: dict[str, Look]) -> tuple[str, Any]:
 
 
 @click.command(cls=DeskCommand, example="desk inspect --format '{{.State.Pid}}' web")
-@_format
+@options.detail_format
 @_size
 @click.option(
     "--type",
@@ -102,11 +93,11 @@ def inspect(
 def _kind_command(kind: str, sentence: str, completion: Any, *extra: Any) -> Any:
     """Return ``desk KIND inspect``; ``extra`` are options that only this kind has."""
 
-    @_format
+    @options.detail_format
     @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completion)
     @pass_session
-    def command(session: Session, names: tuple[str, ...], form: str, **options: bool) -> None:
-        inspect_all(names, {kind: _looks(session.client, **options)[kind]}, form)
+    def command(session: Session, names: tuple[str, ...], form: str, **extra_flags: bool) -> None:
+        inspect_all(names, {kind: _looks(session.client, **extra_flags)[kind]}, form)
 
     for option in extra:
         command = option(command)

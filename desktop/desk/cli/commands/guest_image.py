@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from desk.cli import render
+from desk.cli import options, render
 from desk.cli.catalog import Entry
 from desk.cli.framework import DeskCommand, LazyGroup
 from desk.cli.session import Session, for_each, pass_session
@@ -46,7 +46,7 @@ def install(session: Session, source: str) -> None:
 
 
 @click.command(cls=DeskCommand, example="desk machine image ls")
-@click.option("-q", "--quiet", is_flag=True, help="Print names only.")
+@options.quiet_names
 @pass_session
 def ls(session: Session, quiet: bool) -> None:
     """List installed guest images."""

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from desk.cli import complete, render
+from desk.cli import complete, options, render
 from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand
 from desk.cli.layer_lines import show_layers
@@ -142,19 +142,10 @@ def _list_command(name: str) -> Any:
     @click.command(name, cls=DeskCommand, example="desk images\ndesk images -q trixie")
     @click.option("-a", "--all", "all_", is_flag=True, help="Show intermediate images too.")
     @click.option("--digests", is_flag=True, help="Show digests.")
-    @click.option(
-        "-f",
-        "--filter",
-        "filters",
-        metavar="NAME=VALUE",
-        multiple=True,
-        help="Show those that match, such as dangling=true.",
-    )
-    @click.option(
-        "--format", "form", metavar="FORMAT", default="", help="table, json, or a Go template."
-    )
-    @click.option("--no-trunc", is_flag=True, help="Do not shorten.")
-    @click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
+    @options.filters("Show those that match, such as dangling=true.")
+    @options.table_format
+    @options.no_trunc
+    @options.quiet_ids
     @click.option("--tree", is_flag=True, help="Show each image below its names, and what is used.")
     @click.argument(
         "repository", metavar="[REPOSITORY[:TAG]]", required=False, shell_complete=complete.images
@@ -198,10 +189,10 @@ ls = _list_command("ls")
 
 
 @click.command(cls=DeskCommand, example="desk history trixie")
-@click.option("--format", "form", metavar="FORMAT", default="", help="table, json or a template.")
+@options.table_format
 @click.option("-H", "--human/--no-human", default=True, help="Sizes and dates for people (on).")
-@click.option("--no-trunc", is_flag=True, help="Do not shorten.")
-@click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
+@options.no_trunc
+@options.quiet_ids
 @click.argument("image", shell_complete=complete.images)
 @pass_session
 def history(

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from desk.cli import render
+from desk.cli import options, render
 from desk.cli.container_rows import container_row, table
 from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand
@@ -21,17 +21,8 @@ def _command(name: str) -> Any:
         f"desk {name} --format 'table {{{{.Names}}}}\\t{{{{.Status}}}}'",
     )
     @click.option("-a", "--all", "all_", is_flag=True, help="Show stopped ones too.")
-    @click.option(
-        "-f",
-        "--filter",
-        "filters",
-        metavar="NAME=VALUE",
-        multiple=True,
-        help="Show those that match, such as status=running or name=web.",
-    )
-    @click.option(
-        "--format", "form", metavar="FORMAT", default="", help="table, json, or a Go template."
-    )
+    @options.filters("Show those that match, such as status=running or name=web.")
+    @options.table_format
     @click.option(
         "-n",
         "--last",
@@ -41,8 +32,8 @@ def _command(name: str) -> Any:
         help="Show the last created ones.",
     )
     @click.option("-l", "--latest", is_flag=True, help="Show the last created one.")
-    @click.option("--no-trunc", is_flag=True, help="Do not shorten.")
-    @click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
+    @options.no_trunc
+    @options.quiet_ids
     @click.option("-s", "--size", is_flag=True, help="Show sizes.")
     @pass_session
     def command(

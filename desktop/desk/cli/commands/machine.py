@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from desk.cli import complete, render
+from desk.cli import complete, options, render
 from desk.cli.catalog import Entry
 from desk.cli.framework import DeskCommand, LazyGroup
 from desk.cli.machine_flags import machine_flags, new_spec
@@ -96,18 +96,9 @@ def machine_row(status: MachineStatus, *, in_use: bool) -> render.Row:
 
 
 @click.command(cls=DeskCommand, example="desk machine ls\ndesk machine ls --filter state=Running")
-@click.option(
-    "-f",
-    "--filter",
-    "filters",
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="driver=…, state=… or name=…",
-)
-@click.option(
-    "--format", "form", metavar="FORMAT", default="", help="table, json, or a Go template."
-)
-@click.option("-q", "--quiet", is_flag=True, help="Print names only.")
+@options.filters("driver=…, state=… or name=…")
+@options.table_format
+@options.quiet_names
 @click.option(
     "-t",
     "--timeout",
@@ -174,9 +165,7 @@ def status(session: Session, name: str | None) -> None:
 
 
 @click.command(cls=DeskCommand, example="desk machine inspect -f '{{.memory_mib}}'")
-@click.option(
-    "-f", "--format", "form", metavar="FORMAT", default="", help="json, or a Go template."
-)
+@options.detail_format
 @_many
 @pass_session
 def inspect(session: Session, names: tuple[str, ...], form: str) -> None:
@@ -291,15 +280,7 @@ def start(session: Session, names: tuple[str, ...]) -> None:
 
 
 @click.command(cls=DeskCommand, example="desk machine stop")
-@click.option(
-    "-t",
-    "--time",
-    "grace_s",
-    metavar="SECONDS",
-    type=click.FloatRange(0),
-    default=20.0,
-    help="Seconds for an orderly end (20).",
-)
+@options.grace_period
 @_many
 @pass_session
 def stop(session: Session, names: tuple[str, ...], grace_s: float) -> None:
@@ -313,15 +294,7 @@ def stop(session: Session, names: tuple[str, ...], grace_s: float) -> None:
 
 
 @click.command(cls=DeskCommand, example="desk machine restart")
-@click.option(
-    "-t",
-    "--time",
-    "grace_s",
-    metavar="SECONDS",
-    type=click.FloatRange(0),
-    default=20.0,
-    help="Seconds for an orderly end (20).",
-)
+@options.grace_period
 @_many
 @pass_session
 def restart(session: Session, names: tuple[str, ...], grace_s: float) -> None:

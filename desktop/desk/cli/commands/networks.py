@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from desk.cli import complete, render
+from desk.cli import complete, options, render
 from desk.cli.catalog import Entry
 from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand, LazyGroup
@@ -71,19 +71,10 @@ def _created_at(created: str) -> str:
 
 
 @click.command(cls=DeskCommand, example="desk network ls")
-@click.option(
-    "-f",
-    "--filter",
-    "filters",
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="Show those that match, such as driver=bridge.",
-)
-@click.option(
-    "--format", "form", metavar="FORMAT", default="", help="table, json, or a Go template."
-)
-@click.option("--no-trunc", is_flag=True, help="Do not shorten.")
-@click.option("-q", "--quiet", is_flag=True, help="Print IDs only.")
+@options.filters("Show those that match, such as driver=bridge.")
+@options.table_format
+@options.no_trunc
+@options.quiet_ids
 @pass_session
 def ls(session: Session, filters: tuple[str, ...], form: str, no_trunc: bool, quiet: bool) -> None:
     """List networks."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from desk.cli import complete, render
+from desk.cli import complete, options, render
 from desk.cli.container_spec import check_trust
 from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand
@@ -169,13 +169,10 @@ def logout(server: str) -> None:
 
 
 @click.command(cls=DeskCommand, example="desk search nginx")
-@click.option(
-    "-f", "--filter", "filters", metavar="NAME=VALUE", multiple=True,
-    help="Show those that match, such as is-official=true or stars=10.",
-)  # fmt: skip
-@click.option("--format", "form", metavar="FORMAT", default="", help="table, json or a template.")
+@options.filters("Show those that match, such as is-official=true or stars=10.")
+@options.table_format
 @click.option("--limit", metavar="NUMBER", type=int, default=0, help="How many at most.")
-@click.option("--no-trunc", is_flag=True, help="Do not shorten.")
+@options.no_trunc
 @click.argument("term")
 @pass_session
 def search(

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from desk.cli import complete, render
+from desk.cli import complete, options, render
 from desk.cli.framework import DeskCommand
 from desk.cli.render import Table
 from desk.cli.session import Session, pass_session
@@ -131,11 +131,9 @@ class _Watcher:
 
 @click.command(cls=DeskCommand, example="desk stats\ndesk stats --no-stream web db")
 @click.option("-a", "--all", "all_", is_flag=True, help="Show stopped ones too.")
-@click.option(
-    "--format", "form", metavar="FORMAT", default="", help="table, json, or a Go template."
-)
+@options.table_format
 @click.option("--no-stream", is_flag=True, help="Show one sample and end.")
-@click.option("--no-trunc", is_flag=True, help="Do not shorten.")
+@options.no_trunc
 @click.argument("containers", metavar="[CONTAINER]...", nargs=-1, shell_complete=complete.running)
 @pass_session
 def stats(

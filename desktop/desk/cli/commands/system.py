@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import desk
-from desk.cli import render
+from desk.cli import options, render
 from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand
 from desk.cli.render import Table
@@ -24,13 +24,9 @@ from desk.cli.units import (
 )
 from desk.errors import DeskError
 
-_format = click.option(
-    "-f", "--format", "form", metavar="FORMAT", default="", help="json, or a Go template."
-)
-
 
 @click.command(cls=DeskCommand, example="desk version --format '{{.Server.Version}}'")
-@_format
+@options.detail_format
 @pass_session
 def version(session: Session, form: str) -> None:
     """Show the versions of Desk and the engine."""
@@ -98,7 +94,7 @@ def _server_text(server: Mapping[str, Any]) -> str:
 
 
 @click.command(cls=DeskCommand, example="desk info --format '{{.MemTotal}}'")
-@_format
+@options.detail_format
 @pass_session
 def info(session: Session, form: str) -> None:
     """Show facts about the engine and its machine."""
@@ -157,14 +153,7 @@ def _info_text(facts: Mapping[str, Any]) -> str:
 
 
 @click.command(cls=DeskCommand, example="desk events --since 10m --filter type=container")
-@click.option(
-    "-f",
-    "--filter",
-    "filters",
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="Show those that match, such as event=die.",
-)
+@options.filters("Show those that match, such as event=die.")
 @click.option("--format", "form", metavar="FORMAT", default="", help="json, or a Go template.")
 @click.option("--since", metavar="TIME", help="From this time on.")
 @click.option("--until", metavar="TIME", help="Up to this time, then end.")
@@ -209,7 +198,7 @@ _DF_HEADINGS = {
 
 
 @click.command(cls=DeskCommand, example="desk system df -v")
-@click.option("--format", "form", metavar="FORMAT", default="", help="table, json or a template.")
+@options.table_format
 @click.option("-v", "--verbose", is_flag=True, help="Show each image, container and volume.")
 @pass_session
 def df(session: Session, form: str, verbose: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from desk.cli import complete, render
+from desk.cli import complete, options, render
 from desk.cli.framework import DeskCommand
 from desk.cli.machine_flags import given, machine_flags, new_spec
 from desk.cli.session import Session, pass_session
@@ -56,15 +56,7 @@ def _check_same(details: dict[str, Any], wanted: dict[str, Any], machine: str) -
 
 
 @click.command(cls=DeskCommand, example="desk down")
-@click.option(
-    "-t",
-    "--time",
-    "grace_s",
-    metavar="SECONDS",
-    type=click.FloatRange(0),
-    default=20.0,
-    help="Seconds for an orderly end (20).",
-)
+@options.grace_period
 @click.argument("machine", required=False, shell_complete=complete.machines)
 @pass_session
 def down(session: Session, machine: str | None, grace_s: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from desk.cli import complete, render
+from desk.cli import complete, options, render
 from desk.cli.catalog import Entry
 from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand, LazyGroup
@@ -64,18 +64,9 @@ def volume_row(item: Mapping[str, Any]) -> render.Row:
 
 
 @click.command(cls=DeskCommand, example="desk volume ls")
-@click.option(
-    "-f",
-    "--filter",
-    "filters",
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="Show those that match, such as dangling=true.",
-)
-@click.option(
-    "--format", "form", metavar="FORMAT", default="", help="table, json, or a Go template."
-)
-@click.option("-q", "--quiet", is_flag=True, help="Print names only.")
+@options.filters("Show those that match, such as dangling=true.")
+@options.table_format
+@options.quiet_names
 @pass_session
 def ls(session: Session, filters: tuple[str, ...], form: str, quiet: bool) -> None:
     """List volumes."""
