@@ -6,15 +6,14 @@ than an error. The file is optional; without it everything has its default.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from desk.errors import DeskError
+from desk.whole_file import replace_file
 
 FORMAT = 1
 """Version of the file; raise it with a migration whenever the meaning of a key changes."""
@@ -102,14 +101,10 @@ def parse(
 def save(file: Path, settings: Settings) -> None:
     """Write the settings; readers see the old file or the new one. ``SettingsError``."""
     text = json.dumps({"format": FORMAT, **asdict(settings)}, indent=2) + "\n"
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary.write_text(text, "utf-8")
-        temporary.replace(file)
+        replace_file(file, text.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):  # it may not have come into being
-            temporary.unlink()
         raise SettingsError(
             f"cannot write {file}: {error.strerror}",
             hint="Set DESK_HOME to a directory that you may write to.",

@@ -12,12 +12,12 @@ import binascii
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from desk.errors import DeskError
+from desk.whole_file import replace_file
 
 HUB_KEY = "https://index.docker.io/v1/"
 _HUB_HOSTS = ("", "docker.io", "index.docker.io", "registry-1.docker.io")
@@ -183,14 +183,7 @@ class Logins:
         target = self._path.resolve()
         try:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".config.json.", dir=target.parent)
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    json.dump(document, file, indent="\t")
-                Path(name).replace(target)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            replace_file(target, json.dumps(document, indent="\t").encode())
         except OSError as error:
             raise LoginError(
                 f"the login cannot be kept in {self._path} ({error.strerror})",

@@ -13,13 +13,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from desk.errors import DriverError, MachineError
+from desk.whole_file import replace_file
 
 _POLL_S = 0.02
 
@@ -192,27 +192,12 @@ def write_whole(file: Path, text: str, *, mode: int = 0o600) -> None:
     Raises ``MachineError`` where that cannot be written; then the old content is still there.
     """
     try:
-        _replace(file, text, mode)
+        replace_file(file, text.encode(), mode=mode)
     except OSError as error:
         raise MachineError(
             f"cannot write {file}: {error.strerror}",
             hint="Make room on that disk, or set DESK_HOME to a directory that you may write to.",
         ) from error
-
-
-def _replace(file: Path, text: str, mode: int) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(mode)
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def last_lines(file: Path, count: int = 1, *, limit_bytes: int = 16384) -> list[str]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from desk.errors import SshError
+from desk.whole_file import replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +46,9 @@ def write_key_pair(pair: KeyPair, private: Path, public: Path | None = None) -> 
 
     Each file appears whole or not at all, and replaces what was there.
     """
-    _write_whole(private, pair.private, mode=0o600)
+    replace_file(private, pair.private, mode=0o600)
     if public is not None:
-        _write_whole(public, pair.public.encode() + b"\n", mode=0o644)
+        replace_file(public, pair.public.encode() + b"\n", mode=0o644)
 
 
 def ensure_key_pair(private: Path, public: Path, comment: str) -> KeyPair:
@@ -64,7 +63,7 @@ def ensure_key_pair(private: Path, public: Path, comment: str) -> KeyPair:
         return pair
     pair = KeyPair(private.read_bytes(), public_line(private, comment))
     if not public.exists():
-        _write_whole(public, pair.public.encode() + b"\n", mode=0o644)
+        replace_file(public, pair.public.encode() + b"\n", mode=0o644)
     return pair
 
 
@@ -105,7 +104,7 @@ def known_hosts_line(host: str, port: int, public: str) -> str:
 def write_known_hosts(path: Path, host: str, port: int, *publics: str) -> None:
     """Make ``path`` say that ``host`` at ``port`` shows these keys, and nothing else."""
     lines = [known_hosts_line(host, port, public) for public in publics]
-    _write_whole(path, "".join(f"{line}\n" for line in lines).encode(), mode=0o600)
+    replace_file(path, "".join(f"{line}\n" for line in lines).encode(), mode=0o600)
 
 
 def fingerprint(public: str) -> str:
@@ -128,20 +127,3 @@ def _split_public(public: str) -> tuple[str, str]:
             hint="A public key is one line: a type such as ssh-ed25519, then base64 text.",
         )
     return words[0], words[1]
-
-
-def _write_whole(path: Path, content: bytes, *, mode: int) -> None:
-    # mkstemp makes the file 0600, so a private key is never readable by others, not even for the
-    # moment between opening it and changing its mode.
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(mode)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
