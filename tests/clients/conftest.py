@@ -1,23 +1,22 @@
-"""A real engine for the Docker clients: one per worker, emptied after each test."""
+"""What the tests of Docker's clients share: an engine, and docker-py's client of it."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
+import docker
 import pytest
-from tests.engine_process import EngineProcess, running_engine
+from tests.engine_fixtures import engine, shared_engine
+from tests.engine_process import EngineProcess
 
-
-@pytest.fixture(scope="session")
-def shared_engine() -> Iterator[EngineProcess]:
-    """An engine that serves all tests of this worker."""
-    with running_engine() as engine:
-        yield engine
+__all__ = ["client", "engine", "shared_engine"]
 
 
 @pytest.fixture
-def engine(shared_engine: EngineProcess) -> Iterator[EngineProcess]:
-    """The shared engine; whatever the test made is removed again."""
-    shared_engine.revive()
-    yield shared_engine
-    shared_engine.remove_everything()
+def client(engine: EngineProcess) -> Iterator[docker.DockerClient]:
+    """docker-py's client, which negotiates its version."""
+    found = docker.DockerClient(base_url=f"unix://{engine.socket}", version="auto", timeout=60)
+    yield found
+    found.close()
+    gc.collect()  # docker-py leaves the sockets of streams to it

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import tarfile
-from collections.abc import Iterator
 
 import docker
 import pytest
 from docker.errors import APIError, ContainerError, ImageNotFound, NotFound
-from tests.engine_process import EngineProcess
+from tests.clients.docker_py_marks import DOCKER_PY
 
-pytestmark = [
-    pytest.mark.root,
-    # docker-py leaves the sockets of streams to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture
-def client(engine: EngineProcess) -> Iterator[docker.DockerClient]:
-    """A client that negotiates its version."""
-    found = docker.DockerClient(base_url=f"unix://{engine.socket}", version="auto")
-    yield found
-    found.close()
-    gc.collect()
+pytestmark = DOCKER_PY
 
 
 def test_run_and_errors(client: docker.DockerClient) -> None:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import docker
 import pytest
 from docker.errors import APIError
 from docker.types import Healthcheck, LogConfig
-from tests.engine_process import EngineProcess
+from tests.clients.docker_py_marks import DOCKER_PY
 
-pytestmark = pytest.mark.root
+pytestmark = DOCKER_PY
 
 MS = 1_000_000
-
-
-@pytest.fixture
-def client(engine: EngineProcess) -> Iterator[docker.DockerClient]:
-    found = docker.DockerClient(base_url=f"unix://{engine.socket}", version="1.47", timeout=60)
-    yield found
-    found.close()
 
 
 def test_waiting_until_a_container_is_healthy(client: docker.DockerClient) -> None:

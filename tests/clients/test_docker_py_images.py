@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import bz2
-import gc
 import gzip
 import io
 import lzma
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,9 @@ import docker
 import pytest
 import zstandard
 from docker.errors import APIError, ImageNotFound
-from tests.engine_process import EngineProcess
+from tests.clients.docker_py_marks import DOCKER_PY
 
-pytestmark = [
-    pytest.mark.root,
-    # docker-py leaves the sockets of streams to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture
-def client(engine: EngineProcess) -> Iterator[docker.DockerClient]:
-    found = docker.DockerClient(base_url=f"unix://{engine.socket}", version="auto")
-    yield found
-    found.close()
-    gc.collect()
+pytestmark = DOCKER_PY
 
 
 def packed(**files: str) -> bytes:

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 
 import docker
 import pytest
 from docker.errors import APIError, NotFound
+from tests.clients.docker_py_marks import DOCKER_PY
 from tests.engine_process import EngineProcess
 from tests.registry_process import PASSWORD, USER, running_registry
 
-pytestmark = [
-    pytest.mark.root,
-    # docker-py leaves the sockets of streams to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = DOCKER_PY
 
 
-@pytest.fixture
-def client(engine: EngineProcess) -> Iterator[docker.DockerClient]:
-    found = docker.DockerClient(base_url=f"unix://{engine.socket}", version="auto")
-    yield found
-    for image in found.images.list():
+@pytest.fixture(autouse=True)
+def _no_image_stays(client: docker.DockerClient) -> Iterator[None]:
+    yield
+    for image in client.images.list():
         for name in image.tags:
             if name != "busybox:latest":
-                found.images.remove(name, force=True)
-    found.close()
-    gc.collect()
+                client.images.remove(name, force=True)
 
 
 @pytest.fixture(scope="module")

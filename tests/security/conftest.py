@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import api as api  # noqa: PLC0414
-from tests.engine.conftest import engine as engine  # noqa: PLC0414
-from tests.engine.conftest import own_engine as own_engine  # noqa: PLC0414
-from tests.engine.conftest import shared_engine as shared_engine  # noqa: PLC0414
+from tests.engine_fixtures import api, engine, own_engine, shared_engine
 from tests.engine_process import API, EngineProcess, busybox_tar
+
+__all__ = ["api", "engine", "own_engine", "shared_engine"]
 
 HOST_FILES = ("/proc/sys/kernel/core_pattern", "/proc/sys/net/ipv4/ip_forward", "/etc/passwd")
 
