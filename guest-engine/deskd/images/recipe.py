@@ -54,30 +54,33 @@ class RecipeWriter:
         self._file = Path(path).open("wb")  # noqa: SIM115  # closed by close or abandon
         self._compressor = zlib.compressobj(_COMPRESSION_LEVEL)
         self._raw = bytearray()
+        self._segments = bytearray()
 
     def raw(self, data: bytes) -> None:
         """Record bytes as they are."""
         self._raw += data
         if len(self._raw) >= _FLUSH_BYTES:
-            self._flush_raw()
+            self._end_raw()
+            self._flush()
 
     def file(self, entry: int, path: str, regions: Sequence[tuple[int, int]]) -> None:
         """Record that the content of ``regions`` (offset, size) of a file comes next."""
-        self._flush_raw()
+        self._end_raw()
         name = os.fsencode(path)
         for start in range(0, len(regions), _MAXIMUM_REGIONS):
             part = regions[start : start + _MAXIMUM_REGIONS]
-            self._write(
-                struct.pack(">cIH", FILE, entry, len(name))
-                + name
-                + struct.pack(">H", len(part))
-                + b"".join(struct.pack(">QQ", offset, size) for offset, size in part)
-            )
+            self._segments += FILE + _FILE_HEAD.pack(entry, len(name)) + name
+            self._segments += _COUNT.pack(len(part))
+            for offset, size in part:
+                self._segments += _REGION.pack(offset, size)
+        if len(self._segments) >= _FLUSH_BYTES:
+            self._flush()
 
     def close(self) -> None:
         """Write what is left; the file is complete afterwards."""
         try:
-            self._flush_raw()
+            self._end_raw()
+            self._flush()
             self._file.write(self._compressor.flush())
         finally:
             self._file.close()
@@ -88,13 +91,15 @@ class RecipeWriter:
         with suppress(OSError):
             self._file.close()
 
-    def _flush_raw(self) -> None:
+    def _end_raw(self) -> None:
         if self._raw:
-            self._write(struct.pack(">cI", RAW, len(self._raw)) + bytes(self._raw))
+            self._segments += RAW + _RAW_HEAD.pack(len(self._raw))
+            self._segments += self._raw
             self._raw.clear()
 
-    def _write(self, data: bytes) -> None:
-        self._file.write(self._compressor.compress(data))
+    def _flush(self) -> None:
+        self._file.write(self._compressor.compress(self._segments))
+        self._segments.clear()
 
 
 class _Segments:

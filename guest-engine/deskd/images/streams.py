@@ -159,6 +159,8 @@ class ForwardReader:
     ) -> None:
         self._source = source
         self._hash = hashlib.sha256() if hashed else None
+        self._ahead = b""  # read and hashed in large pieces, given out from ``_ahead_at`` on
+        self._ahead_at = 0
         self._position = 0
         self._recorder = recorder
         self._header_bytes = 0
@@ -166,6 +168,7 @@ class ForwardReader:
 
     @property
     def hex_digest(self) -> str:
+        """The digest of everything, once that was read to its end."""
         assert self._hash is not None, "this reader does not hash"
         return self._hash.hexdigest()
 
@@ -200,11 +203,30 @@ class ForwardReader:
 
     def read_content(self, size: int) -> bytes:
         """Read like ``read``, hidden from the recorder."""
-        data = read_exactly(self._source, size)
-        if self._hash is not None:
-            self._hash.update(data)
+        end = self._ahead_at + size
+        if end <= len(self._ahead):
+            data = self._ahead[self._ahead_at : end]
+            self._ahead_at = end
+        else:
+            data = self._beyond(size)
         self._position += len(data)
         return data
+
+    def _beyond(self, size: int) -> bytes:
+        """Return ``size`` bytes of which not all were read yet; fewer only at the end."""
+        parts = [self._ahead[self._ahead_at :]]
+        missing = size - len(parts[0])
+        piece = b""
+        while missing > 0:
+            piece = self._source.read(CHUNK_BYTES)
+            if not piece:
+                missing = 0
+            elif self._hash is not None:
+                self._hash.update(piece)
+            parts.append(piece[:missing])
+            missing, self._ahead_at = missing - len(parts[-1]), len(parts[-1])
+        self._ahead = piece
+        return b"".join(parts)
 
     def drain(self) -> None:
         """Read to the end: what follows a tar's last entry belongs to the hash, too."""

@@ -27,7 +27,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 from deskd import errors
 from deskd.domain.id_mapping import NO_MAPPING, IdMapping
@@ -53,7 +53,11 @@ _ENTRY_FAULTS = (
     errno.ENOTDIR,
 )
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _BLOCK_BYTES = 512
+_PLAIN_KINDS = b"0123456"  # files, hard and symbolic links, devices, directories, FIFOs
+_NUMBERS = ((100, 108), (108, 116), (116, 124), (124, 136), (136, 148))  # mode to mtime
+_BLANK_CHECKSUM = 8 * ord(" ")
 _MAXIMUM_DEPTH = 256
 
 
@@ -149,11 +153,44 @@ def _explained(error: Exception) -> Exception:
     return error
 
 
+class _Member(tarfile.TarInfo):
+    """An entry whose header, where it is one of the usual kind, is read in a fraction of the time;
+    the names of its owners, which mean nothing here, are left out. All else is ``tarfile``'s."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        kind = bytes(buf[156:157])
+        if len(buf) != _BLOCK_BYTES or kind not in _PLAIN_KINDS:
+            return super().frombuf(buf, encoding, errors)
+        try:
+            checksum = int(buf[148:156].rstrip(b" \0"), 8)
+            if checksum != sum(buf) - sum(buf[148:156]) + _BLANK_CHECKSUM:
+                return super().frombuf(buf, encoding, errors)
+            member = cls()
+            member.mode, member.uid, member.gid, member.size, member.mtime = (
+                int(buf[start:end].rstrip(b" \0") or b"0", 8) for start, end in _NUMBERS
+            )
+            member.devmajor = int(buf[329:337].rstrip(b" \0") or b"0", 8)
+            member.devminor = int(buf[337:345].rstrip(b" \0") or b"0", 8)
+        except ValueError:
+            return super().frombuf(buf, encoding, errors)  # numbers beyond octal digits, or damage
+        name, _, _ = buf[:100].partition(b"\0")
+        prefix, _, _ = buf[345:500].partition(b"\0")
+        target, _, _ = buf[157:257].partition(b"\0")
+        member.chksum, member.type = checksum, kind
+        member.name = (prefix + b"/" + name if prefix else name).decode(encoding, errors)
+        member.linkname = target.decode(encoding, errors)
+        if kind == tarfile.DIRTYPE:
+            member.name = member.name.rstrip("/")
+        return member
+
+
 def members(reader: ForwardReader) -> Iterator[tarfile.TarInfo]:
     """Yield the entries; a broken header raises, where ``tarfile`` alone would end silently."""
     with tarfile.TarFile(
         fileobj=reader,  # type: ignore[arg-type]
         mode="r",
+        tarinfo=_Member,
         encoding="utf-8",
         errors="surrogateescape",
     ) as archive:
@@ -361,10 +398,12 @@ class _Unpacker:
         self._directory_times[parent.join(name)] = mtime_of(member)
 
     def _place_file(self, directory: str, name: str, member: tarfile.TarInfo) -> None:
-        parent = self._fresh(directory, name)
-        fd = os.open(
-            name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent.fd
-        )
+        parent = self._parent(directory)
+        try:
+            fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent.fd)
+        except FileExistsError:
+            parent = self._fresh(directory, name)
+            fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent.fd)
         try:
             self._copy_content(fd, parent.join(name), member)
             os.fchown(fd, *self._owner(member))
