@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from tests.guest_image import guest_image
 
 from desk.errors import HostKeyMismatch, SshError
-from desk.machine import console, diagnostics, process
+from desk.machine import bug_report, console, diagnostics, process
 from desk.machine.accelerator import Accelerators, qemu_version
 from desk.machine.diagnostics import Verdict
 from desk.machine.drivers.qemu import find_qemu
@@ -193,12 +194,26 @@ def test_accelerators_are_tried_with_the_real_guest(manager: Manager) -> None:
 
 
 def test_doctor_finds_this_computer_and_the_machine_well(
-    manager: Manager, paths: MachinePaths
+    manager: Manager, paths: MachinePaths, tmp_path: Path
 ) -> None:
     checks = {check.subject: check for check in diagnostics.examine(manager)}
     for subject in ("python", "home", "qemu", "guest image", "machine real"):
         assert checks[subject].verdict is Verdict.OK, checks[subject]
+    assert "machine real: engine" in checks, checks
     assert checks["machine real: engine"].verdict is not Verdict.FAILURE
+    report = tmp_path / "report.zip"
+    bug_report.write_bundle(report, manager, checks.values(), lambda _sentence: None)
+    with zipfile.ZipFile(report) as archive:
+        texts = {name: archive.read(name).decode() for name in archive.namelist()}
+    inside = {name.rpartition("/")[2]: text for name, text in texts.items() if "/inside/" in name}
+    assert "Linux version 6." in inside["kernel.log"]
+    assert "/var/lib/desk" in inside["disks.txt"]
+    assert "MemTotal" in inside["memory.txt"]
+    assert "python" in inside["processes.txt"]
+    assert "nameserver" in inside["network.txt"]
+    assert "engine.log" in inside["engine.log"]
+    assert '"ServerVersion"' in texts["machines/real/engine/info.json"]
+    assert paths.private_key.read_text() not in "".join(texts.values())
     manager.stop(NAME)
     checks = {check.subject: check for check in diagnostics.examine(manager)}
     assert checks["machine real"].text == "stopped"

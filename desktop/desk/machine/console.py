@@ -1,6 +1,7 @@
-"""Why a guest does not come up, in words, from its console log.
+"""How far a guest came and why it does not come up, in words, from its console log.
 
-The patterns are the Linux kernel's own messages and the stage lines of Desk's guest image.
+Its lines are the Linux kernel's, which ``known_problems`` explains, and the stages of Desk's guest
+image.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from desk.machine import known_problems
 from desk.machine.process import last_lines
 
 _TAIL_LINES = 400
@@ -22,48 +24,12 @@ _FATAL = re.compile(r"^DESK-(?:FATAL|ERROR):? (.+)")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a console log shows; ``fatal`` when waiting any longer is in vain."""
+    """Something that a console log shows, and what to do about it (empty where the log tells
+    that itself); ``fatal`` when waiting any longer is in vain."""
 
     text: str
+    remedy: str
     fatal: bool
-
-
-_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (
-        re.compile(r"VFS: Unable to mount root fs|No working init found", re.IGNORECASE),
-        "the guest's kernel found no root file system: the guest image and its kernel do not "
-        "belong together",
-    ),
-    (
-        re.compile(r"Kernel panic - not syncing: (?P<why>.+)"),
-        "the guest's kernel panicked: {why}",
-    ),
-    (
-        re.compile(r"(?P<why>invalid opcode|general protection fault|double fault).*SMP"),
-        "the guest's kernel met a processor fault ({why}): the accelerator or the CPU model "
-        "does not suit this computer; `desk doctor --probe` tries it again",
-    ),
-    (
-        re.compile(r"No space left on device|ENOSPC"),
-        "the machine's data disk is full: remove images or containers, or make the disk larger",
-    ),
-    (
-        re.compile(r"Out of memory: Killed process \d+ \((?P<why>[^)]+)\)"),
-        "the guest ran out of memory and killed {why}: give the machine more memory",
-    ),
-    (
-        re.compile(r"(?:I/O error, dev|Buffer I/O error on dev) (?P<why>vd\w)"),
-        "the guest cannot read or write its disk {why}: the host's disk may be full or damaged",
-    ),
-    (
-        re.compile(r"EXT4-fs error.*|EXT4-fs \(\w+\): (?:VFS: Can't find|bad|corrupt).*"),
-        "the file system on the machine's data disk is damaged",
-    ),
-    (
-        re.compile(r"erofs.*(?:corrupt|cannot|failed)|SQUASHFS error", re.IGNORECASE),
-        "the guest's root image is damaged: install the guest image again",
-    ),
-)
 
 
 def finding(console_log: Path) -> Finding | None:
@@ -72,15 +38,12 @@ def finding(console_log: Path) -> Finding | None:
     for line in lines:
         said = _FATAL.match(line)
         if said:
-            return Finding(f"the guest says: {said[1]}", fatal=True)
+            return Finding(f"the guest says: {said[1]}", "", fatal=True)
+    match = next(known_problems.search("console", lines), None)
+    if match is None:
+        return None
     hopeless = sum(_PANIC in line for line in lines) >= _PANICS_TO_GIVE_UP
-    for pattern, text in _PATTERNS:
-        for line in lines:
-            found = pattern.search(line)
-            if found:
-                why = found.groupdict().get("why", "")
-                return Finding(text.format(why=why.strip(" -]")), fatal=hopeless)
-    return None
+    return Finding(match.text, match.problem.remedy, fatal=hopeless)
 
 
 def stages(console_log: Path) -> list[tuple[str, float]]:
@@ -97,7 +60,7 @@ def explain(console_log: Path) -> str:
     """Return one sentence about how far the guest came and what stopped it."""
     found = finding(console_log)
     if found is not None:
-        return f"{found.text} (see {console_log})"
+        return f"{found.text} (see {console_log}). {found.remedy}".rstrip(" .")
     reached = stages(console_log)
     if reached:
         name, seconds = reached[-1]

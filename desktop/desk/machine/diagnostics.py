@@ -7,10 +7,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from desk.errors import DeskError
+from desk.machine import logs
 from desk.machine.driver import Progress
 from desk.machine.manager import Manager
 from desk.machine.model import MachineStatus, State
@@ -18,6 +19,8 @@ from desk.machine.model import MachineStatus, State
 _GIB = 1 << 30
 _LITTLE_ROOM_BYTES = 2 * _GIB
 _SLOW_S = 1.0
+_MOST_OF_MEMORY = 0.8
+_LINE_CHARACTERS = 120
 _CLOCK_TOLERANCE_S = 2.0
 
 
@@ -49,10 +52,15 @@ def examine(
     yield _python()
     yield _home(manager)
     yield _room(manager)
-    yield from _qemu(manager, probe=probe, progress=progress)
+    machines = manager.list()
+    # Whoever has only machines of other drivers needs neither QEMU nor a guest image.
+    missing = Verdict.SKIPPED if _needs_no_image(manager, machines) else Verdict.FAILURE
+    yield from _qemu(manager, probe=probe, progress=progress, missing=missing)
     yield _ssh_client()
-    for status in manager.list():
+    yield _memory(machines)
+    for status in machines:
         yield from _machine(manager, status)
+        yield from _logs(manager, status)
 
 
 def _guarded(subject: str, look: Callable[[], Check]) -> Check:
@@ -105,7 +113,17 @@ def _room(manager: Manager) -> Check:
     return Check("disk", Verdict.OK, text)
 
 
-def _qemu(manager: Manager, *, probe: bool, progress: Progress) -> Iterator[Check]:
+def _needs_no_image(manager: Manager, machines: Sequence[MachineStatus]) -> bool:
+    """Whether there are machines, and none of them boots a guest image."""
+    return bool(machines) and not any(
+        status.driver == "" or manager.inspect(status.name)["features"]["needs_guest_image"]
+        for status in machines
+    )
+
+
+def _qemu(
+    manager: Manager, *, probe: bool, progress: Progress, missing: Verdict
+) -> Iterator[Check]:
     from desk.machine.accelerator import Accelerators, qemu_version
     from desk.machine.drivers.qemu import find_qemu
     from desk.machine.images import ImageStore, host_architecture
@@ -116,7 +134,7 @@ def _qemu(manager: Manager, *, probe: bool, progress: Progress) -> Iterator[Chec
         binary = find_qemu(arch)
         version = qemu_version(binary)
     except DeskError as error:
-        yield Check("qemu", Verdict.FAILURE, error.text, error.hint)
+        yield Check("qemu", missing, error.text, error.hint)
         return
     yield Check("qemu", Verdict.OK, f"QEMU {'.'.join(map(str, version))} at {binary}")
     host = HostFacts(sys.platform, arch, binary, version)
@@ -128,7 +146,7 @@ def _qemu(manager: Manager, *, probe: bool, progress: Progress) -> Iterator[Chec
             progress("Reading the guest image")
             store.verify(image)
     except DeskError as error:
-        yield Check("guest image", Verdict.FAILURE, error.text, error.hint)
+        yield Check("guest image", missing, error.text, error.hint)
         return
     checked = "every byte verified" if probe else "its files are whole in size"
     yield Check("guest image", Verdict.OK, f"{image.manifest.identity}: {checked}")
@@ -161,6 +179,52 @@ def _ssh_client() -> Check:
     return Check("ssh", Verdict.OK, f"OpenSSH's client at {program}")
 
 
+def _memory(machines: Sequence[MachineStatus]) -> Check:
+    """Whether the machines' ceilings fit into this computer's memory together."""
+    import psutil
+
+    total = psutil.virtual_memory().total
+    ceilings = sum(
+        status.memory_mib << 20 for status in machines if status.host_memory_bytes is not None
+    )
+    text = (
+        f"{total / _GIB:.1f} GiB in this computer; running machines may take {ceilings / _GIB:.1f}"
+    )
+    if ceilings > total * _MOST_OF_MEMORY:
+        return Check(
+            "memory", Verdict.WARNING, text, "Stop a machine, or give the machines less memory."
+        )
+    return Check("memory", Verdict.OK, text)
+
+
+def _logs(manager: Manager, status: MachineStatus) -> Iterator[Check]:
+    """What is known of the lines in the machine's logs."""
+    running = status.state is State.RUNNING and not status.error
+    verdict = Verdict.WARNING if running or status.state is State.STOPPED else Verdict.FAILURE
+    for file, match in logs.known(manager.home.machine(status.name), running=running):
+        text = f"{match.text} ({file.name}: {_shortened(match.line)})"
+        yield Check(f"machine {status.name}: log", verdict, text, match.problem.remedy)
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= _LINE_CHARACTERS else f"{line[: _LINE_CHARACTERS - 1]}…"
+
+
+def _ports(manager: Manager, name: str, subject: str) -> Check | None:
+    """Ask the agent whether every published port is open here; ``None`` where there is none."""
+    from desk.agent import spawn
+
+    ports = spawn.status(manager.home.machine(name)).details.get("ports") or []
+    subject = f"{subject}: ports"
+    closed = [port for port in ports if port["state"] != "open"]
+    if closed:
+        return Check(subject, Verdict.FAILURE, closed[0]["error"], closed[0]["hint"])
+    if not ports:
+        return None
+    many = "port is" if len(ports) == 1 else "ports are"
+    return Check(subject, Verdict.OK, f"{len(ports)} published {many} open on this computer")
+
+
 def _machine(manager: Manager, status: MachineStatus) -> Iterator[Check]:
     subject = f"machine {status.name}"
     if status.state is State.STOPPED:
@@ -176,6 +240,9 @@ def _machine(manager: Manager, status: MachineStatus) -> Iterator[Check]:
         return
     yield Check(subject, Verdict.OK, f"running, engine {status.engine_version}")
     yield _guarded(f"{subject}: engine", lambda: _engine(manager, status.name, subject))
+    ports = _ports(manager, status.name, subject)
+    if ports is not None:
+        yield ports
     try:
         registry = _registry(manager, status.name, subject)
     except DeskError as error:
@@ -216,7 +283,8 @@ def _engine(manager: Manager, name: str, subject: str) -> Check:
         took_s = time.time() - began
     there = datetime.fromisoformat(str(info.get("SystemTime", "")).replace("Z", "+00:00"))
     behind_s = began + took_s / 2 - there.timestamp()
-    if abs(behind_s) > _CLOCK_TOLERANCE_S:
+    # When in those seconds the machine looked at its clock is unknown.
+    if abs(behind_s) > _CLOCK_TOLERANCE_S + took_s / 2:
         return Check(
             f"{subject}: clock",
             Verdict.FAILURE,
