@@ -30,6 +30,7 @@ from deskd.services.containers.links import Links
 from deskd.services.containers.listing import Listing
 from deskd.services.containers.logs import Logs
 from deskd.services.containers.observing import Observing
+from deskd.services.containers.out_of_memory import MemoryWatching
 from deskd.services.containers.recovery import Recovery
 from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.containers.remapping import Remapping
@@ -172,9 +173,11 @@ class Daemon:
         health = HealthChecks(registry, execs)
         stack.push_async_callback(health.close)
         publishers = Publishers()
+        memory = MemoryWatching(registry, resources, machine.memory_bytes)
+        stack.callback(memory.close)
         lifecycle = Lifecycle(
             registry, runtime, resources, roots, endpoints, volumes, self._data, health, publishers,
-            remapping=remapping, cgroup_parent=settings.cgroup_parent,
+            memory, remapping=remapping, cgroup_parent=settings.cgroup_parent,
         )  # fmt: skip
         stack.push_async_callback(lifecycle.close)
         files = Files(registry, runtime, roots, self._data, remapping)
@@ -207,6 +210,7 @@ class Daemon:
             ),
             events=events,
             publishers=publishers,
+            memory=memory,
             store_checks=StoreChecks(self._data, database, layers, registry, roots),
         )
         await Recovery(registry, runtime, endpoints, lifecycle, health, self._data).restore()

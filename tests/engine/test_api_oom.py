@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from tests.cli_process import Cli
 from tests.engine_process import Api, EngineProcess, until
 
 pytestmark = pytest.mark.root
 
 LIMIT = {"Memory": 16 * 1024 * 1024, "MemorySwap": 16 * 1024 * 1024}
 SCRIPT = "tail -c 100m /dev/zero | tail -n 1 > /dev/null; echo survived; exec sleep 600"
+
+
+def kills(api: Api) -> list[dict[str, Any]]:
+    status, _, body = api.raw("GET", "/desk/out-of-memory")
+    assert status == 200, body
+    found: list[dict[str, Any]] = json.loads(body)
+    return found
 
 
 def test_a_killed_child_is_told_while_the_container_runs_on(api: Api) -> None:
@@ -28,6 +40,43 @@ def test_a_killed_child_is_told_while_the_container_runs_on(api: Api) -> None:
     assert api.inspect(container)["State"]["OOMKilled"] is True
     api.post(f"/containers/{container}/start")
     until(lambda: api.inspect(container)["State"]["OOMKilled"])
+
+
+def test_reason_and_remedy_are_told_until_the_next_start(api: Api) -> None:
+    api.run("sh", "-c", "exec sleep 600", name="bystander")
+    container = api.create("sh", "-c", SCRIPT, name="hungry", HostConfig=LIMIT)
+    with api.events(filters={"container": [container], "event": ["oom"]}) as events:
+        api.post(f"/containers/{container}/start")
+        told = next(events)["Actor"]["Attributes"]
+    assert told["limit"] == "container"
+    assert told["limitBytes"] == str(16 << 20)
+    assert told["reason"] == "hungry came to its own memory limit of 16MiB"
+    assert "`desk update --memory 32m --memory-swap 32m hungry`" in told["remedy"]
+    (kill,) = kills(api)
+    assert (kill["Id"], kill["Name"], kill["Running"]) == (container, "hungry", True)
+    assert (kill["Reason"], kill["Remedy"]) == (told["reason"], told["remedy"])
+    assert [use["Name"] for use in kill["Others"]] == ["bystander"]
+    assert kill["Others"][0]["Bytes"] > 0
+    # The remedy does what it says; after a start nothing is told any more.
+    update = {"Memory": 256 << 20, "MemorySwap": 256 << 20}
+    api.post(f"/containers/{container}/update", update)
+    api.post(f"/containers/{container}/restart?t=0")
+    until(lambda: b"survived" in api.logs(container))
+    assert kills(api) == []
+
+
+def test_desk_ps_names_the_container_and_the_remedy(engine: EngineProcess, tmp_path: Path) -> None:
+    desk = Cli(str(engine.socket), tmp_path)
+    container = engine.api.run("sh", "-c", "tail -c 100m /dev/zero", name="hog", HostConfig=LIMIT)
+    engine.api.wait(container)
+    done = desk("ps", "-a")
+    assert done.code == 0
+    assert done.err.startswith("Out of memory: hog came to its own memory limit of 16MiB (")
+    assert "desk update --memory 32m --memory-swap 32m hog" in done.err
+    assert desk("ps", "-aq").err == ""
+    assert desk("ps").err == ""  # it does not run, and is not listed
+    own = desk("events", "--since", "1m", "--until", "0s", "--filter", "event=oom")
+    assert "limit=container" in own.out
 
 
 def test_a_container_within_its_limit_is_not_told_of(api: Api) -> None:

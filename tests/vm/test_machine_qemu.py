@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from tests.guest_image import guest_image
 
+from desk.engine.client import EngineClient
+from desk.engine.transport import UnixTransport
 from desk.errors import HostKeyMismatch, SshError
 from desk.machine import bug_report, console, diagnostics, process
 from desk.machine.accelerator import Accelerators, qemu_version
@@ -97,6 +99,40 @@ def test_memory_on_the_host_is_told(manager: Manager, paths: MachinePaths) -> No
     assert status.state is State.RUNNING
     assert status.host_memory_bytes is not None
     assert status.host_memory_bytes == pytest.approx(qemu(paths).resident_bytes(), rel=0.2)
+
+
+def test_a_container_that_uses_the_machine_up_is_named(
+    manager: Manager, paths: MachinePaths
+) -> None:
+    with EngineClient(UnixTransport(paths.engine_socket), timeout_s=120) as client:
+
+        def begin(name: str, command: str, **host: object) -> None:
+            config = {"Image": "busybox", "Cmd": ["sh", "-c", command], "HostConfig": host}
+            client.containers.create(config, name=name)
+            client.containers.start(name)
+
+        begin("bystander", "head -c 60m /dev/zero | tail | sleep 600")
+        # One child is killed, without a limit of its own, and the container runs on.
+        begin("hungry", "tail /dev/zero; exec sleep 600")
+        deadline = time.monotonic() + 120
+        while not (kills := client.system.out_of_memory()):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        (kill,) = kills
+        assert (kill["Name"], kill["Limit"], kill["Running"]) == ("hungry", "machine", True)
+        assert kill["Reason"].startswith("the machine's memory of ")
+        assert "was used up when hungry needed more; bystander held " in kill["Reason"]
+        assert client.containers.inspect("hungry")["State"]["OOMKilled"] is True
+        begin("own", "exec tail /dev/zero", Memory=16 << 20)
+        client.containers.wait("own")
+        newest = client.system.out_of_memory()[0]
+        assert (newest["Name"], newest["Limit"], newest["LimitBytes"]) == (
+            "own",
+            "container",
+            16 << 20,
+        )
+        for name in ("bystander", "hungry", "own"):
+            client.containers.remove(name, force=True)
 
 
 def test_data_outlives_an_orderly_stop_and_a_new_boot(

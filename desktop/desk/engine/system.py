@@ -5,6 +5,7 @@ from __future__ import annotations
 from desk.engine.connection import EngineConnection, JsonObject
 from desk.engine.containers import Filters, encode_filters
 from desk.engine.streams import JsonStream
+from desk.errors import EngineError
 
 
 class System:
@@ -34,6 +35,20 @@ class System:
         """Return ``Images``, ``Containers``, ``Volumes``, ``BuildCache`` with their sizes."""
         usage: JsonObject = self._connection.call("GET", "/system/df", timeout_s=600)
         return usage
+
+    def out_of_memory(self) -> list[JsonObject]:
+        """Return the containers that ran out of memory in their last run, the latest first: ``Id``,
+        ``Name``, ``TimeNano``, ``Limit``, ``Reason``, ``Remedy`` and more.
+
+        An engine that is not Desk's knows nothing of that: the list is empty then.
+        """
+        try:
+            found: list[JsonObject] = self._connection.call("GET", "/desk/out-of-memory")
+        except EngineError as error:
+            if error.status != 404:
+                raise
+            return []
+        return found
 
     def check_store(self, *, repair: bool, deep: bool) -> JsonStream:
         """Have the engine check its images, layers and containers' roots. Its objects have

@@ -12,6 +12,7 @@ class Exit(Record):
     finished_at_ns: int
     oom_killed: bool = False
     error: str = ""
+    own_memory_limit: bool = False  # the killing came from the group's own limit
 
 
 class FoundMonitor(Record):

@@ -68,6 +68,26 @@ class Health(msgspec.Struct, kw_only=True):
     log: list[ProbeResult] = []
 
 
+class MemoryUse(msgspec.Struct, frozen=True):
+    """What a container held when another ran out of memory."""
+
+    name: str
+    bytes: int
+
+
+class OutOfMemory(msgspec.Struct, kw_only=True, frozen=True):
+    """Why the kernel killed a process of a container for lack of memory, and when.
+
+    ``limit_bytes`` is the container's own limit where it came to that, else the machine's memory;
+    ``others`` are the containers that held most then, the largest first.
+    """
+
+    time_ns: int
+    own_limit: bool
+    limit_bytes: int
+    others: tuple[MemoryUse, ...] = ()
+
+
 class State(msgspec.Struct, kw_only=True):
     """What the engine knows of a container's process. Times are nanoseconds, 0 is never."""
 
@@ -76,6 +96,7 @@ class State(msgspec.Struct, kw_only=True):
     exit_code: int = 0
     error: str = ""
     oom_killed: bool = False
+    out_of_memory: OutOfMemory | None = None
     started_at_ns: int = 0
     finished_at_ns: int = 0
     manually_stopped: bool = False

@@ -586,20 +586,21 @@ class Monitor:
     # --- the end ---
 
     def _end(self) -> None:
-        oom_killed = False
+        oom_killed = own_limit = False
         for fd in list(self._outputs):
             self._close_output(fd)
         if self._log is not None:
             self._log.close()
         if self._creates_cgroup:
             oom_killed = self._cgroup.oom_kills() > 0
+            own_limit = oom_killed and self._cgroup.came_to_memory_limit()
             with contextlib.suppress(Exception):
                 # What is left is the engine's to remove; the exit must be told in any case.
                 self._cgroup.remove()
         self._epoll.unregister(self._listener.fileno())
         self._listener.close()
         os.unlink(self._socket_path)
-        ended = Exit(self._code, self._finished_at_ns, oom_killed)
+        ended = Exit(self._code, self._finished_at_ns, oom_killed, own_memory_limit=own_limit)
         records.write_exit(self._exit_path, ended)
         self._tell(event="exit", **as_dict(ended))
         self._flush_clients()

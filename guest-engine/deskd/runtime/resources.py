@@ -62,6 +62,19 @@ class CgroupResources:
         """Be told when the container runs out of memory. Raises ``OSError`` and ``Conflict``."""
         return OomWatch(self._running(key))
 
+    @property
+    def tells_of_machine_memory(self) -> bool:
+        """Whether a watched container is told of when the machine's memory was used up."""
+        return self._hierarchy.version == 2
+
+    def came_to_memory_limit(self, key: str) -> bool:
+        """Whether the container came to its own limit of memory since it started."""
+        return self._cgroup(key).came_to_memory_limit()
+
+    def memory_bytes(self, key: str) -> int:
+        """Return the memory that the container uses; 0 where it is not running."""
+        return self._cgroup(key).memory_bytes()
+
     def remove(self, key: str) -> None:
         """Kill what is left and remove the cgroup; idempotent."""
         cgroup = self._cgroup(key)

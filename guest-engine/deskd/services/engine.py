@@ -12,6 +12,7 @@ from deskd.services.containers.lifecycle import Lifecycle
 from deskd.services.containers.listing import Listing
 from deskd.services.containers.logs import Logs
 from deskd.services.containers.observing import Observing
+from deskd.services.containers.out_of_memory import MemoryWatching
 from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.containers.updating import Updating
 from deskd.services.distribution import Distribution
@@ -47,4 +48,5 @@ class Engine(Record):
     system: System
     events: Events
     publishers: Publishers
+    memory: MemoryWatching
     store_checks: StoreChecks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from desk.cli.container_rows import container_row, table
 from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand
 from desk.cli.session import Session, pass_session
+from desk.cli.units import ago
 
 
 def _command(name: str) -> Any:
@@ -60,8 +62,18 @@ def _command(name: str) -> Any:
         )
         rows = (container_row(item, truncate=not no_trunc) for item in containers)
         table(size=size).print(rows, form=form, quiet=quiet)
+        if containers and not form and not quiet:
+            _tell_out_of_memory(session, {item["Id"] for item in containers})
 
     return command
+
+
+def _tell_out_of_memory(session: Session, listed: Collection[str]) -> None:
+    """Name the listed containers that ran out of memory, with the reason and the remedy."""
+    for kill in session.client.system.out_of_memory():
+        if kill["Id"] in listed:
+            when = ago(kill["TimeNano"] / 1e9)
+            render.note(f"Out of memory: {kill['Reason']} ({when}). {kill['Remedy']}")
 
 
 ps = _command("ps")

@@ -76,6 +76,7 @@ ROUTES: tuple[Route, ...] = (
     Route("PUT", "/volumes/{name}", "volumes:update", (1, 42)),
     Route("DELETE", "/volumes/{name}", "volumes:remove"),
     # Desk's own: ports that an agent opens on another computer
+    Route("GET", "/desk/out-of-memory", "memory:kills"),
     Route("GET", "/desk/ports", "publishing:questions"),
     Route("POST", "/desk/ports/{id}", "publishing:answer"),
     # Desk's own: the check of the store

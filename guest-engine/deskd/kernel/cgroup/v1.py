@@ -13,6 +13,9 @@ from deskd.kernel.cgroup import files
 from deskd.kernel.cgroup.hierarchy import Hierarchy
 from deskd.kernel.cgroup.limits import DeviceRule, Limits
 
+_CHARGED_AHEAD_BYTES = 1 << 20
+"""The kernel charges memory in batches for each processor, and refuses a batch that would exceed
+the limit."""
 _FREEZE_TIMEOUT_S = 5.0
 
 
@@ -269,6 +272,29 @@ class CgroupV1:
         if "memory" not in self._hierarchy.controllers:
             return 0
         return files.read_pairs(f"{self.directory('memory')}/memory.oom_control").get("oom_kill", 0)
+
+    def came_to_memory_limit(self) -> bool:
+        """Whether the group itself came to its limit of memory, or of memory and swap, ever.
+
+        Told by the most it used: newer kernels do not count failures of memory with swap.
+        """
+        if "memory" not in self._hierarchy.controllers:
+            return False
+        memory = self.directory("memory")
+        for name in ("memory", "memory.memsw"):
+            most = files.read_number(f"{memory}/{name}.max_usage_in_bytes")
+            limit = files.read_number(f"{memory}/{name}.limit_in_bytes")
+            if 0 < limit <= most + _CHARGED_AHEAD_BYTES:
+                return True
+        return False
+
+    def memory_bytes(self) -> int:
+        """Return the memory in use without the page cache that could be given back at once."""
+        if "memory" not in self._hierarchy.controllers:
+            return 0
+        memory = self.directory("memory")
+        cache = files.read_pairs(f"{memory}/memory.stat").get("total_inactive_file", 0)
+        return max(files.read_number(f"{memory}/memory.usage_in_bytes") - cache, 0)
 
     def remove(self) -> None:
         """Remove the directories; idempotent."""

@@ -188,6 +188,15 @@ class CgroupV2:
         """Count the processes that the kernel killed for lack of memory."""
         return files.read_pairs(f"{self.path}/memory.events").get("oom_kill", 0)
 
+    def came_to_memory_limit(self) -> bool:
+        """Whether the group itself came to its limit of memory and the kernel had to kill, ever."""
+        return files.read_pairs(f"{self.path}/memory.events").get("oom", 0) > 0
+
+    def memory_bytes(self) -> int:
+        """Return the memory in use without the page cache that could be given back at once."""
+        cache = files.read_pairs(f"{self.path}/memory.stat").get("inactive_file", 0)
+        return max(files.read_number(f"{self.path}/memory.current") - cache, 0)
+
     def remove(self) -> None:
         """Remove the directory; idempotent."""
         files.remove_tree(self.path)

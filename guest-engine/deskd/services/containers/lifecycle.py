@@ -22,7 +22,7 @@ from deskd.services.containers.creation import remove_directory
 from deskd.services.containers.endpoints import Endpoints, published_ports
 from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.links import Links
-from deskd.services.containers.oom import OutOfMemory
+from deskd.services.containers.out_of_memory import MemoryWatching
 from deskd.services.containers.outcomes import failed_start_code, log_extra, policy_restarts
 from deskd.services.containers.registry import Container, ContainerRegistry, WaitResult
 from deskd.services.containers.remapping import Remapping
@@ -53,6 +53,7 @@ class Lifecycle:
         layout: DataRoot,
         health: HealthChecks,
         publishers: Publishers,
+        memory: MemoryWatching,
         *,
         remapping: Remapping,
         cgroup_parent: str = "",
@@ -68,7 +69,7 @@ class Lifecycle:
         self._publishers = publishers
         self._remapping = remapping
         self._cgroup_parent = cgroup_parent or spec.DEFAULT_CGROUP_PARENT
-        self._memory = OutOfMemory(registry, resources)
+        self._memory = memory
         self._watchers: set[asyncio.Task[None]] = set()
         self._cleaning: set[asyncio.Future[None]] = set()
 
@@ -118,7 +119,7 @@ class Lifecycle:
         state = record.state
         record.move(Status.RUNNING)
         state.pid, state.exit_code, state.error = process.pid, 0, ""
-        state.oom_killed, state.started_at_ns = False, started_at_ns
+        state.oom_killed, state.out_of_memory, state.started_at_ns = False, None, started_at_ns
         container.process = process
         self._health.begin(container, fresh=True)
         self._registry.save(container)
@@ -225,6 +226,8 @@ class Lifecycle:
         state.pid, state.exit_code = 0, ended.code
         oom_is_news = ended.oom_killed and not state.oom_killed
         state.oom_killed, state.error = state.oom_killed or ended.oom_killed, ended.error
+        if oom_is_news:
+            self._memory.note(container, own_limit=ended.own_memory_limit)
         state.finished_at_ns = ended.finished_at_ns
         will_restart = self._wants_restart(container)
         auto_remove = record.host_config.auto_remove and not container.restarting_by_hand
@@ -235,7 +238,7 @@ class Lifecycle:
         if will_restart or not auto_remove:
             self._registry.save(container)  # else the monitor's record stands until the removal
         if oom_is_news:
-            self._registry.tell(container, "oom")
+            self._memory.tell(container)
         self._registry.tell(
             container, "die", {"exitCode": str(ended.code), "execDuration": str(int(ran_s))}
         )
@@ -564,7 +567,6 @@ class Lifecycle:
 
     async def close(self) -> None:
         """Stop watching; containers keep running."""
-        self._memory.close()
         tasks = list(self._watchers)
         tasks += [c.restart_task for c in self._registry if c.restart_task is not None]
         for task in tasks:
