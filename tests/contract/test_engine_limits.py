@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from tests.engine_places import Disk, EnginePlace, execute, layout_of, limits_se
 
 MIB = 1 << 20
 BUSY = "while :; do :; done"
+BYTES, OPERATIONS = "io_service_bytes_recursive", "io_serviced_recursive"
 GREEDY = "tail -c 200m /dev/zero"
 
 
@@ -170,6 +171,64 @@ def test_a_quota_holds_a_busy_container_back(place: EnginePlace) -> None:
     found = until(throttled, "the kernel did not hold the container back")
     assert found["periods"] >= found["throttled_periods"]
     assert found["throttled_time"] > 0
+
+
+@pytest.fixture
+def loop_disk(place: EnginePlace) -> Iterator[Disk]:
+    """A disk of 32 MiB in the machine's memory: whatever slows it down is a limit."""
+    file = "/run/desk-test-disk"
+    node = place.run(
+        f"dd if=/dev/zero of={file} bs=1M count=32 2>/dev/null;"
+        f"d=$(losetup -f) && losetup $d {file} && echo $d"
+    ).strip()
+    try:
+        yield Disk(node, place.run(f"cat /sys/block/{node.removeprefix('/dev/')}/dev").strip())
+    finally:
+        place.run(f"losetup -d {node}; rm {file}")
+
+
+@pytest.mark.parametrize(
+    ("field", "rate", "block", "table"),
+    [
+        ("BlkioDeviceReadBps", MIB // 4, "64k", BYTES),
+        ("BlkioDeviceWriteBps", MIB // 4, "64k", BYTES),
+        ("BlkioDeviceReadIOps", 50, "4k", OPERATIONS),
+        ("BlkioDeviceWriteIOps", 50, "4k", OPERATIONS),
+    ],
+)
+def test_a_rate_holds_a_busy_disk_back(
+    place: EnginePlace, loop_disk: Disk, field: str, rate: int, block: str, table: str
+) -> None:
+    """The kernel's own count of what was moved is compared with what the rate allows for the time
+    that has passed at least; the same program without a limit shows that the disk could do more."""
+    operation = "read" if "Read" in field else "write"
+    way = {
+        "read": "if=/dev/d of=/dev/null iflag=direct",
+        "write": "if=/dev/zero of=/dev/d oflag=direct",
+    }[operation]
+    script = f"while :; do dd {way} bs={block} count=512 2>/dev/null; done"
+    device = {"PathOnHost": loop_disk.node, "PathInContainer": "/dev/d", "CgroupPermissions": "rw"}
+    limits = {field: [{"Path": loop_disk.node, "Rate": rate}]}
+
+    def moved(container: str) -> int:
+        entries = stats(place, container)["blkio_stats"][table] or []
+        return sum(
+            entry["value"]
+            for entry in entries
+            if f"{entry['major']}:{entry['minor']}" == loop_disk.numbers
+            and entry["op"] == operation
+        )
+
+    begun_s = time.monotonic()
+    held = place.api.run("sh", "-c", script, HostConfig={"Devices": [device], **limits})
+    free = place.api.run("sh", "-c", script, HostConfig={"Devices": [device]})
+    until(lambda: moved(held) > rate, "the limited container moves nothing")
+    # Twice as much as it may: the clock of an emulated machine catches up in leaps.
+    until(
+        lambda: moved(free) > 2 * rate * (time.monotonic() - begun_s),
+        "the container without a limit is not faster than the limit",
+    )
+    assert moved(held) <= 2 * rate * (time.monotonic() - begun_s)
 
 
 def test_a_paused_container_stands_still(place: EnginePlace) -> None:
