@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +52,47 @@ def test_titles(arguments: str, titles: list[str]) -> None:
     assert table["Processes"][0][titles.index("PID")] == str(os.getpid())
 
 
+LIKE_PS = """
+-l; -ly; -fl; -jl; -elf; -c; -fc; -lc; -jc; -Fl; -FL; -lL; -FlL; -fT; -lT; -P; -fP; -FP; -ej
+-Z; -M; -fjZ; -fLc; -ljy; -fly; -g; -t; -ag; l; lx; axl; v; s; Z; lZ; --context; -e --cols 200
+-O %cpu; O ni,pri; -ef --rows=3; -eo pid,pri,opri,priority,cls,class,policy
+-eo pid,f,flags,addr,wchan:20,sess,session; -eo pid,egid,gid,rgid,group,egroup,rgroup
+-eo pid,euid,ruid,ruser,pending,blocked,ignored,caught; -eo pid,maj_flt,min_flt,trs,drs
+"""
+
+
+@pytest.mark.parametrize("arguments", re.split(r";\s|\n", LIKE_PS.strip()))
+def test_titles_are_those_of_the_machines_ps(arguments: str) -> None:
+    shown = subprocess.run(["ps", *arguments.split()], capture_output=True, text=True, check=False)
+    assert process_table([os.getpid()], arguments)["Titles"] == shown.stdout.split("\n")[0].split()
+
+
+def test_values_are_those_of_the_machines_ps(children: list[int]) -> None:
+    columns = (
+        "pid,ppid,f,s,uid,user,euid,ruid,ruser,egid,rgid,group,rgroup,pri,opri,priority,ni,cls"
+        ",policy,addr,sid,sess,pgid,tpgid,tname,blocked,ignored,caught,trs,drs,vsz,nlwp,label,comm,args"
+    )
+    pid = children[0]
+    until_it_sleeps(pid)
+    command = ["ps", "-o", columns, "-p", str(pid), "ww"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    row = process_table([pid], f"-o {columns}")["Processes"][0]
+    assert " ".join(row).split() == shown.splitlines()[1].split()
+    wanted = {str(number) for number in children}
+    for choice in (f"-s {os.getsid(0)}", f"-g {os.getsid(0)}", f"-G {os.getgid()}", "-N -C ps"):
+        assert {row[0] for row in process_table(children, choice)["Processes"]} == wanted
+    assert process_table(children, "-N -C sleep")["Processes"] == []
+    assert process_table(children, "-t pts/4000 -o pid")["Processes"] == []
+
+
+def until_it_sleeps(pid: int) -> None:
+    """Wait until a child has become its program, and waits itself."""
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{pid}/stat").read_text().split()[1:3] != ["(sleep)", "S"]:
+        assert time.monotonic() < deadline, "it does not sleep"
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -60,9 +104,12 @@ def test_titles(arguments: str, titles: list[str]) -> None:
         ("-p one", "'one' is no list of process IDs"),
         ("-o pid,nonsense", "'nonsense'"),
         ("-o pid --sort nonsense", "cannot sort by 'nonsense'"),
-        ("-Z", "'-Z' is not supported"),
-        ("--bad", "'--bad' is not supported"),
-        ("-", "'-' is not supported"),
+        ("-X", "unsupported option '-X'"),
+        ("--bad", "unsupported option '--bad'"),
+        ("-", "unsupported option '-'"),
+        ("-G no-group-of-this-name", "group name does not exist: no-group-of-this-name"),
+        ("-s one", "'one' is no list of sessions"),
+        ("-e --no-headers", "Couldn't find PID field in ps output"),
     ],
 )
 def test_what_cannot_be(arguments: str, text: str) -> None:

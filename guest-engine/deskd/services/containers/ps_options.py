@@ -6,6 +6,7 @@ and BSD ones without (``aux``, ``o pid,comm``), alone or in one word, and the lo
 
 from __future__ import annotations
 
+import grp
 import pwd
 import re
 
@@ -13,14 +14,8 @@ from deskd.errors import InvalidArgument
 from deskd.record import Record, field
 
 _FOREIGN_PID = re.compile(r"\s+(\S*)=\s*(PID\S*)")
-_FULL = ("uid_name", "pid", "ppid", "c", "stime", "tname", "time", "cmd")
-_FORMATS: dict[str, tuple[str, ...]] = {
-    "": ("pid", "tname", "time", "ucmd"),
-    "-f": _FULL,
-    "-fL": ("uid_name", "pid", "ppid", "lwp", "c", "nlwp", "stime", "tname", "time", "cmd"),
-    "-F": ("uid_name", "pid", "ppid", "c", "sz", "rss", "psr", "stime", "tname", "time", "cmd"),
-    "-j": ("pid", "pgid", "sid", "tname", "time", "ucmd"),
-    "bsd": ("pid", "tname", "stat", "bsdtime", "command"),
+_BSD_FORMATS: dict[str, tuple[str, ...]] = {
+    "": ("pid", "tname", "stat", "bsdtime", "command"),
     "u": (
         *("user", "pid", "%cpu", "%mem", "vsz", "rss", "tname", "stat", "start_time"),
         *("bsdtime", "command"),
@@ -29,25 +24,36 @@ _FORMATS: dict[str, tuple[str, ...]] = {
         *("ppid", "pid", "pgid", "sid", "tname", "tpgid", "stat", "uid", "bsdtime"),
         "command",
     ),
+    "l": (
+        *("f", "uid", "pid", "ppid", "priority", "ni", "vsz", "rss", "wchan", "stat", "tname"),
+        *("bsdtime", "command"),
+    ),
+    "s": (
+        *("uid", "pid", "pending", "blocked", "ignored", "caught", "stat", "tname", "bsdtime"),
+        "command",
+    ),
+    "v": (
+        *("pid", "tname", "stat", "bsdtime", "maj_flt", "trs", "drs", "rss", "%mem", "command"),
+    ),
 }  # fmt: skip
 _FLAGS: dict[str, tuple[str, str | bool]] = {
     "-e": ("everything", True),
     "-A": ("everything", True),
+    "-N": ("inverted", True),
     "-L": ("threads", "lwp"),
     "-T": ("threads", "spid"),
     "-H": ("forest", True),
     "bsdf": ("forest", True),
-    "-f": ("format", "-f"),
-    "-F": ("format", "-F"),
-    "-j": ("format", "-j"),
-    "bsdu": ("format", "u"),
-    "bsdj": ("format", "j"),
 }
-_WITH_VALUE = {"-": "opquUC", "bsd": "opqUk"}
+_FORMAT_LETTERS = {"-": "fFjlcyPZM", "bsd": "ujlsvZ"}
+_NO_EFFECT = {"-": "adw", "bsd": "axwegcSh"}  # on what a table of one container's processes shows
+_WITH_VALUE = {"-": "opquUCgGstO", "bsd": "opqUkOt"}
+_MAY_LACK_VALUE = ("-g", "-t", "bsdt")
 _LONG = {
     "pid": "-p", "quick-pid": "-q", "user": "-u", "User": "-U", "format": "-o", "ppid": "ppid",
-    "sort": "bsdk",
+    "sort": "bsdk", "group": "egroup", "Group": "-G", "sid": "-s", "tty": "-t",
 }  # fmt: skip
+_SIZES = ("cols", "columns", "width", "rows", "lines")  # of a terminal, which Docker's is not
 
 
 class PsOptions(Record, frozen=False):
@@ -55,32 +61,72 @@ class PsOptions(Record, frozen=False):
     without one all are."""
 
     columns: list[str] = field(default_factory=list)  # as written: name or name=title
-    format: str = ""
+    more_columns: list[str] = field(default_factory=list)  # those of -O, beside the usual ones
+    family: str = ""  # of the format: "" UNIX, "bsd" BSD
+    format: set[str] = field(default_factory=set)  # the letters that shape it
+    titles: bool = True
     threads: str = ""  # the column that tells them apart: lwp, spid
     forest: bool = False
     everything: bool = False
+    inverted: bool = False
     pids: set[int] = field(default_factory=set)
     parents: set[int] = field(default_factory=set)
     users: set[int] = field(default_factory=set)
+    groups: set[int] = field(default_factory=set)
+    sessions: set[int] = field(default_factory=set)
+    terminals: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     sort: list[str] = field(default_factory=list)
 
     @property
     def selects(self) -> bool:
         """Whether only some processes are wanted."""
-        chosen = self.pids or self.parents or self.users or self.names
-        return bool(chosen) and not self.everything
+        chosen = (self.pids, self.parents, self.users, self.groups, self.sessions)
+        return any((*chosen, self.terminals, self.names)) and not self.everything
 
     def column_texts(self) -> list[str]:
         """Return the columns: those of -o, else those of the format."""
         if self.columns:
             return self.columns
-        if self.format == "-f" and self.threads == "lwp":
-            return list(_FORMATS["-fL"])
-        found = list(_FORMATS[self.format])
+        if self.more_columns:
+            return ["pid", *self.more_columns, "s", "tname", "time", "command"]
+        if self.family != "bsd":
+            return self._unix_columns()
+        letter = next((letter for letter in "ujlsv" if letter in self.format), "")
+        found = [*(["label"] if "Z" in self.format else []), *_BSD_FORMATS[letter]]
         if self.threads:
             found.insert(found.index("pid") + 1, self.threads)
         return found
+
+    def _unix_columns(self) -> list[str]:
+        """Return the columns of -f, -F, -j, -l and what changes them, in ps's order."""
+        letters = self.format
+        full, very_full, long = letters & {"f", "F"}, "F" in letters, "l" in letters
+        scheduling = "c" in letters
+        parts: list[tuple[object, list[str]]] = [
+            (letters & {"Z", "M"}, ["label"]),
+            (long and "y" not in letters, ["f"]),
+            (long, ["s"]),
+            (full, ["uid_name"]),
+            (long and not full, ["uid"]),
+            (True, ["pid"]),
+            (self.threads == "spid", ["spid"]),
+            (full or long, ["ppid"]),
+            ("j" in letters, ["pgid", "sid"]),
+            (self.threads == "lwp", ["lwp"]),
+            ("P" in letters, ["psr"]),
+            ((full or long) and not scheduling, ["c"]),
+            (full and self.threads == "lwp", ["nlwp"]),
+            (scheduling, ["cls", "pri"]),
+            (long and not scheduling, ["opri", "ni"]),
+            (long, ["rss" if "y" in letters else "addr"]),
+            (long or very_full, ["sz"]),
+            (long, ["wchan"]),
+            (very_full, ["rss"] if "P" in letters else ["rss", "psr"]),
+            (full, ["stime"]),
+        ]
+        found = [name for wanted, names in parts if wanted for name in names]
+        return [*found, "tname", "time", "cmd" if full else "ucmd"]
 
 
 def parse(arguments: str) -> PsOptions:
@@ -104,7 +150,7 @@ class _Parser:
             elif word.startswith("-") and not self._is_bsd(word[1:]):
                 self._cluster(word[1:], "-")
             elif word[0].isdigit():
-                self._options.format = self._options.format or "bsd"
+                self._options.family = "bsd"
                 self._options.pids |= _numbers(word, "process ID")
             else:
                 self._cluster(word.removeprefix("-"), "bsd")
@@ -119,9 +165,17 @@ class _Parser:
         name, equals, value = text.partition("=")
         if name == "forest":
             self._options.forest = True
+        elif name == "deselect":
+            self._options.inverted = True
+        elif name == "context":
+            self._options.columns = ["pid", "context", "command"]
+        elif name in ("no-headers", "no-heading", "no-headings"):
+            self._options.titles = False
+        elif name in _SIZES:
+            _numbers(value if equals else self._next(f"--{name}"), "number")
         elif name in _LONG:
             self._value(_LONG[name], value if equals else self._next(f"--{name}"))
-        elif name not in ("cumulative", "headers"):
+        elif name not in ("cumulative", "headers", "heading"):
             raise _unknown(f"--{name}")
 
     def _cluster(self, letters: str, family: str) -> None:
@@ -129,24 +183,35 @@ class _Parser:
         if not letters:
             raise _unknown("-")
         if family == "bsd" and not self._options.format:
-            self._options.format = "bsd"
+            self._options.family = "bsd"
         for position, letter in enumerate(letters, 1):
             if letter in _WITH_VALUE[family]:
-                rest = letters[position:] or self._next(dash + letter)
-                self._value(family + letter if family == "bsd" else f"-{letter}", rest)
+                option = family + letter if family == "bsd" else f"-{letter}"
+                rest = letters[position:]
+                if not rest and option in _MAY_LACK_VALUE and not self._has_value():
+                    self._options.family = "bsd"  # ps takes it for the BSD option of that name
+                    return
+                self._value(option, rest or self._next(dash + letter))
                 return
             self._flag(letter, family)
 
+    def _has_value(self) -> bool:
+        return bool(self._words) and not self._words[0].startswith("-")
+
     def _flag(self, letter: str, family: str) -> None:
-        if family + letter in _FLAGS:
+        if letter in _FORMAT_LETTERS[family]:
+            self._options.format.add(letter)
+        elif family + letter in _FLAGS:
             setattr(self._options, *_FLAGS[family + letter])
-        elif letter not in ("adw" if family == "-" else "axwe"):
+        elif letter not in _NO_EFFECT[family]:
             raise _unknown(("-" if family == "-" else "") + letter)
 
     def _value(self, option: str, value: str) -> None:
         options, letter = self._options, option.removeprefix("bsd").removeprefix("-")
         if letter == "o":
             options.columns += value.split(",")
+        elif letter == "O":
+            options.more_columns += value.split(",")
         elif letter == "k":
             options.sort += value.split(",")
         elif letter in ("p", "q"):
@@ -155,6 +220,12 @@ class _Parser:
             options.parents |= _numbers(value, "process ID")
         elif letter in ("u", "U"):
             options.users |= {_user_id(name) for name in value.split(",")}
+        elif letter == "s" or (letter == "g" and value.replace(",", "").isdecimal()):
+            options.sessions |= _numbers(value, "session")
+        elif letter in ("g", "G", "egroup"):
+            options.groups |= {_group_id(name) for name in value.split(",")}
+        elif letter == "t":
+            options.terminals |= {name.removeprefix("/dev/") for name in value.split(",")}
         elif letter == "C":
             options.names |= {name[:15] for name in value.split(",")}
         else:
@@ -168,8 +239,8 @@ class _Parser:
 
 def _unknown(option: str) -> InvalidArgument:
     return InvalidArgument(
-        f"ps: option {option!r} is not supported here; use -ef, aux, -o with columns, and -p, -u "
-        "or -C to choose processes"
+        f"ps: unsupported option {option!r}; use -ef, -l, aux, -o with columns, and -p, -u or -C "
+        "to choose processes"
     )
 
 
@@ -178,6 +249,15 @@ def _numbers(text: str, what: str) -> set[int]:
         return {int(word) for word in text.split(",")}
     except ValueError:
         raise InvalidArgument(f"ps: {text!r} is no list of {what}s") from None
+
+
+def _group_id(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise InvalidArgument(f"ps: group name does not exist: {text}") from None
 
 
 def _is_user(text: str) -> bool:
