@@ -207,6 +207,8 @@ def test_what_cannot_be_done_is_told_as_by_docker(engine: EngineProcess) -> None
         (("port", "paused", "80"), "No public port '80' published for paused"),
         (("update", "--memory", "1m", "paused"), "Minimum memory limit allowed is 6MB"),
         (("rename", "paused", "paused"), "Renaming a container with the same name"),
+        (("rm", "--link", "paused"), "Conflict, cannot remove the default link name"),
+        (("rm", "--link", "nosuch"), "No such container: nosuch"),
     ):
         done = run_docker(engine, *arguments)
         assert done.returncode == 1, arguments

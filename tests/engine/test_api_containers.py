@@ -118,6 +118,9 @@ def test_kill_by_name_and_number(api: Api) -> None:
     error = api.error("POST", f"/containers/{other}/kill", signal="NONSENSE")
     assert error.status == 400
     assert error.message == f"cannot kill container: {other}: invalid signal: NONSENSE"
+    error = api.error("POST", f"/containers/{other}/kill", signal="99")
+    assert error.status == 400
+    assert error.message.endswith(": the linux daemon does not support signal 99")
 
 
 def test_restart_keeps_auto_removed_container(api: Api) -> None:
@@ -149,6 +152,9 @@ def test_pause_freezes_and_unpause_goes_on(api: Api) -> None:
     api.post(f"/containers/{container}/unpause")
     _until(lambda: len(api.logs(container)) > size)
     assert api.error("POST", f"/containers/{container}/unpause").status == 409
+    api.post(f"/containers/{container}/kill")
+    error = api.error("POST", f"/containers/{container}/pause")
+    assert (error.status, error.message) == (409, f"container {container} is not running")
 
 
 def test_rename(api: Api) -> None:
@@ -159,6 +165,8 @@ def test_rename(api: Api) -> None:
     api.create("true", name="other")
     assert api.error("POST", "/containers/after/rename", name="other").status == 409
     assert api.error("POST", "/containers/after/rename", name="").status == 400
+    error = api.error("POST", "/containers/after/rename", name="not good")
+    assert error.message.startswith("Error when allocating new name: Invalid container name (")
 
 
 def test_remove_refuses_running_without_force(api: Api) -> None:
@@ -379,7 +387,9 @@ def test_exec_output_code_and_inspect(engine: EngineProcess, api: Api) -> None:
     found = api.get(f"/exec/{exec_id}/json")
     assert (found["Running"], found["ExitCode"], found["ContainerID"]) == (False, 5, container)
     assert found["ProcessConfig"]["entrypoint"] == "sh"
-    assert exec_id in api.inspect(container)["ExecIDs"]
+    assert api.inspect(container)["ExecIDs"] is None  # those that have not ended are listed
+    waiting = api.post(f"/containers/{container}/exec", document)["Id"]
+    assert api.inspect(container)["ExecIDs"] == [waiting]
     assert api.error("POST", f"/exec/{exec_id}/start", {}).status == 409
     assert api.error("GET", "/exec/nothing/json").status == 404
 
@@ -459,6 +469,9 @@ def test_update_changes_a_living_container(api: Api) -> None:
     assert stats["memory_stats"]["limit"] == 64 * 1024 * 1024
     error = api.error("POST", f"/containers/{container}/update", {"Memory": 1000})
     assert (error.status, error.message) == (400, "Minimum memory limit allowed is 6MB")
+    api.post(f"/containers/{container}/update", {"NanoCpus": 500_000_000})
+    error = api.error("POST", f"/containers/{container}/update", {"CpuQuota": 20000})
+    assert error.message.startswith(f"Cannot update container {container}: Conflicting options")
 
 
 def test_files_in_both_directions(api: Api) -> None:

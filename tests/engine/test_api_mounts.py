@@ -200,6 +200,13 @@ def test_volumes_from_others(api: Api, tmp_path: Path) -> None:
     assert "cannot be an empty string" in refusal(api, VolumesFrom=[""])
 
 
+def test_a_relative_place_of_an_anonymous_volume_counts_from_the_root(api: Api) -> None:
+    container = api.run("ls", "-d", "/foo", "/bar/x", Volumes={"foo": {}, "../bar/x": {}})
+    assert api.wait(container) == 0
+    places = [point["Destination"] for point in api.inspect(container)["Mounts"]]
+    assert sorted(places) == ["/bar/x", "/foo"]
+
+
 MOUNT: dict[str, Any] = {"Source": "/tmp", "Target": "/a", "Type": "bind"}
 
 

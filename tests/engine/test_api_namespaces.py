@@ -74,6 +74,15 @@ def test_sharing_another_containers(api: Api, mode: str, kind: str) -> None:
         assert shared(spaces_of(api, container), spaces_of(api, donor)) == {"user", kind}
 
 
+def test_a_mac_address_for_a_shared_network_is_of_no_account(api: Api) -> None:
+    donor = api.run("sleep", "600", name="donor")
+    mode = f"container:{donor}"
+    given = {"EndpointsConfig": {mode: {"MacAddress": "02:42:ac:11:00:99"}}}
+    script = ("cat", "/sys/class/net/eth0/address")
+    text = api.output(*script, HostConfig={"NetworkMode": mode}, NetworkingConfig=given)
+    assert text.strip() == api.inspect(donor)["NetworkSettings"]["MacAddress"]
+
+
 def test_processes_of_a_shared_pid_namespace_are_seen_and_end_alone(api: Api) -> None:
     donor = api.run("sleep", "601")
     modes = {"PidMode": f"container:{donor}"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +324,43 @@ def test_a_read_only_root(api: Api) -> None:
     script = "for d in / /tmp /dev /dev/shm /etc; do touch $d/x 2>/dev/null && echo $d; done"
     host = {"ReadonlyRootfs": True, "Tmpfs": {"/tmp": ""}}
     assert lines(api, script, HostConfig=host) == ["/tmp", "/dev", "/dev/shm"]
+    script = "for n in hosts hostname resolv.conf; do echo >>/etc/$n && echo $n; done"
+    assert lines(api, script, HostConfig=host) == [
+        f"sh: can't create /etc/{name}: Read-only file system"
+        for name in ("hosts", "hostname", "resolv.conf")
+    ]
+    assert lines(api, script) == ["hosts", "hostname", "resolv.conf"]
+
+
+def names_in(archive: bytes, layer: str) -> list[str]:
+    """List what is in one layer of a saved image."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        file = tar.extractfile(layer)
+        assert file is not None
+        with tarfile.open(fileobj=file) as inner:
+            return inner.getnames()
+
+
+def test_the_table_of_mounts_is_where_programs_look(api: Api) -> None:
+    container = api.run("sh", "-c", "readlink /etc/mtab; cat /etc/mtab; ls /dev/core /proc/kcore")
+    api.wait(container)
+    link, first, *_ = api.logs(container).decode().splitlines()
+    assert (link, first.split()[:3]) == ("/proc/mounts", ["overlay", "/", "overlay"])
+    missing = re.findall(r"ls: (\S+): No such file", api.logs(container).decode())
+    assert missing == ([] if Path("/proc/kcore").exists() else ["/dev/core", "/proc/kcore"])
+    # It is the engine's doing: neither a change nor part of an image that is made of it.
+    assert api.get(f"/containers/{container}/changes") == []
+    made = api.post("/commit", container=container)["Id"]
+    try:
+        top = api.get(f"/images/{made}/json")["RootFS"]["Layers"][-1].removeprefix("sha256:")
+        saved = api.get(f"/images/{made}/get")
+        # The engine's mount points are left, and no file.
+        assert names_in(saved, f"blobs/sha256/{top}") == ["dev", "etc", "proc", "sys"]
+    finally:
+        api.delete(f"/images/{made}")
+    other = api.run("sh", "-c", "rm /etc/mtab; echo own >/etc/mtab")
+    api.wait(other)
+    assert {"Path": "/etc/mtab", "Kind": 1} not in api.get(f"/containers/{other}/changes")
 
 
 def test_runtimes_and_isolation(api: Api) -> None:

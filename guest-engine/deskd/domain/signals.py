@@ -16,7 +16,8 @@ def parse_signal(text: str) -> int:
         number = int(word[:6])
         if 0 < number < signal.NSIG:
             return number
-        raise InvalidArgument(f"invalid signal: {text}")
+        if number:
+            raise InvalidArgument(f"the linux daemon does not support signal {text}")
     name = word if word.startswith("SIG") else f"SIG{word}"
     if match := re.fullmatch(r"SIGRT(MIN|MAX)([+-]\d+)?", name):
         base = signal.SIGRTMIN if match[1] == "MIN" else signal.SIGRTMAX

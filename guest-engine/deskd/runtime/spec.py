@@ -306,7 +306,7 @@ def _root(inputs: ContainerInputs, hostname: str, init: str) -> RootSpec:
     own = [*inputs.mounts, *tmpfs_steps(host)]
     targets = {os.path.normpath(step.target) for step in own}
     files = [
-        MountStep("bind", target, source=source, recursive=False)
+        MountStep("bind", target, source=source, recursive=False, read_only=host.readonly_rootfs)
         for target, source in (
             ("/etc/resolv.conf", inputs.resolv_conf_file),
             ("/etc/hostname", inputs.hostname_file),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
-from deskd.domain.mount import MountStep
+from deskd.domain.mount import MOUNT_TABLE, MountStep
 from deskd.kernel import mount as sys
 from deskd.kernel.cgroup import Cgroup
 from deskd.kernel.cgroup.v1 import CgroupV1
@@ -17,12 +18,13 @@ from deskd.runtime.plan import DeviceNode, RootSpec
 from deskd.runtime.rootfs import Root
 
 _SAFE = ("nosuid", "nodev", "noexec")
+_KERNEL_MEMORY = "/proc/kcore"  # kernels may be without it
 _LINKS = (
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
-    ("core", "/proc/kcore"),
+    ("core", _KERNEL_MEMORY),
     ("ptmx", "pts/ptmx"),
 )
 _TTY_GROUP = 5
@@ -42,7 +44,8 @@ def mount_proc_and_dev(
         for node in spec.devices:
             _make_node(root, dev, node, user_ns=user_ns)
         for name, goal in _LINKS:
-            os.symlink(goal, name, dir_fd=dev)
+            if goal != _KERNEL_MEMORY or os.path.exists(goal):
+                os.symlink(goal, name, dir_fd=dev)
         for name in ("pts", "mqueue", "shm") if spec.shm_size_bytes else ("pts", "mqueue"):
             os.mkdir(name, 0o755, dir_fd=dev)
     finally:
@@ -60,6 +63,20 @@ def mount_proc_and_dev(
     elif spec.shm_size_bytes:
         data = f"mode=1777,size={spec.shm_size_bytes}"
         root.perform(MountStep("tmpfs", "/dev/shm", source="shm", data=data, flags=_SAFE))
+
+
+def link_mount_table(root: Root) -> None:
+    """Make /etc/mtab where the image has none: programs look there for what is mounted.
+
+    Where it cannot be made (an /etc that the container's root may not write) nothing depends on it.
+    """
+    link, goal = MOUNT_TABLE
+    with suppress(OSError):
+        etc = root.open(f"/{os.path.dirname(link)}", os.O_PATH | os.O_DIRECTORY)
+        try:
+            os.symlink(goal, os.path.basename(link), dir_fd=etc)
+        finally:
+            os.close(etc)
 
 
 def _make_node(root: Root, dev: int, node: DeviceNode, *, user_ns: bool) -> None:

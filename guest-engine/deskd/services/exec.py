@@ -152,6 +152,7 @@ class Execs:
             code = failed_start_code(error, otherwise=CANNOT_INVOKE)
             found.exit = Exit(code, 0, error=str(error))
             found.ended.set()
+            self._unlist(found)
             self._forget_later(found)
             raise
         found.process, found.pid = process, process.pid
@@ -164,17 +165,18 @@ class Execs:
         ended = await process.wait()
         found.exit, found.process = ended, None
         found.ended.set()
+        self._unlist(found)
         self._tell(found, "exec_die", {"exitCode": str(ended.code)})
         await self._runtime.forget(found.id)
         self._forget_later(found)
 
     def _forget_later(self, found: Exec) -> None:
-        def forget() -> None:
-            self._execs.pop(found.id, None)
-            with suppress(ValueError):
-                found.container.exec_ids.remove(found.id)
+        asyncio.get_running_loop().call_later(KEEP_FINISHED_S, self._execs.pop, found.id, None)
 
-        asyncio.get_running_loop().call_later(KEEP_FINISHED_S, forget)
+    def _unlist(self, found: Exec) -> None:
+        """Take an exec that ended from its container's; it can still be inspected by itself."""
+        with suppress(ValueError):
+            found.container.exec_ids.remove(found.id)
 
     async def signal(self, exec_id: str, number: int) -> None:
         """Send a signal to the exec's process, where it runs."""
@@ -186,8 +188,7 @@ class Execs:
         """Forget an exec that no client knows of; it may still be ending. Idempotent."""
         found = self._execs.pop(exec_id, None)
         if found is not None:
-            with suppress(ValueError):
-                found.container.exec_ids.remove(exec_id)
+            self._unlist(found)
 
     async def finished(self, exec_id: str) -> None:
         """Wait for the end of a started exec: clients ask for its exit code right after its

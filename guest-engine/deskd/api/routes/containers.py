@@ -140,6 +140,7 @@ async def remove(engine: Engine, request: Request) -> Answer:
     """``ContainerDelete``"""
     query = request.query
     if query.flag("link"):
+        engine.registry.get(request.path_values["id"])  # Docker's order: 404 before 400
         raise InvalidArgument("Conflict, cannot remove the default link name of the container")
     await engine.lifecycle.remove(
         request.path_values["id"], force=query.flag("force"), volumes=query.flag("v")

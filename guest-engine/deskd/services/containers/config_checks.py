@@ -5,7 +5,7 @@ from __future__ import annotations
 from deskd.domain.container import ContainerConfig, HealthConfig
 from deskd.domain.signals import parse_signal
 from deskd.errors import InvalidArgument
-from deskd.services.containers.merging import check_mount_target, parse_port
+from deskd.services.containers.merging import parse_port, volume_target
 
 MAX_LABEL_BYTES = 64 * 1024
 MAX_HOST_NAME_BYTES = 64  # sethostname(2)
@@ -30,7 +30,7 @@ def check_config(config: ContainerConfig) -> None:
     for port in config.exposed_ports or {}:
         parse_port(port)
     for path in config.volumes or {}:
-        check_mount_target(path)
+        volume_target(path)
     for key, value in (config.labels or {}).items():
         if len(key) + len(value) > MAX_LABEL_BYTES:
             raise InvalidArgument(

@@ -255,6 +255,7 @@ def _wanted_networks(
         for name, settings in (networking.endpoints_config or {}).items()
     }
     if mode.startswith("container:"):
+        given.pop(mode, None)  # clients put --mac-address there, which Docker takes no notice of
         if given:
             raise InvalidArgument(
                 "conflicting options: a container that shares another's network joins no network"

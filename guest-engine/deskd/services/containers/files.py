@@ -195,7 +195,8 @@ class Files:
 
 
 _SYSTEM_PLACES = (
-    "/.dockerenv", "/dev", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/proc", "/sys",
+    "/.dockerenv", "/dev", "/etc/hostname", "/etc/hosts", "/etc/mtab", "/etc/resolv.conf",
+    "/proc", "/sys",
 )  # fmt: skip
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from deskd.domain.container import EndpointSettings, HostConfig
+from deskd.domain.mount import MOUNT_TABLE
 from deskd.domain.state import ContainerRecord, Health, MountPoint, State, Status
 from deskd.domain.times import NEVER, rfc3339
 from deskd.images.catalog import Catalog
@@ -79,7 +82,7 @@ class Inspection:
 
     async def sizes(self, container: Container) -> dict[str, int]:
         """Measure the writable part and the whole root, in bytes."""
-        own = await asyncio.to_thread(size_bytes, self._roots.upper(container.id))
+        own = await asyncio.to_thread(_own_bytes, self._roots.upper(container.id))
         image = self._catalog.by_id(container.record.image_id)
         return {"SizeRw": own, "SizeRootFs": own + (image.size_bytes if image else 0)}
 
@@ -125,6 +128,16 @@ class Inspection:
             "MacAddress": bridge.get("MacAddress", ""),
             "Networks": networks,
         }
+
+
+def _own_bytes(upper: str) -> int:
+    """Measure what a container wrote; the link /etc/mtab is the engine's."""
+    link, goal = MOUNT_TABLE
+    own = size_bytes(upper)
+    with suppress(OSError):
+        if not os.path.islink(f"{upper}/etc") and os.readlink(f"{upper}/{link}") == goal:
+            own -= len(goal)
+    return own
 
 
 def _apparmor_profile(record: ContainerRecord) -> str:

@@ -405,7 +405,7 @@ class Lifecycle:
                     f"Container {reference} is restarting, wait until the container is running"
                 )
             if status is not Status.RUNNING:
-                raise Conflict(f"Container {reference} is not running")
+                raise Conflict(f"container {container.id} is not running")
             await in_cgroup(container, self._resources.pause)
             container.record.move(Status.PAUSED)
             self._health.end(container)
@@ -540,7 +540,10 @@ class Lifecycle:
         if not name:
             raise InvalidArgument("Neither old nor new names may be empty")
         async with container.lock:
-            plain = check_name(name)
+            try:
+                plain = check_name(name)
+            except InvalidArgument as error:
+                raise InvalidArgument(f"Error when allocating new name: {error}") from error
             if plain == container.name:
                 raise InvalidArgument("Renaming a container with the same name as its current name")
             old = container.name

@@ -253,6 +253,11 @@ def check_mount_target(path: str) -> str:
     return clean
 
 
+def volume_target(path: str) -> str:
+    """Return where a VOLUME or ``-v PATH`` lies; a relative one counts from "/", as with Docker."""
+    return check_mount_target(path if path.startswith("/") or not path else f"/{path}")
+
+
 def check_platform(wanted: str, found: str, reference: str) -> None:
     """Raise ``NotFound`` where an image is for another platform than asked for."""
     if not wanted:

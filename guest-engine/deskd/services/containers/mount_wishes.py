@@ -13,7 +13,7 @@ import msgspec
 from deskd.domain.container import Mount
 from deskd.domain.state import ContainerRecord, MountPoint
 from deskd.errors import InvalidArgument, NotFound
-from deskd.services.containers.merging import check_mount_target
+from deskd.services.containers.merging import check_mount_target, volume_target
 from deskd.services.volumes import check_volume_name
 
 _PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
@@ -49,7 +49,7 @@ def anonymous_volume(target: str) -> MountPoint:
     return MountPoint(
         type="volume",
         source="",
-        destination=check_mount_target(target),
+        destination=volume_target(target),
         driver="local",
         copy_up=True,
         anonymous=True,

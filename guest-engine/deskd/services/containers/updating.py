@@ -55,7 +55,10 @@ class Updating:
         container = self._registry.get(reference)
         async with container.lock:
             old = container.record.host_config
-            new = updated_host_config(old, changes)
+            try:
+                new = updated_host_config(old, changes)
+            except InvalidArgument as error:
+                raise InvalidArgument(f"Cannot update container {container.id}: {error}") from error
             check_ranges(new)
             check_resources(new, self._features)
             check_restart_policy(new.restart_policy)
