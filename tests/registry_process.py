@@ -14,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,10 +53,11 @@ def running_registry(
     tls: bool = False,
     tls_address: str = "127.0.0.1",
     passwords: bool = False,
+    auth: Mapping[str, Any] | None = None,
     before: Sequence[str] = (),
 ) -> Iterator[str]:
     """Run a registry; yield its ``host:port``. ``before`` is a command that runs it (nsenter …),
-    ``tls_address`` the one that its certificate is for."""
+    ``tls_address`` the one that its certificate is for, ``auth`` its setting of that name."""
     program = shutil.which("docker-registry")
     assert program is not None, "the registry is missing: apt-get install docker-registry"
     port = port or free_port()
@@ -75,6 +76,8 @@ def running_registry(
     if passwords:
         (directory / "passwords").write_text(PASSWORDS)
         settings["auth"] = {"htpasswd": {"realm": "here", "path": str(directory / "passwords")}}
+    if auth:
+        settings["auth"] = auth
     configuration = directory / "registry.yml"
     configuration.write_text(json.dumps(settings))
     log = directory / "log"
