@@ -211,7 +211,7 @@ class Daemon:
             events=events,
             publishers=publishers,
             memory=memory,
-            store_checks=StoreChecks(self._data, database, layers, registry, roots),
+            store_checks=StoreChecks(self._data, database, layers, registry, roots, volumes),
         )
         await Recovery(registry, runtime, endpoints, lifecycle, health, self._data).restore()
         return engine, network

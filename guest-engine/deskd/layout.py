@@ -26,6 +26,7 @@ class DataRoot:
         self.database = os.path.join(path, "engine.db")
         self.lock = os.path.join(path, "engine.lock")
         self.layers = os.path.join(path, "layers")
+        self.mount_points = os.path.join(self.layers, "base")
         self.images = os.path.join(path, "images")
         self.containers = os.path.join(path, "containers")
         self.volumes = os.path.join(path, "volumes")
@@ -36,7 +37,8 @@ class DataRoot:
         return os.path.join(self.containers, container_id)
 
     def container_file(self, container_id: str, name: str) -> str:
-        """``name`` is ``upper``, ``work``, ``hostname``, ``hosts`` or ``resolv.conf``."""
+        """``name`` is ``upper``, ``work``, ``hostname``, ``hosts`` or ``resolv.conf``; ``work`` and
+        the last three are there while the container runs."""
         return os.path.join(self.containers, container_id, name)
 
     def container_log(self, container_id: str, driver: str = "json-file") -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -332,15 +330,6 @@ def test_a_read_only_root(api: Api) -> None:
     assert lines(api, script) == ["hosts", "hostname", "resolv.conf"]
 
 
-def names_in(archive: bytes, layer: str) -> list[str]:
-    """List what is in one layer of a saved image."""
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        file = tar.extractfile(layer)
-        assert file is not None
-        with tarfile.open(fileobj=file) as inner:
-            return inner.getnames()
-
-
 def test_the_table_of_mounts_is_where_programs_look(api: Api) -> None:
     container = api.run("sh", "-c", "readlink /etc/mtab; cat /etc/mtab; ls /dev/core /proc/kcore")
     api.wait(container)
@@ -352,15 +341,13 @@ def test_the_table_of_mounts_is_where_programs_look(api: Api) -> None:
     assert api.get(f"/containers/{container}/changes") == []
     made = api.post("/commit", container=container)["Id"]
     try:
-        top = api.get(f"/images/{made}/json")["RootFS"]["Layers"][-1].removeprefix("sha256:")
-        saved = api.get(f"/images/{made}/get")
-        # The engine's mount points are left, and no file.
-        assert names_in(saved, f"blobs/sha256/{top}") == ["dev", "etc", "proc", "sys"]
+        base, image = api.get("/images/busybox/json"), api.get(f"/images/{made}/json")
+        assert image["RootFS"] == base["RootFS"], "nothing was written, so there is no layer"
     finally:
         api.delete(f"/images/{made}")
     other = api.run("sh", "-c", "rm /etc/mtab; echo own >/etc/mtab")
     api.wait(other)
-    assert {"Path": "/etc/mtab", "Kind": 1} not in api.get(f"/containers/{other}/changes")
+    assert {"Path": "/etc/mtab", "Kind": 0} in api.get(f"/containers/{other}/changes")
 
 
 def test_runtimes_and_isolation(api: Api) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -609,6 +609,32 @@ def test_archives_by_pipe(desk: Cli, tmp_path: Path) -> None:
     refused = desk("cp", "-", f"{RUNNING}:/etc/passwd", stdin=done.stdout)
     assert refused.code == 1
     assert "no directory" in refused.err
+
+
+def test_cp_of_names_that_are_no_utf_8(desk: Cli, tmp_path: Path) -> None:
+    name = os.fsdecode(b"no-text-\xff")
+    (tmp_path / "tree" / name).mkdir(parents=True)
+    (tmp_path / "tree" / name / name).write_text("inside")
+    clients: tuple[Callable[..., Result], ...] = (desk, desk.docker)
+    for number, run in enumerate(clients):
+        place, back = f"{RUNNING}:/no-text-{number}", tmp_path / str(number)
+        back.mkdir()
+        assert run("cp", str(tmp_path / "tree"), place).code == 0
+        for source, goal in ((f"{name}", "directory"), (f"{name}/{name}", "file")):
+            done = run("cp", f"{place}/{source}", str(back / goal))
+            assert done.code == 0, done
+        assert (back / "directory" / name).read_text() == "inside"
+        assert (back / "file").read_text() == "inside"
+        (tmp_path / "one").write_text("new")
+        assert run("cp", str(tmp_path / "one"), f"{place}/{name}/{name}").code == 0
+        assert run("cp", str(tmp_path / "one"), f"{place}/{name}/").code == 0
+        assert run("cp", f"{place}/{name}", str(back / "again")).code == 0
+        assert {path.name: path.read_text() for path in (back / "again").iterdir()} == {
+            name: "new", "one": "new",
+        }  # fmt: skip
+        done = run("cp", f"{place}/{name}/missing", str(back))
+        assert done.code == 1
+        assert f"Could not find the file /no-text-{number}/no-text-\ufffd/missing" in done.err
 
 
 def test_a_hostile_archive_writes_nothing_outside(desk: Cli, tmp_path: Path) -> None:

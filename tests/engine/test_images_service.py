@@ -85,7 +85,7 @@ class Service:
     def check_nothing_half_made(self) -> None:
         assert self.stores.leftovers() == []
         numbers = {str(layer.number) for layer in self.stores.layers.all()}
-        assert {p.name for p in Path(self.stores.root.layers).iterdir()} == numbers
+        assert self.stores.layer_directories() == numbers
 
 
 async def chunks(data: bytes, size: int = 10_000) -> AsyncIterator[bytes]:
@@ -296,6 +296,7 @@ def test_saved_images_load_with_the_same_ids(service: Service, tmp_path: Path) -
         base = await service.import_(repo="base", changes=["CMD x"])
         opened = service.stores
         opened.snapshots.create(CONTAINER, base)
+        opened.snapshots.mounts(CONTAINER)
         Path(opened.snapshots.upper(CONTAINER), "new").write_text("new")
         config = (await service.images.resolve(base)).container_config
         child = await service.images.commit(

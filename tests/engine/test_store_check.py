@@ -13,6 +13,7 @@ import struct
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -340,19 +341,77 @@ def test_layers_and_roots_that_nothing_uses(desk: Cli, store: Store) -> None:
 
 
 def test_a_containers_directories(desk: Cli, store: Store) -> None:
-    container = store.api.create("true")
-    place = store.root / "containers" / container
-    parts = [place / "upper", place / "work"]
-    before = [(s.st_mode, s.st_uid, s.st_gid) for s in map(os.stat, parts)]
-    shutil.rmtree(place / "work")
-    shutil.rmtree(place / "upper")
+    quiet, writer = store.api.create("true"), store.api.create("touch", "/written")
+    for container in (quiet, writer):
+        store.api.post(f"/containers/{container}/start")
+        assert store.api.wait(container) == 0
+    upper = store.root / "containers" / writer / "upper"
+    before = upper.stat()
+    shutil.rmtree(upper)
     done = checked(desk, "--repair")
     assert done.code == 0, done
-    assert "an empty one was made; what it had written is lost." in done.out
-    assert done.out.count("an empty one was made") == 2
-    assert before == [(s.st_mode, s.st_uid, s.st_gid) for s in map(os.stat, parts)]
-    store.api.post(f"/containers/{container}/start")
-    assert store.api.wait(container) == 0
+    assert done.out.count("an empty one was made; what it had written is lost.") == 1
+    after = upper.stat()
+    assert (before.st_mode, before.st_uid, before.st_gid) == (
+        after.st_mode, after.st_uid, after.st_gid,
+    )  # fmt: skip
+    for container in (quiet, writer):
+        store.api.post(f"/containers/{container}/start")
+        assert store.api.wait(container) == 0
+
+
+def test_volumes_and_their_directories(desk: Cli, store: Store) -> None:
+    api, volumes = store.api, store.root / "volumes"
+    for name in ("emptied", "forgotten", "used"):
+        api.post("/volumes/create", {"Name": name})
+        (volumes / name / "_data" / "file").write_text("precious")
+    user = api.create("cat", "/data/file", HostConfig={"Binds": ["used:/data"]})
+    shutil.rmtree(volumes / "emptied" / "_data")
+    store.execute("DELETE FROM volumes WHERE id IN ('forgotten', 'used')")
+    (volumes / "not a name").mkdir()
+    lines = [
+        f"the volume emptied lacks its directory {volumes}/emptied/_data",
+        f"the container {user[:12]} has the volume used, which is not there",
+        f"the directory {volumes}/forgotten belongs to no volume",
+        f"the directory {volumes}/not a name belongs to no volume",
+    ]
+    found = checked(desk)
+    assert found.code == 1
+    for line in lines:
+        assert f"{line}: run the check with --repair." in found.out
+    done = checked(desk, "--repair")
+    assert done.code == 1, "one of them has no name that a volume can have"
+    assert "an empty one was made; what it held is lost." in done.out
+    assert "it is the volume forgotten again: look into it" in done.out
+    assert "it cannot be repaired: create not a name:" in done.out
+    (volumes / "not a name").rmdir()
+    assert checked(desk).out == "Everything is right.\n"
+    assert list((volumes / "emptied" / "_data").iterdir()) == []
+    assert (volumes / "forgotten" / "_data" / "file").read_text() == "precious"
+    api.post(f"/containers/{user}/start")
+    assert api.wait(user) == 0
+    assert api.logs(user) == b"precious"
+    api.delete(f"/containers/{user}")
+    for name in ("emptied", "forgotten", "used"):
+        api.delete(f"/volumes/{name}")
+    assert list(volumes.iterdir()) == []
+
+
+def test_a_removed_volumes_files_never_come_back(desk: Cli, store: Store) -> None:
+    """A volume that has the name of one whose removal was not finished is empty."""
+    api, volumes = store.api, store.root / "volumes"
+    for _ in range(20):
+        api.post("/volumes/create", {"Name": "again"})
+        place = volumes / "again" / "_data"
+        assert list(place.iterdir()) == []
+        for number in range(50):
+            (place / str(number)).touch()
+        with ThreadPoolExecutor(2) as pool:
+            removing = pool.submit(api.delete, "/volumes/again")
+            checking = pool.submit(checked, desk, "--repair")
+            removing.result()
+            assert checking.result() == Result(0, "Everything is right.\n", "")
+    assert list(volumes.iterdir()) == []
 
 
 def test_a_container_without_a_root(desk: Cli, store: Store) -> None:

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.root
 
 MIB = 1024 * 1024
 CONTAINERS = 200
+WAL_BYTES = 4 * MIB + 64 * 1024
+"""The database's log: what it holds between two checkpoints, however many containers there are."""
 
 
 @pytest.fixture
@@ -59,11 +61,16 @@ def used_bytes(place: Path) -> int:
     return sum(blocks.values()) * 512
 
 
-def test_containers_cost_kilobytes(clean: EngineProcess) -> None:
+def grown_bytes(engine: EngineProcess, before: int) -> int:
+    """By how much the data root is larger than ``before``, its database's log apart."""
+    wal = engine.data_root / "engine.db-wal"
+    return used_bytes(engine.data_root) - wal.stat().st_blocks * 512 - before
+
+
+def test_hundreds_of_containers_cost_hundreds_of_kilobytes(clean: EngineProcess) -> None:
     api = clean.api
     bring_in(api, "big", noise_tar(1, 32 * MIB))
-    places = [clean.data_root / name for name in ("layers", "containers", "volumes", "tmp")]
-    before = sum(used_bytes(place) for place in places)
+    before = grown_bytes(clean, 0)
     with ThreadPoolExecutor(4) as pool:
         made = list(
             pool.map(
@@ -71,12 +78,64 @@ def test_containers_cost_kilobytes(clean: EngineProcess) -> None:
                 range(CONTAINERS),
             )
         )
-    grown = sum(used_bytes(place) for place in places) - before
     assert len(set(made)) == CONTAINERS
-    # Three directories of one block each; no copy of any file.
-    assert grown <= CONTAINERS * 16 * 1024, f"{grown / CONTAINERS:.0f} bytes a container"
+    grown = grown_bytes(clean, before)
+    assert grown <= CONTAINERS * 4 * 1024, f"{grown / CONTAINERS:.0f} bytes a container"
+    assert (clean.data_root / "engine.db-wal").stat().st_size <= WAL_BYTES
+    assert list((clean.data_root / "containers").iterdir()) == [], "records are all there is"
     sizes = api.get("/system/df", type="container")["Containers"]
     assert sum(item.get("SizeRw") or 0 for item in sizes) == 0
+
+
+def test_containers_that_ran_keep_what_they_wrote_and_no_more(clean: EngineProcess) -> None:
+    api = clean.api
+    places = clean.data_root / "containers"
+
+    def ran(*command: str) -> str:
+        container = api.run(*command)
+        assert api.wait(container) == 0
+        # The exit is told before what the root needed is put away; the removal waits for that,
+        # and so does a start.
+        api.post(f"/containers/{container}/start")
+        assert api.wait(container) == 0
+        assert api.raw("GET", f"{API}/containers/{container}/archive?path=/bin")[0] == 200
+        return container
+
+    quiet, loud, writer = ran("true"), ran("echo", "said"), ran("touch", "/written")
+    left = {place.name: {path.name for path in place.iterdir()} for place in places.iterdir()}
+    assert left == {
+        quiet: {f"{quiet}-json.log"},
+        loud: {f"{loud}-json.log"},
+        writer: {f"{writer}-json.log", "upper"},
+    }
+    assert used_bytes(places / quiet) == 0
+    assert used_bytes(places / loud) <= 4096
+    assert used_bytes(places / writer) <= 4096
+    assert api.get(f"/containers/{quiet}/changes") == []
+    assert api.get(f"/containers/{writer}/changes") == [{"Path": "/written", "Kind": 1}]
+    assert api.check_store() == []
+
+
+def test_a_created_container_is_used_like_one_with_files(clean: EngineProcess) -> None:
+    """All that reads or writes a root that has no directory yet."""
+    api, places = clean.api, clean.data_root / "containers"
+    container = api.create("true")
+    assert api.get(f"/containers/{container}/changes") == []
+    status, _, found = api.raw("GET", f"{API}/containers/{container}/archive?path=/bin/busybox")
+    assert status == 200
+    assert len(found) > MIB
+    assert not (places / container).exists(), "reading leaves nothing behind"
+    assert api.get(f"/containers/{container}/json", size=True)["SizeRw"] == 0
+    empty = api.post("/commit", {}, container=container, repo="empty")["Id"]
+    assert api.get(f"/images/{empty}/json")["Size"] == api.get(f"/images/{IMAGE}/json")["Size"]
+    target = f"{API}/containers/{container}/archive?path=/"
+    assert api.raw("PUT", target, noise_tar(5, 1000))[0] == 200
+    assert api.get(f"/containers/{container}/changes") == [{"Path": "/noise-5-0", "Kind": 1}]
+    assert api.get(f"/containers/{container}/json", size=True)["SizeRw"] == 1000
+    api.post(f"/containers/{container}/start")
+    assert api.wait(container) == 0
+    api.delete(f"/containers/{container}")
+    assert not (places / container).exists()
 
 
 def test_images_with_one_base_store_it_once(clean: EngineProcess) -> None:

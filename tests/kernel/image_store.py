@@ -25,12 +25,16 @@ class Stores:
         self.catalog = Catalog(self.database, self.layers)
         self.snapshots = Snapshots(self.root, self.database, self.layers)
 
+    def layer_directories(self) -> set[str]:
+        """Return the names of the layers' directories, apart from the one that all stand on."""
+        names = {place.name for place in Path(self.root.layers).iterdir()}
+        return names - {Path(self.root.mount_points).name}
+
     def leftovers(self) -> list[str]:
         """Return what lies below ``tmp``, and layer directories without a record."""
         known = {str(layer.number) for layer in self.layers.all()}
-        places = [*Path(self.root.temporary).iterdir()]
-        places += [p for p in Path(self.root.layers).iterdir() if p.name not in known]
-        return [str(place) for place in places]
+        places = [str(place) for place in Path(self.root.temporary).iterdir()]
+        return places + sorted(self.layer_directories() - known)
 
 
 @contextmanager

@@ -47,12 +47,9 @@ class Disk:
         def sync(fd: int) -> None:
             real(fd)
             if os.path.realpath(path) == str(Path(f"/proc/self/fd/{fd}").readlink()):
-                noted.append((self.directories(), self.committed()))
+                noted.append((self.stores.layer_directories(), self.committed()))
 
         monkeypatch.setattr(os, name, sync)
-
-    def directories(self) -> set[str]:
-        return {path.name for path in Path(self.stores.root.layers).iterdir()}
 
     def committed(self) -> set[str]:
         """Return the numbers of the layers that another connection to the database sees."""
@@ -118,7 +115,7 @@ def test_a_record_is_off_the_disk_before_its_directory(
     disk.stores.database.flush()
     remove(disk.stores, layer)
     assert ({str(layer.number)}, set()) in disk.log_syncs
-    assert disk.directories() == set()
+    assert disk.stores.layer_directories() == set()
 
 
 def test_a_layer_that_was_made_again_is_in_its_place_before_the_damaged_one_goes(

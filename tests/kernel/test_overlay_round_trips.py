@@ -6,6 +6,7 @@ GNU tar writes and reads the same archives as a second opinion.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -129,6 +130,9 @@ def test_a_changed_tree_is_the_same_as_layers(
         source.mkdir()
         take(first, source)
         layers = [packed_by_gnu_tar(source)]
+        # A committed layer leaves out the places that the engine mounts on: none for the steps.
+        shutil.rmtree(opened.root.mount_points)
+        Path(opened.root.mount_points).mkdir()
         for number, steps in enumerate((second, third)):
             container = f"{number}" * 64
             opened.snapshots.create(container, make_image(opened, *layers).id)

@@ -18,7 +18,7 @@ from deskd.domain import image as rules
 from deskd.domain.id_mapping import IdMapping
 from deskd.domain.image import ImageConfig, ImageRecord, RootFs
 from deskd.images.layers import MAXIMUM_LAYERS
-from deskd.images.pack import IterReader, pack_layer
+from deskd.images.pack import END, IterReader, pack_layer
 from deskd.storage.snapshots import Snapshots
 from tests.kernel.image_store import Stores, directory, entry, stores, symlink, tar
 
@@ -87,7 +87,8 @@ def test_a_container_sees_its_image_and_keeps_its_changes(opened: Stores, tmp_pa
     image = make_image(opened, BASE, tar(entry("etc/.wh.group"), entry("etc/new", b"2nd")))
     opened.snapshots.create(CONTAINER, image.id)
     with mounted(opened, tmp_path) as root:
-        assert sorted(path.name for path in (root / "etc").iterdir()) == ["new", "passwd"]
+        names = {path.name for path in (root / "etc").iterdir()}
+        assert names == {"new", "passwd", "hostname", "hosts", "mtab", "resolv.conf"}
         assert stat.S_IMODE(root.stat().st_mode) == 0o755  # the top layer's, which says nothing
         (root / "etc/passwd").write_text("changed")
     with mounted(opened, tmp_path) as root:
@@ -278,7 +279,7 @@ def test_as_many_layers_as_docker_allows_fit_in_one_mount(opened: Stores, tmp_pa
     (step,) = opened.snapshots.mounts(CONTAINER)
     assert len(step.data) < 4096
     with mounted(opened, tmp_path) as root:
-        assert len(list(root.iterdir())) == MAXIMUM_LAYERS
+        assert len(list(root.glob("file*"))) == MAXIMUM_LAYERS
     with pytest.raises(errors.InvalidArgument, match="max depth exceeded"):
         make_image(opened, *layers, tar(entry("one-more")))
     assert opened.leftovers() == []
@@ -296,12 +297,98 @@ def test_a_volatile_root_can_be_mounted_again_after_an_unclean_end(
         assert (root / "x").read_text() == "x"
 
 
-def test_an_image_without_layers_is_an_empty_root(opened: Stores, tmp_path: Path) -> None:
+def test_an_image_without_layers_is_a_root_with_places_to_mount_on(
+    opened: Stores, tmp_path: Path
+) -> None:
     opened.snapshots.create(CONTAINER, make_image(opened).id)
     with mounted(opened, tmp_path) as root:
-        assert list(root.iterdir()) == []
+        assert {path.name for path in root.iterdir()} == {
+            ".dockerenv", "dev", "etc", "proc", "sys",
+        }  # fmt: skip
+        assert (root / "etc/mtab").readlink() == Path("/proc/mounts")
         (root / "x").write_text("x")
-    assert shown(opened) == ["A /x"]
+        (root / "etc/x").write_text("x")
+    assert shown(opened) == ["C /etc", "A /etc/x", "A /x"]
+
+
+def test_what_an_image_has_hides_the_places_to_mount_on(opened: Stores, tmp_path: Path) -> None:
+    layer = tar(
+        directory("etc", 0o700), entry("etc/hosts", b"own"), symlink("dev", "elsewhere"),
+        entry("proc", b"a file"),
+    )  # fmt: skip
+    opened.snapshots.create(CONTAINER, make_image(opened, layer).id)
+    with mounted(opened, tmp_path) as root:
+        assert stat.S_IMODE((root / "etc").stat().st_mode) == 0o700
+        assert (root / "etc/hosts").read_text() == "own"
+        assert (root / "dev").readlink() == Path("elsewhere")
+        assert (root / "proc").read_text() == "a file"
+        assert (root / "sys").is_dir()
+    assert shown(opened) == []
+
+
+def test_a_root_takes_the_disk_only_for_what_is_written(opened: Stores, tmp_path: Path) -> None:
+    snapshots, place = opened.snapshots, Path(opened.root.container(CONTAINER))
+    snapshots.create(CONTAINER, make_image(opened, BASE).id)
+
+    def nothing_is_there() -> bool:
+        return not place.exists() and shown(opened) == []
+
+    assert nothing_is_there()
+    assert b"".join(iter(snapshots.layer_tar(CONTAINER).read, b"")) == END
+    with mounted(opened, tmp_path) as root:
+        (root / "srv/x").read_text()
+        (place / "hosts").touch()
+    snapshots.put_away(CONTAINER)
+    assert nothing_is_there()
+    with mounted(opened, tmp_path) as root:
+        (root / "new").touch()
+        (place / "some.log").touch()
+    snapshots.put_away(CONTAINER)
+    snapshots.put_away(CONTAINER)
+    assert {path.name for path in place.iterdir()} == {"upper", "some.log"}
+    assert shown(opened) == ["A /new"]
+    with mounted(opened, tmp_path) as root:
+        (root / "new").unlink()
+    (place / "some.log").unlink()
+    snapshots.put_away(CONTAINER)
+    assert nothing_is_there()
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda root: root.chmod(0o777),
+        lambda root: os.chown(root, 1, 0),
+        lambda root: os.chown(root, 0, 1),
+        lambda root: os.setxattr(root, "user.note", b"n"),
+        lambda root: (root / "link").unlink(),
+    ],
+)
+def test_a_change_of_the_root_directory_itself_stays(
+    opened: Stores, tmp_path: Path, alter: Callable[[Path], None]
+) -> None:
+    def seen() -> tuple[object, ...]:
+        with mounted(opened, tmp_path) as root:
+            found = root.stat()
+            names = [name for name in os.listxattr(root) if name.startswith("user.")]
+            return (
+                found.st_mode,
+                found.st_uid,
+                found.st_gid,
+                names,
+                {path.name for path in root.iterdir()},
+            )
+
+    opened.snapshots.create(CONTAINER, make_image(opened, BASE).id)
+    before = seen()
+    opened.snapshots.put_away(CONTAINER)
+    assert seen() == before
+    with mounted(opened, tmp_path) as root:
+        alter(root)
+    after = seen()
+    assert after != before
+    opened.snapshots.put_away(CONTAINER)
+    assert seen() == after
 
 
 def test_layers_live_as_long_as_a_container_stands_on_them(opened: Stores) -> None:
@@ -312,7 +399,7 @@ def test_layers_live_as_long_as_a_container_stands_on_them(opened: Stores) -> No
     assert len(opened.snapshots.mounts(CONTAINER)) == 1
     opened.snapshots.remove(CONTAINER)
     assert opened.layers.all() == []
-    assert list(Path(opened.root.layers).iterdir()) == []
+    assert opened.layer_directories() == set()
 
 
 def test_a_missing_image_makes_no_root(opened: Stores) -> None:
@@ -325,6 +412,8 @@ def test_roots_of_lost_containers_are_swept(opened: Stores) -> None:
     image = make_image(opened, BASE)
     opened.snapshots.create(CONTAINER, image.id)
     opened.snapshots.create("e" * 64, image.id)
+    for container_id in (CONTAINER, "e" * 64):
+        opened.snapshots.restore(container_id)
     Path(opened.root.container("f" * 64)).mkdir()
     opened.snapshots.sweep({CONTAINER})
     assert [p.name for p in Path(opened.root.containers).iterdir()] == [CONTAINER]
@@ -341,6 +430,7 @@ def test_missing_directories_of_a_root_are_made_again_as_they_were(
     id_map = IdMapping(((0, 200_000, 65536),), ((0, 300_000, 65536),))
     snapshots = Snapshots(opened.root, opened.database, opened.layers, id_map)
     snapshots.create(CONTAINER, image.id, remapped=remapped)
+    snapshots.restore(CONTAINER)
     place = Path(opened.root.container(CONTAINER))
     upper = Path(snapshots.upper(CONTAINER))
     kept = upper / "kept"

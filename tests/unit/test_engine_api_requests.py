@@ -21,7 +21,7 @@ from deskd.domain.container import ContainerConfig, HostConfig
 from deskd.registry.authorization import Credentials
 from deskd.services.exec import ExecConfig
 
-_READERS = {"text", "texts", "flag", "integer"}
+_READERS = {"text", "texts", "path", "flag", "integer"}
 NOT_READ = {
     # dockerd passes it over, too: the keys of an attached client are those of its attach.
     ("ContainerStart", "detachKeys"),

@@ -41,7 +41,8 @@ def encode_query(query: Query | None) -> str:
             pairs += [(name, str(item)) for item in value]
         else:
             pairs.append((name, str(value)))
-    return urlencode(pairs)
+    # A path in a container may have bytes that are no UTF-8.
+    return urlencode(pairs, errors="surrogateescape")
 
 
 def _is_away(response: Response) -> bool:

@@ -42,17 +42,22 @@ class Query:
         for pair in text.split("&"):
             if pair:
                 name, _, value = pair.partition("=")
-                self._values.setdefault(unquote_plus(name), []).append(unquote_plus(value))
+                self._values.setdefault(unquote_plus(name), []).append(value)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
     def text(self, name: str, default: str = "") -> str:
-        values = self._values.get(name)
+        values = self.texts(name)
         return values[0] if values else default
 
     def texts(self, name: str) -> list[str]:
-        return self._values.get(name, [])
+        return [unquote_plus(value) for value in self._values.get(name, ())]
+
+    def path(self, name: str) -> str:
+        """Return a path of a file system, whose bytes may be no UTF-8 (``os.fsdecode``)."""
+        values = self._values.get(name, [""])
+        return unquote_plus(values[0], errors="surrogateescape")
 
     def flag(self, name: str, *, default: bool = False) -> bool:
         """Everything but an empty value, 0, no, false and none is true (as moby's BoolValue)."""

@@ -402,7 +402,9 @@ def _unquote(path: str) -> str:
 
 def _error_response(error: Exception) -> Response:
     text = str(error) or type(error).__name__
-    return json_response({"message": text}, status_of(error))
+    # Names of files may have bytes that are no UTF-8, which JSON cannot hold.
+    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return json_response({"message": shown}, status_of(error))
 
 
 def _has_body(head: h11.Request) -> bool:

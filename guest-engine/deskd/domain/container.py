@@ -23,7 +23,28 @@ class ApiStruct(msgspec.Struct, rename=docker_name, kw_only=True, frozen=True):
     """Base of every structure that crosses the API: Docker's field names, unknown ones ignored."""
 
 
-class HealthConfig(ApiStruct, frozen=True):
+class StoredStruct(ApiStruct, frozen=True, omit_defaults=True):
+    """One that is kept with containers: the database gets what differs from the defaults, a third
+    of it all, and ``whole`` is what the API shows."""
+
+
+def whole(structure: ApiStruct) -> dict[str, Any]:
+    """Return a structure as the API shows it, with every field."""
+    names = zip(structure.__struct_fields__, structure.__struct_encode_fields__, strict=True)
+    return {shown: _plain(getattr(structure, name)) for name, shown in names}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ApiStruct):
+        return whole(value)
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+class HealthConfig(StoredStruct, frozen=True):
     """``HealthConfig``: durations are nanoseconds; 0 means inherit."""
 
     test: list[str] | None = None
@@ -34,7 +55,7 @@ class HealthConfig(ApiStruct, frozen=True):
     start_interval: int = 0
 
 
-class ContainerConfig(ApiStruct, frozen=True):
+class ContainerConfig(StoredStruct, frozen=True):
     """``ContainerConfig``: what does not depend on the host. ``cmd`` and ``entrypoint`` may come
     as one string (a shell word) or as a list."""
 
@@ -65,7 +86,7 @@ class ContainerConfig(ApiStruct, frozen=True):
     shell: list[str] | None = None
 
 
-class DeviceMapping(ApiStruct, frozen=True):
+class DeviceMapping(StoredStruct, frozen=True):
     """``DeviceMapping``: a host device node and the name and rights it has inside."""
 
     path_on_host: str = ""
@@ -73,7 +94,7 @@ class DeviceMapping(ApiStruct, frozen=True):
     cgroup_permissions: str = "rwm"
 
 
-class DeviceRequest(ApiStruct, frozen=True):
+class DeviceRequest(StoredStruct, frozen=True):
     """``DeviceRequest``: what ``--gpus`` sends."""
 
     driver: str = ""
@@ -83,21 +104,21 @@ class DeviceRequest(ApiStruct, frozen=True):
     options: dict[str, str] | None = None
 
 
-class ThrottleDevice(ApiStruct, frozen=True):
+class ThrottleDevice(StoredStruct, frozen=True):
     """``ThrottleDevice``: a block device path and a rate (bytes or operations a second)."""
 
     path: str = ""
     rate: int = 0
 
 
-class WeightDevice(ApiStruct, frozen=True):
+class WeightDevice(StoredStruct, frozen=True):
     """An element of ``BlkioWeightDevice``."""
 
     path: str = ""
     weight: int = 0
 
 
-class Ulimit(ApiStruct, frozen=True):
+class Ulimit(StoredStruct, frozen=True):
     """An element of ``Ulimits``; -1 means unlimited."""
 
     name: str = ""
@@ -105,28 +126,28 @@ class Ulimit(ApiStruct, frozen=True):
     hard: int = 0
 
 
-class RestartPolicy(ApiStruct, frozen=True):
+class RestartPolicy(StoredStruct, frozen=True):
     """``RestartPolicy``: ``no``, ``always``, ``unless-stopped``, ``on-failure`` or empty."""
 
     name: str = ""
     maximum_retry_count: int = 0
 
 
-class LogConfig(ApiStruct, frozen=True):
+class LogConfig(StoredStruct, frozen=True):
     """``LogConfig``: driver name and its options."""
 
     type: str = ""
     config: dict[str, str] | None = None
 
 
-class PortBinding(ApiStruct, frozen=True):
+class PortBinding(StoredStruct, frozen=True):
     """``PortBinding``: an empty ``host_port`` asks for a random one; ranges are ``"8000-8010"``."""
 
     host_ip: str = ""
     host_port: str = ""
 
 
-class BindOptions(ApiStruct, frozen=True):
+class BindOptions(StoredStruct, frozen=True):
     """``Mount.BindOptions``."""
 
     propagation: str = ""
@@ -136,14 +157,14 @@ class BindOptions(ApiStruct, frozen=True):
     read_only_force_recursive: bool = False
 
 
-class DriverConfig(ApiStruct, frozen=True):
+class DriverConfig(StoredStruct, frozen=True):
     """``Mount.VolumeOptions.DriverConfig``."""
 
     name: str = ""
     options: dict[str, str] | None = None
 
 
-class VolumeOptions(ApiStruct, frozen=True):
+class VolumeOptions(StoredStruct, frozen=True):
     """``Mount.VolumeOptions``."""
 
     no_copy: bool = False
@@ -152,7 +173,7 @@ class VolumeOptions(ApiStruct, frozen=True):
     subpath: str = ""
 
 
-class TmpfsOptions(ApiStruct, frozen=True):
+class TmpfsOptions(StoredStruct, frozen=True):
     """``Mount.TmpfsOptions``: size in bytes, mode as a decimal number."""
 
     size_bytes: int = 0
@@ -160,7 +181,7 @@ class TmpfsOptions(ApiStruct, frozen=True):
     options: list[list[str]] | None = None
 
 
-class Mount(ApiStruct, frozen=True):
+class Mount(StoredStruct, frozen=True):
     """``Mount``: one entry of ``--mount``."""
 
     target: str = ""
@@ -173,7 +194,7 @@ class Mount(ApiStruct, frozen=True):
     tmpfs_options: TmpfsOptions | None = None
 
 
-class HostConfig(ApiStruct, frozen=True):
+class HostConfig(StoredStruct, frozen=True):
     """``HostConfig`` with its ``Resources``: what depends on the host. Memory is bytes, CPU
     periods and quotas microseconds, ``nano_cpus`` billionths of a CPU."""
 
@@ -252,7 +273,7 @@ class HostConfig(ApiStruct, frozen=True):
     readonly_paths: list[str] | None = None
 
 
-class EndpointIpamConfig(ApiStruct, frozen=True):
+class EndpointIpamConfig(StoredStruct, frozen=True):
     """``EndpointIPAMConfig``: addresses asked for."""
 
     ipv4_address: str = field(default="", name="IPv4Address")
@@ -260,7 +281,7 @@ class EndpointIpamConfig(ApiStruct, frozen=True):
     link_local_ips: list[str] | None = field(default=None, name="LinkLocalIPs")
 
 
-class EndpointSettings(ApiStruct, frozen=True):
+class EndpointSettings(StoredStruct, frozen=True):
     """``EndpointSettings``: a container's place in one network, asked for and given."""
 
     ipam_config: EndpointIpamConfig | None = field(default=None, name="IPAMConfig")
@@ -279,7 +300,7 @@ class EndpointSettings(ApiStruct, frozen=True):
     dns_names: list[str] | None = field(default=None, name="DNSNames")
 
 
-class NetworkingConfig(ApiStruct, frozen=True):
+class NetworkingConfig(StoredStruct, frozen=True):
     """``NetworkingConfig`` of a create request: network name or ID to wanted endpoint."""
 
     endpoints_config: dict[str, EndpointSettings | None] | None = None

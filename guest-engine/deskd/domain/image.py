@@ -55,7 +55,7 @@ class ImageConfig(msgspec.Struct, kw_only=True, frozen=True):
         return self.rootfs.diff_ids or []
 
 
-class ImageRecord(msgspec.Struct, kw_only=True, frozen=True):
+class ImageRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """A stored image. ``raw_config`` is the exact text whose SHA-256 is the ID, ``raw_manifest``
     that of the manifest with which it came from a registry."""
 
@@ -85,7 +85,7 @@ class TagRecord(msgspec.Struct, kw_only=True, frozen=True):
     image: str
 
 
-class LayerRecord(msgspec.Struct, kw_only=True, frozen=True):
+class LayerRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """A stored layer. ``number`` names its directory; short, so that a mount's option string
     holds many. ``size_bytes`` is the sum of the sizes of its files and symbolic links,
     ``tar_bytes`` the length of its uncompressed tar."""
@@ -98,7 +98,7 @@ class LayerRecord(msgspec.Struct, kw_only=True, frozen=True):
     tar_bytes: int = 0
 
 
-class KnownBlob(msgspec.Struct, kw_only=True, frozen=True):
+class KnownBlob(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """A compressed form of a layer, and the repositories (``host/path``) that are known to hold it,
     the latest last."""
 
@@ -108,23 +108,25 @@ class KnownBlob(msgspec.Struct, kw_only=True, frozen=True):
     places: list[str] = []
 
 
-class BlobRecord(msgspec.Struct, kw_only=True, frozen=True):
+class BlobRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """What registries call a layer: a layer that was compressed twice has two blobs."""
 
     diff_id: str
     blobs: list[KnownBlob] = []
 
 
-class RootRecord(msgspec.Struct, kw_only=True, frozen=True):
+class RootRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """A container's writable root and the top layer that it stands on (empty: none).
     ``volatile``: it need not survive a crash of the machine. ``remapped``: its files belong to the
-    subordinate IDs of the engine's containers."""
+    subordinate IDs of the engine's containers. ``written``: it has a directory for what it writes.
+    """
 
     container_id: str
     chain_id: str = ""
     image: str = ""
     volatile: bool = False
     remapped: bool = False
+    written: bool = False
 
 
 def image_id(raw_config: bytes) -> str:

@@ -10,9 +10,6 @@ from deskd.record import Record
 MountKind = Literal["overlay", "bind", "tmpfs", "proc", "sysfs", "cgroup", "mqueue", "devpts"]
 Propagation = Literal["", "private", "rprivate", "shared", "rshared", "slave", "rslave"]
 
-MOUNT_TABLE = ("etc/mtab", "/proc/mounts")
-"""A link that the engine makes in each container whose image has none, and where it leads."""
-
 
 class MountStep(Record):
     """One mount inside the container's new mount namespace.

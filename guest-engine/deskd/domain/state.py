@@ -51,7 +51,7 @@ class HealthStatus(StrEnum):
     UNHEALTHY = "unhealthy"
 
 
-class ProbeResult(msgspec.Struct, kw_only=True, frozen=True):
+class ProbeResult(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """``HealthcheckResult``: -1 is a probe that could not start or took too long."""
 
     start_ns: int
@@ -60,7 +60,7 @@ class ProbeResult(msgspec.Struct, kw_only=True, frozen=True):
     output: str
 
 
-class Health(msgspec.Struct, kw_only=True):
+class Health(msgspec.Struct, kw_only=True, omit_defaults=True):
     """``Health``: what the last probes said, the newest last."""
 
     status: HealthStatus = HealthStatus.STARTING
@@ -88,7 +88,7 @@ class OutOfMemory(msgspec.Struct, kw_only=True, frozen=True):
     others: tuple[MemoryUse, ...] = ()
 
 
-class State(msgspec.Struct, kw_only=True):
+class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What the engine knows of a container's process. Times are nanoseconds, 0 is never."""
 
     status: Status = Status.CREATED
@@ -108,7 +108,7 @@ class State(msgspec.Struct, kw_only=True):
         return self.status in (Status.RUNNING, Status.PAUSED)
 
 
-class MountPoint(msgspec.Struct, kw_only=True, frozen=True):
+class MountPoint(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """``MountPoint`` of the API: a volume, bind or tmpfs as it was settled at creation.
 
     ``copy_up`` asks for the image's content in a new volume, ``subpath`` is a part of one.
@@ -130,7 +130,7 @@ class MountPoint(msgspec.Struct, kw_only=True, frozen=True):
     anonymous: bool = False
 
 
-class StoredEndpoint(msgspec.Struct, kw_only=True, frozen=True):
+class StoredEndpoint(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """A place in a network that a running container holds."""
 
     network_id: str
@@ -141,7 +141,7 @@ class StoredEndpoint(msgspec.Struct, kw_only=True, frozen=True):
     driver: str = "bridge"
 
 
-class ContainerRecord(msgspec.Struct, kw_only=True):
+class ContainerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Everything about a container that the database keeps.
 
     ``config`` is merged with the image's; ``networks`` is what was asked for, by network name,

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
+from deskd.domain.container import whole
 from deskd.domain.image import ImageRecord, chain_ids
 from deskd.domain.times import rfc3339
 from deskd.images.catalog import Catalog
@@ -99,7 +98,7 @@ def inspect(catalog: Catalog, image: ImageRecord) -> dict[str, Any]:
 
 def shown_config(image: ImageRecord) -> dict[str, Any]:
     """Return the image's configuration with the fields that Docker shows."""
-    document: dict[str, Any] = msgspec.to_builtins(image.container_config)
+    document: dict[str, Any] = whole(image.container_config)
     return {
         key: value for key, value in document.items() if value or key not in _LEFT_OUT_WHEN_ZERO
     }

@@ -385,8 +385,7 @@ class LayerStore:
         """Return the directories of layers that have no record, and those below ``tmp`` that
         nothing works on."""
         with self._database.transaction(), self._scratch_lock:
-            known = {str(record.number) for record in self._layers.all()}
-            found = [p for p in Path(self._root.layers).iterdir() if p.name not in known]
+            found = self._unrecorded()
             found += [
                 place
                 for place in Path(self._root.temporary).iterdir()
@@ -400,8 +399,7 @@ class LayerStore:
         Returns the thread that then removes it, which nobody needs to wait for: what it does not
         get done is left for the next start.
         """
-        known = {str(record.number) for record in self._layers.all()}
-        leftovers = [p for p in Path(self._root.layers).iterdir() if p.name not in known]
+        leftovers = self._unrecorded()
         leftovers += Path(self._root.temporary).iterdir()
         if leftovers:
             self._database.flush()  # their records may have been deleted a moment ago
@@ -411,6 +409,11 @@ class LayerStore:
         )
         removing.start()
         return removing
+
+    def _unrecorded(self) -> list[Path]:
+        known = {str(record.number) for record in self._layers.all()}
+        known.add(Path(self._root.mount_points).name)
+        return [place for place in Path(self._root.layers).iterdir() if place.name not in known]
 
     def _place(self, number: int) -> Path:
         return Path(self._root.layers, str(number))

@@ -13,7 +13,6 @@ import tarfile
 from collections.abc import Iterator
 
 from deskd.domain.id_mapping import NO_MAPPING, IdMapping
-from deskd.domain.mount import MOUNT_TABLE
 from deskd.images.streams import CHUNK_BYTES
 from deskd.images.unpack import OPAQUE_WHITEOUT, OPAQUE_XATTR, WHITEOUT_PREFIX
 from deskd.kernel.file_capabilities import FILE_XATTR, file_capabilities
@@ -38,9 +37,9 @@ class Packer:
     """Packs any number of trees into one stream; the caller adds ``END``.
 
     ``whiteouts``: the trees are an overlay's upper directory, whose whiteouts and opaque
-    directories become those of an image layer, and what the engine made there itself is left out:
-    /etc/mtab, and the empty files to mount a container's own name files on. ``id_map``: owners
-    become those that the container sees.
+    directories become those of an image layer, and the empty files that the engine made to mount
+    a container's own name files on are left out. ``id_map``: owners become those that the
+    container sees.
     """
 
     def __init__(self, *, whiteouts: bool = False, id_map: IdMapping = NO_MAPPING) -> None:
@@ -124,8 +123,6 @@ class Packer:
                 member.linkname = os.readlink(name, dir_fd=parent_fd)
             except OSError:
                 return  # replaced meanwhile
-            if self._whiteouts and (archive_name, member.linkname) == MOUNT_TABLE:
-                return
         elif not member.isfifo():
             member.devmajor, member.devminor = os.major(found.st_rdev), os.minor(found.st_rdev)
         yield _header(member, {})

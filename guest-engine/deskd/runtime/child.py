@@ -121,7 +121,6 @@ class Child(Record, frozen=False):
             self._at("domain name", lambda: namespaces.setdomainname(spec.domainname))
         root = Root(self.staging)
         self._mount_root(root, spec)
-        system_mounts.link_mount_table(root)
         self.step = "mounts of /proc and /dev"
         own_ipc = not user_ns or spaces.ipc != HOST
         system_mounts.mount_proc_and_dev(root, spec, shm, user_ns=user_ns, own_ipc=own_ipc)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
 
-from deskd.domain.mount import MOUNT_TABLE, MountStep
+from deskd.domain.mount import MountStep
 from deskd.kernel import mount as sys
 from deskd.kernel.cgroup import Cgroup
 from deskd.kernel.cgroup.v1 import CgroupV1
@@ -63,20 +62,6 @@ def mount_proc_and_dev(
     elif spec.shm_size_bytes:
         data = f"mode=1777,size={spec.shm_size_bytes}"
         root.perform(MountStep("tmpfs", "/dev/shm", source="shm", data=data, flags=_SAFE))
-
-
-def link_mount_table(root: Root) -> None:
-    """Make /etc/mtab where the image has none: programs look there for what is mounted.
-
-    Where it cannot be made (an /etc that the container's root may not write) nothing depends on it.
-    """
-    link, goal = MOUNT_TABLE
-    with suppress(OSError):
-        etc = root.open(f"/{os.path.dirname(link)}", os.O_PATH | os.O_DIRECTORY)
-        try:
-            os.symlink(goal, os.path.basename(link), dir_fd=etc)
-        finally:
-            os.close(etc)
 
 
 def _make_node(root: Root, dev: int, node: DeviceNode, *, user_ns: bool) -> None:

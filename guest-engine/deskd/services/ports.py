@@ -172,7 +172,7 @@ class ContainerNetworks(Protocol):
 
 
 class RootFilesystems(Protocol):
-    """Writable roots of containers. ``create`` is cheap (directories only) and undone by
+    """Writable roots of containers. ``create`` is cheap (a record only) and undone by
     ``remove``, which is idempotent. A ``volatile`` root need not survive a crash of the machine:
     right for containers that are removed when they end. The files of a ``remapped`` one belong to
     the containers' subordinate IDs."""
@@ -186,10 +186,14 @@ class RootFilesystems(Protocol):
         remapped: bool = False,
     ) -> None: ...
     def mounts(self, container_id: str) -> tuple[MountStep, ...]:
-        """Return the steps that build "/" of this container; performs none of them."""
+        """Return the steps that build "/" of this container, and make the directories that they
+        need; performs none of them. Undone by ``put_away``."""
+
+    def put_away(self, container_id: str) -> None:
+        """Free what a root needs only while it is mounted; idempotent, and never while it is."""
 
     def upper(self, container_id: str) -> str:
-        """Return the directory that holds the container's own changes."""
+        """Return the directory that holds the container's own changes, if there are any."""
 
     def lower_directories(self, container_id: str) -> list[str]:
         """Return the directories of the layers below, the top one first."""

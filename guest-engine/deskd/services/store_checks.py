@@ -12,6 +12,7 @@ from deskd.images.bridge import ByteQueue
 from deskd.images.layers import LayerStore
 from deskd.layout import DataRoot
 from deskd.services.containers.registry import ContainerRegistry
+from deskd.services.volumes import Volumes
 from deskd.store.database import Database
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class StoreChecks:
-    """Runs checks of images, layers and containers' roots."""
+    """Runs checks of images, layers, containers' roots and volumes."""
 
     def __init__(
         self,
@@ -28,12 +29,14 @@ class StoreChecks:
         layers: LayerStore,
         registry: ContainerRegistry,
         roots: Roots,
+        volumes: Volumes,
     ) -> None:
         self._root = root
         self._database = database
         self._layers = layers
         self._registry = registry
         self._roots = roots
+        self._volumes = volumes
         self._lock = asyncio.Lock()
 
     async def lines(self, *, repair: bool, deep: bool) -> AsyncIterator[bytes]:
@@ -74,6 +77,7 @@ class StoreChecks:
             self._layers,
             self._registry,
             self._roots,
+            self._volumes,
             repair=repair,
             deep=deep,
             tell=lambda what: tell({"Checking": what}),

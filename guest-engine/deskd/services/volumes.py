@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -107,6 +109,13 @@ class Volumes:
             labels=all_labels,
             options=dict(options or {}),
         )
+        with self._records.database.transaction():  # a check sees both, or neither
+            self._make_directory(name)
+            self._records.insert(record)
+        self._events.publish("volume", "create", name, {"driver": "local"})
+        return record, True
+
+    def _make_directory(self, name: str) -> None:
         path = self.mountpoint(name)
         try:
             os.makedirs(path, mode=0o755, exist_ok=True)
@@ -117,9 +126,6 @@ class Volumes:
             raise SystemFailure(
                 f"the volume {name} cannot be made in {path}: {error.strerror}"
             ) from error
-        self._records.insert(record)
-        self._events.publish("volume", "create", name, {"driver": "local"})
-        return record, True
 
     def get(self, name: str) -> VolumeRecord:
         """Return a volume. Raises ``NotFound``."""
@@ -163,12 +169,56 @@ class Volumes:
         users = self._users_of(name)
         if users:
             raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
-        self._records.delete(name)
-        await asyncio.to_thread(self._delete_files, name)
+        with self._records.database.transaction():
+            self._records.delete(name)
+            trash = self._put_aside(name)
+        await asyncio.to_thread(shutil.rmtree, trash)
         self._events.publish("volume", "destroy", name, {"driver": "local"})
 
-    def _delete_files(self, name: str) -> None:
-        shutil.rmtree(os.path.dirname(self.mountpoint(name)))
+    def _put_aside(self, name: str) -> str:
+        """Move a volume's directory to where the next start sweeps, so that a new volume of this
+        name never shows the old one's files; return what is to be deleted."""
+        place = os.path.dirname(self.mountpoint(name))
+        trash = tempfile.mkdtemp(prefix="volume-", dir=self._layout.temporary)
+        try:
+            os.rename(place, os.path.join(trash, "data"))
+        except FileNotFoundError:
+            return trash
+        except OSError as error:
+            os.rmdir(trash)
+            if error.errno != errno.EXDEV:  # the volumes have a disk of their own
+                raise SystemFailure(f"the volume {name} cannot be removed: {error}") from error
+            return place
+        return trash
+
+    # --- the check ------------------------------------------------------------------------------
+
+    def without_directory(self) -> list[str]:
+        """Return the names of volumes whose files are gone. From any thread, like those below."""
+        with self._records.database.transaction():
+            return [
+                record.name
+                for record in self._records.all()
+                if not os.path.isdir(self.mountpoint(record.name))
+            ]
+
+    def without_record(self) -> list[str]:
+        """Return the names of the directories that belong to no volume."""
+        with self._records.database.transaction():
+            found = set(os.listdir(self._layout.volumes)) if self._has_directory() else set()
+            return sorted(found - set(self._records.keys()))
+
+    def _has_directory(self) -> bool:
+        return os.path.isdir(self._layout.volumes)
+
+    def recover(self, name: str) -> None:
+        """Make what is missing of a volume, its directory or its record. Raises
+        ``InvalidArgument`` for a name that no volume can have."""
+        check_volume_name(name)
+        with self._records.database.transaction():
+            self._make_directory(name)
+            if not self._records.has(name):
+                self._records.insert(VolumeRecord(name=name, created_ns=time.time_ns()))
 
     async def prune(self, filters: Filters, *, everything: bool = False) -> dict[str, Any]:
         """Delete unused volumes: anonymous ones; with ``everything`` or the filter ``all`` named

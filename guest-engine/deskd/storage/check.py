@@ -53,12 +53,31 @@ class Containers(Protocol):
     def running(self) -> set[str]:
         """Return the IDs of those whose processes run."""
 
+    def volume_uses(self) -> dict[str, set[str]]:
+        """Return the names of each container's volumes, by its ID."""
+
 
 class Roots(Protocol):
     """The containers' roots."""
 
     def restore(self, container_id: str) -> None:
         """Make the directories of a root again that are missing, as they were when it was new."""
+
+
+class Volumes(Protocol):
+    """The volumes. May be asked from any thread."""
+
+    def without_directory(self) -> list[str]:
+        """Return the names of volumes whose files are gone."""
+
+    def without_record(self) -> list[str]:
+        """Return the names of directories that belong to no volume."""
+
+    def recover(self, name: str) -> None:
+        """Make what is missing of a volume; raises ``InvalidArgument`` for an impossible name."""
+
+    def mountpoint(self, name: str) -> str:
+        """Return where a volume's files are."""
 
 
 class StoreCheck:
@@ -71,6 +90,7 @@ class StoreCheck:
         layers: LayerStore,
         containers: Containers,
         container_roots: Roots,
+        volumes: Volumes,
         *,
         repair: bool = False,
         deep: bool = False,
@@ -83,6 +103,7 @@ class StoreCheck:
         self._layers = layers
         self._containers = containers
         self._container_roots = container_roots
+        self._volumes = volumes
         self._repair = repair
         self._deep = deep
         self._images = records.images(database)
@@ -101,6 +122,7 @@ class StoreCheck:
             yield from self._check_layer(layer)
         yield from self._check_images()
         yield from self._check_roots()
+        yield from self._check_volumes()
         yield from self._check_unused()
 
     def _found(
@@ -335,18 +357,47 @@ class StoreCheck:
                 f"the container {name} stands on a layer that is not there", None, "",
                 f"pull or load its image {short_id(root.image)} again",
             )  # fmt: skip
-        parts = (("upper", "; what it had written is lost"), ("work", ""))
-        places = [
-            (Path(self._root.container_file(root.container_id, part)), lost) for part, lost in parts
-        ]
-        # Both are looked at first: with one of them the other is made, too.
-        for place, lost in [entry for entry in places if not entry[0].is_dir()]:
-            if root.container_id in self._containers.known():
-                yield self._found(
-                    f"the container {name} lacks its directory {place}",
-                    lambda: self._container_roots.restore(root.container_id),
-                    f"an empty one was made{lost}",
-                )
+        upper = Path(self._root.container_file(root.container_id, "upper"))
+        if not upper.is_dir() and self._is_written(root.container_id):
+            yield self._found(
+                f"the container {name} lacks its directory {upper}",
+                lambda: self._container_roots.restore(root.container_id),
+                "an empty one was made; what it had written is lost",
+            )
+
+    def _is_written(self, container_id: str) -> bool:
+        """Say whether a container should have a directory of its own, as things are now."""
+        root = self._roots.get(container_id)
+        return root is not None and root.written and container_id in self._containers.known()
+
+    def _check_volumes(self) -> Iterator[Finding]:
+        for name in self._volumes.without_directory():
+            yield self._found(
+                f"the volume {name} lacks its directory {self._volumes.mountpoint(name)}",
+                partial(self._volumes.recover, name),
+                "an empty one was made; what it held is lost",
+            )
+        used = self._containers.volume_uses()
+        known = set(self._known_volumes())
+        for container_id, names in used.items():
+            for name in sorted(names - known):
+                if container_id in self._containers.known():
+                    yield self._found(
+                        f"the container {container_id[:12]} has the volume {name}, which is not "
+                        "there",
+                        partial(self._volumes.recover, name),
+                        "it was made again, of its files if they are there",
+                    )
+        # Files of people are never thrown away here: they are shown where they can be looked at.
+        for name in self._volumes.without_record():
+            yield self._found(
+                f"the directory {Path(self._root.volumes, name)} belongs to no volume",
+                partial(self._volumes.recover, name),
+                f"it is the volume {name} again: look into it, or remove it with docker volume rm",
+            )
+
+    def _known_volumes(self) -> list[str]:
+        return [row[0] for row in self._database.execute("SELECT id FROM volumes")]
 
     def _check_unused(self) -> Iterator[Finding]:
         unused = self._layers.unused()

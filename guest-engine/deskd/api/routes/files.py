@@ -22,13 +22,13 @@ async def export(engine: Engine, request: Request) -> Answer:
 
 async def archive_stat(engine: Engine, request: Request) -> Answer:
     """``ContainerArchiveInfo``"""
-    found = await engine.files.stat(request.path_values["id"], request.query.text("path"))
+    found = await engine.files.stat(request.path_values["id"], request.query.path("path"))
     return Response(200, content_type="", headers=((STAT_HEADER, stat_header(found)),))
 
 
 async def archive_get(engine: Engine, request: Request) -> Answer:
     """``ContainerArchive``"""
-    reference, path = request.path_values["id"], request.query.text("path")
+    reference, path = request.path_values["id"], request.query.path("path")
     found = await engine.files.stat(reference, path)
     return Stream(
         engine.files.get(reference, path),
@@ -42,7 +42,7 @@ async def archive_put(engine: Engine, request: Request) -> Answer:
     query = request.query
     await engine.files.put(
         request.path_values["id"],
-        query.text("path"),
+        query.path("path"),
         request.body,
         refuse_kind_change=query.flag("noOverwriteDirNonDir"),
         copy_owner=query.flag("copyUIDGID"),

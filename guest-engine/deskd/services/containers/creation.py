@@ -13,7 +13,7 @@ import msgspec
 from deskd.domain.container import ContainerConfig, EndpointSettings, HostConfig, NetworkingConfig
 from deskd.domain.image import ImageRecord
 from deskd.domain.state import ContainerRecord
-from deskd.errors import Conflict, InvalidArgument, SystemFailure
+from deskd.errors import Conflict, InvalidArgument
 from deskd.kernel.cgroup.features import Features
 from deskd.layout import DataRoot
 from deskd.record import Record, field
@@ -108,14 +108,12 @@ class ContainerCreation:
         with ExitStack() as done, ExitStack() as undo:
             done.callback(self._registry.settled, record.id)
             undo.callback(self._remove_files, record.id)
-            self._make_directory(record.id)
             self._roots.create(
                 record.id,
                 record.image_id,
                 volatile=record.host_config.auto_remove,
                 remapped=bool(self._remapping.of(record.host_config)),
             )
-            _mark(self._roots.upper(record.id))
             await self._files.copy_up(record)
             container = self._registry.add(record)
             undo.pop_all()
@@ -203,29 +201,9 @@ class ContainerCreation:
                 return name
         raise Conflict("no free random name was found; give the container a name")
 
-    def _make_directory(self, container_id: str) -> None:
-        path = self._layout.container(container_id)
-        try:
-            os.makedirs(path, mode=0o710)
-        except OSError as error:
-            raise SystemFailure(
-                f"the container's directory {path} cannot be made: {error.strerror}"
-            ) from error
-
     def _remove_files(self, container_id: str) -> None:
         self._roots.remove(container_id)
         remove_directory(self._layout.container(container_id))
-
-
-def _mark(root: str) -> None:
-    """Put the empty file into a new root by which programs know that they are in a container."""
-    path = os.path.join(root, ".dockerenv")
-    try:
-        owner = os.stat(root)
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o755))
-        os.chown(path, owner.st_uid, owner.st_gid)
-    except OSError as error:
-        raise SystemFailure(f"the file {path} cannot be made: {error.strerror}") from error
 
 
 def _warnings(host_config: HostConfig) -> list[str]:

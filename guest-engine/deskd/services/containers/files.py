@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from deskd.services.containers.mounting import mount_steps
 from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.containers.remapping import Remapping
 from deskd.services.ports import ByteSource, RootFilesystems, Runtime
-from deskd.storage.changes import Change, ChangeKind
 
 if TYPE_CHECKING:
     from deskd.images.streams import ByteReader
@@ -50,7 +49,7 @@ class Files:
     async def stat(self, reference: str, path: str) -> dict[str, Any]:
         """Return the object of the header X-Docker-Container-Path-Stat. Raises ``NotFound``."""
         container = self._registry.get(reference)
-        async with _root_for_us(container), _Staging(self._layout) as staging:
+        async with self._root_for_us(container), _Staging(self._layout) as staging:
             arguments = self._arguments(container, staging, shown=reference, path=_checked(path))
             found: dict[str, Any] = await self._runtime.run_job("archive_stat", arguments, ())
         return found
@@ -79,7 +78,7 @@ class Files:
         """Unpack a tar into a directory. Raises ``NotFound``, ``InvalidArgument``."""
         container = self._registry.get(reference)
         user = container.record.config.user if copy_owner else ""
-        async with _root_for_us(container), _Staging(self._layout) as staging:
+        async with self._root_for_us(container), _Staging(self._layout) as staging:
             arguments = self._arguments(
                 container,
                 staging,
@@ -108,21 +107,24 @@ class Files:
         try:
             found = await asyncio.to_thread(self._roots.changes, container.id)
         except FileNotFoundError as error:
-            if _is_gone(self._layout.container(container.id)):
+            if container.removing or self._registry.find(container.id) is not container:
                 raise NotFound(f"No such container: {reference}") from error
             raise Conflict(
                 f"the files of container {reference} changed while they were listed; ask again"
             ) from error
         return [
             {"Path": _NOT_TEXT.sub("\ufffd", change.path), "Kind": int(change.kind)}
-            for change in without_mount_points(found, container.record)
+            for change in found
         ]
 
     async def copy_up(self, record: ContainerRecord) -> None:
         """Fill a new container's new volumes with what the image has in their places."""
         for point in record.mounts:
             if point.type == "volume" and point.copy_up and not point.subpath:
-                await self._copy_up(record, point)
+                try:
+                    await self._copy_up(record, point)
+                finally:
+                    self._roots.put_away(record.id)
 
     async def _copy_up(self, record: ContainerRecord, point: MountPoint) -> None:
         arguments = {
@@ -155,7 +157,7 @@ class Files:
     async def _read_job(self, job: str, container: Container, **more: Any) -> AsyncIterator[bytes]:
         """Run a job that writes a stream, and pass the stream on."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        async with _root_for_us(container), _Staging(self._layout) as staging:
+        async with self._root_for_us(container), _Staging(self._layout) as staging:
             running = self._writing_job(job, self._arguments(container, staging, **more), writing)
             try:
                 while block := await asyncio.to_thread(os.read, reading, PIPE_BLOCK_BYTES):
@@ -189,42 +191,23 @@ class Files:
         steps = (*self._roots.mounts(record.id), *mount_steps(record.mounts, owner))
         return arguments | {"root": steps, "staging": staging}
 
+    @asynccontextmanager
+    async def _root_for_us(self, container: Container) -> AsyncIterator[None]:
+        """Keep a container from being started while a job has its root mounted: a writable layer
+        must not be mounted twice."""
+        if container.record.state.running:
+            yield
+            return
+        async with container.lock:
+            try:
+                yield
+            finally:
+                if not container.record.state.running:
+                    await asyncio.to_thread(self._roots.put_away, container.id)
+
     def _id_maps(self, record: ContainerRecord) -> dict[str, Any]:
         id_map = self._remapping.of(record.host_config)
         return {"uid_map": id_map.uids, "gid_map": id_map.gids}
-
-
-_SYSTEM_PLACES = (
-    "/.dockerenv", "/dev", "/etc/hostname", "/etc/hosts", "/etc/mtab", "/etc/resolv.conf",
-    "/proc", "/sys",
-)  # fmt: skip
-
-
-def without_mount_points(changes: Sequence[Change], record: ContainerRecord) -> list[Change]:
-    """Leave out what the engine made to mount on: it is not the container's doing."""
-    own = {*_SYSTEM_PLACES, *(point.destination for point in record.mounts)}
-    kept: list[Change] = []
-    for change in reversed(changes):  # what is inside a directory comes before it
-        if change.kind is ChangeKind.ADDED and change.path in own:
-            continue
-        emptied = change.kind is ChangeKind.MODIFIED and any(
-            path.startswith(f"{change.path}/") for path in own
-        )
-        if emptied and not any(item.path.startswith(f"{change.path}/") for item in kept):
-            continue
-        kept.append(change)
-    return kept[::-1]
-
-
-@asynccontextmanager
-async def _root_for_us(container: Container) -> AsyncIterator[None]:
-    """Keep a container from being started while a job has its root mounted: a writable layer
-    must not be mounted twice."""
-    if container.record.state.running:
-        yield
-        return
-    async with container.lock:
-        yield
 
 
 class _Staging:
@@ -240,10 +223,6 @@ class _Staging:
 
     async def __aexit__(self, *_: object) -> None:
         os.rmdir(self._path)
-
-
-def _is_gone(directory: str) -> bool:
-    return not os.path.isdir(directory)
 
 
 def _checked(path: str) -> str:
@@ -343,4 +322,8 @@ def stat_header(found: Mapping[str, Any]) -> str:
     import base64
     import json
 
-    return base64.b64encode(json.dumps(found).encode()).decode()
+    shown = {
+        name: _NOT_TEXT.sub("\ufffd", value) if isinstance(value, str) else value
+        for name, value in found.items()
+    }
+    return base64.b64encode(json.dumps(shown).encode()).decode()

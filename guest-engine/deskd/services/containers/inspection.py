@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from deskd.domain.container import EndpointSettings, HostConfig
-from deskd.domain.mount import MOUNT_TABLE
+from deskd.domain.container import EndpointSettings, HostConfig, whole
 from deskd.domain.state import ContainerRecord, Health, MountPoint, State, Status
 from deskd.domain.times import NEVER, rfc3339
 from deskd.images.catalog import Catalog
@@ -82,13 +79,13 @@ class Inspection:
 
     async def sizes(self, container: Container) -> dict[str, int]:
         """Measure the writable part and the whole root, in bytes."""
-        own = await asyncio.to_thread(_own_bytes, self._roots.upper(container.id))
+        own = await asyncio.to_thread(size_bytes, self._roots.upper(container.id))
         image = self._catalog.by_id(container.record.image_id)
         return {"SizeRw": own, "SizeRootFs": own + (image.size_bytes if image else 0)}
 
     def _file_path(self, record: ContainerRecord, name: str) -> str:
-        if not record.state.started_at_ns:
-            return ""
+        if not record.state.running:
+            return ""  # they are written for each start and gone after its end
         return self._layout.container_file(record.id, name)
 
     def _graph_driver(self, record: ContainerRecord) -> dict[str, Any]:
@@ -128,16 +125,6 @@ class Inspection:
             "MacAddress": bridge.get("MacAddress", ""),
             "Networks": networks,
         }
-
-
-def _own_bytes(upper: str) -> int:
-    """Measure what a container wrote; the link /etc/mtab is the engine's."""
-    link, goal = MOUNT_TABLE
-    own = size_bytes(upper)
-    with suppress(OSError):
-        if not os.path.islink(f"{upper}/etc") and os.readlink(f"{upper}/{link}") == goal:
-            own -= len(goal)
-    return own
 
 
 def _apparmor_profile(record: ContainerRecord) -> str:
@@ -190,7 +177,7 @@ def _render_health(health: Health) -> dict[str, Any]:
 def render_config(record: ContainerRecord) -> dict[str, Any]:
     """Return ``ContainerConfig`` as it took effect."""
     config = record.config
-    rendered: dict[str, Any] = msgspec.to_builtins(config)
+    rendered: dict[str, Any] = whole(config)
     rendered["Cmd"] = as_list(config.cmd) or None
     rendered["Entrypoint"] = as_list(config.entrypoint) or None
     rendered["Image"] = record.image_name
@@ -208,8 +195,8 @@ def render_config(record: ContainerRecord) -> dict[str, Any]:
 
 def render_host_config(host_config: HostConfig) -> dict[str, Any]:
     """Return ``HostConfig``; Go clients expect maps and lists that may be null."""
-    rendered: dict[str, Any] = msgspec.to_builtins(host_config)
-    rendered["PortBindings"] = host_config.port_bindings or {}
+    rendered: dict[str, Any] = whole(host_config)
+    rendered["PortBindings"] = rendered["PortBindings"] or {}
     if host_config.mounts is not None:
         rendered["Mounts"] = [_without_zeros(mount) for mount in rendered["Mounts"]]
     for name in ("Mounts", "StorageOpt", "Tmpfs", "Sysctls", "Annotations", "Init"):
@@ -248,11 +235,11 @@ def render_networks(record: ContainerRecord) -> dict[str, dict[str, Any]]:
     """Return ``NetworkSettings.Networks``: what is held, or what was asked for."""
     rendered: dict[str, dict[str, Any]] = {}
     for name, wanted in record.networks.items():
-        rendered[name] = msgspec.to_builtins(wanted)
+        rendered[name] = whole(wanted)
     for name, endpoint in record.endpoints.items():
         # A network may have been asked for by its ID; it is shown by its name.
         rendered.pop(endpoint.network_id, None)
-        rendered[name] = msgspec.to_builtins(granted(endpoint.settings, endpoint))
+        rendered[name] = whole(granted(endpoint.settings, endpoint))
     return rendered
 
 

@@ -138,6 +138,8 @@ class Lifecycle:
             host, lambda reference: self._registry.get(reference).record, self._remapping
         )
         mounts = mounting.mount_steps(record.mounts, id_map.root)
+        undo.push_async_callback(asyncio.to_thread, self._roots.put_away, record.id)
+        root = self._roots.mounts(record.id)
         scripts = await self._endpoints.join_all(record, undo)
         undo.callback(record.endpoints.clear)
         if by_hand:
@@ -159,7 +161,7 @@ class Lifecycle:
                 config=record.config,
                 link_environment=Links(self._registry).environment(record),
                 host_config=host,
-                root=self._roots.mounts(record.id),
+                root=root,
                 mounts=mounts,
                 hosts_file=files[0],
                 hostname_file=files[1],
@@ -250,6 +252,8 @@ class Lifecycle:
             await self.remove_locked(container, volumes=True, wait_for_files=False)
             return
         await self._runtime.forget(record.id)
+        if not (will_restart or container.restarting_by_hand):
+            await asyncio.to_thread(self._roots.put_away, record.id)
 
     async def _leave_networks(self, container: Container) -> None:
         try:

@@ -62,7 +62,7 @@ class Logs:
         path = container.record.log_path
         local = container.record.host_config.log_config.type == "local"
         parse_lines = local_file.entries if local else json_file.entries
-        changed = _Changes(container, path) if options.follow else None
+        changed = _Changes(container, path) if options.follow and container.active else None
         reader = await asyncio.to_thread(json_file.Reader, path, tail=options.tail)
         try:
             while True:

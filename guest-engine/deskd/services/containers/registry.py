@@ -260,6 +260,13 @@ class ContainerRegistry:
         """Return the IDs of the containers with a process; from any thread."""
         return {key for key, found in self._by_id.copy().items() if found.active}
 
+    def volume_uses(self) -> dict[str, set[str]]:
+        """Return which volumes each container has, by its ID; from any thread."""
+        return {
+            key: {point.name for point in found.record.mounts if point.type == "volume"}
+            for key, found in self._by_id.copy().items()
+        }
+
     def image_uses(self) -> list[ImageUse]:
         """Return which image each container stands on, also each that is being made; from any
         thread."""
