@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +22,8 @@ pytestmark = pytest.mark.root
 
 HOST_PROGRAMS = ["/usr:/usr:ro", "/usr/lib:/lib:ro", "/usr/lib64:/lib64:ro"]
 """Binds that give a BusyBox container the host's programs with their C library."""
-UPSTREAM, SECOND_UPSTREAM, NOBODY = "127.0.0.53", "127.0.0.54", "127.0.0.99"
+UPSTREAM, SECOND_UPSTREAM, NOBODY = "192.0.2.53", "192.0.2.54", "192.0.2.99"
+"""Addresses of the machine that containers do not have themselves, and one that nobody has."""
 
 ASK = """
 import json, socket, sys
@@ -132,10 +135,23 @@ def address_of(api: Api, container: str, network: str) -> str:
 @pytest.fixture
 def upstream(engine: EngineProcess) -> Iterator[list[str]]:
     """The machine's name server; the list grows by each question it is asked."""
+    for address in (UPSTREAM, SECOND_UPSTREAM):
+        command = ["ip", "-n", engine.namespace, "address", "add", f"{address}/32", "dev", "lo"]
+        subprocess.run(command, check=True)
+    try:
+        with name_server(engine.inside_network(), UPSTREAM, SECOND_UPSTREAM) as asked:
+            yield asked
+    finally:
+        for address in (UPSTREAM, SECOND_UPSTREAM):
+            command = ["ip", "-n", engine.namespace, "address", "del", f"{address}/32", "dev", "lo"]
+            subprocess.run(command, check=True)
+
+
+@contextlib.contextmanager
+def name_server(inside: list[str], *addresses: str) -> Iterator[list[str]]:
+    """Run a name server by the command ``inside``; the list grows by each question."""
     process = subprocess.Popen(
-        engine.inside_network(
-            sys.executable, "-m", "tests.upstream_dns", UPSTREAM, SECOND_UPSTREAM
-        ),
+        [*inside, sys.executable, "-m", "tests.upstream_dns", *addresses],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         text=True,
@@ -144,8 +160,6 @@ def upstream(engine: EngineProcess) -> Iterator[list[str]]:
     output = process.stdout
     assert output.readline() == "ready\n"
     asked: list[str] = []
-    import threading
-
     reading = threading.Thread(target=lambda: asked.extend(line.strip() for line in output))
     reading.start()
     try:
@@ -314,6 +328,27 @@ def test_everything_else_is_asked_outside(api: Api, upstream: list[str]) -> None
         assert asker.ask("nothing.example", tcp=tcp).header.rcode == 3  # NXDOMAIN
     assert asker.execute("/usr/bin/getent", "ahostsv4", "outside").startswith("192.0.2.7 ")
     until(lambda: "outside.example A tcp" in upstream, "the question over TCP")
+
+
+def test_servers_at_loopback_addresses_are_the_containers_own(
+    engine: EngineProcess, api: Api
+) -> None:
+    """Programs such as Pi-hole run a name server in the container and are started with
+    ``--dns 127.0.0.1``. What the machine itself has at such an address is not asked."""
+    api.post("/networks/create", {"Name": "lan"})
+    address = server(api, "lan", "db")
+    asker = Asker(api, "lan", Dns=["127.0.0.1"])
+    assert asker.ask("outside.example").header.rcode == 2  # nobody is there yet
+    inside = ["nsenter", f"--net=/proc/{api.inspect(asker.id)['State']['Pid']}/ns/net"]
+    with name_server(inside, "127.0.0.1"):
+        for tcp in (False, True):
+            for _ in range(20):  # more than one batch of sockets
+                found = asker.ask("outside.example", tcp=tcp)
+                assert [str(record.rdata) for record in found.rr] == ["192.0.2.7"]
+        assert asker.addresses("db") == [address]
+        engine.kill()
+        engine.start()
+        assert asker.addresses("outside.example") == ["192.0.2.7"]
 
 
 def test_answers_too_big_for_udp_come_over_tcp(api: Api, upstream: list[str]) -> None:

@@ -18,7 +18,7 @@ from deskd.network.name_table import NameTable
 
 if TYPE_CHECKING:
     from deskd.network.name_answers import Answers, Forward
-    from deskd.network.name_forwarding import Forwarder
+    from deskd.network.name_forwarding import ClientSockets, Forwarder
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +35,18 @@ class _Served:
     """One container's sockets and what goes on there."""
 
     def __init__(
-        self, container_id: str, udp: socket.socket, tcp: socket.socket, servers: Sequence[str]
+        self,
+        container_id: str,
+        udp: socket.socket,
+        tcp: socket.socket,
+        servers: Sequence[str],
+        inner: ClientSockets,
     ) -> None:
         self.container_id = container_id
         self.udp = udp
         self.tcp = tcp
         self.servers = servers
+        self.inner = inner
         self.forwarding = 0
         self.connections = 0
         self.tasks: set[asyncio.Task[None]] = set()
@@ -68,17 +74,23 @@ class NameServer:
             self._answers.forget()
 
     def serve(
-        self, container_id: str, udp: socket.socket, tcp: socket.socket, servers: Sequence[str]
+        self,
+        container_id: str,
+        udp: socket.socket,
+        tcp: socket.socket,
+        servers: Sequence[str],
+        inner: ClientSockets,
     ) -> None:
         """Answer what comes to these sockets, which are taken over. ``servers`` are the
-        container's own."""
+        container's own; those at loopback addresses are in the container, and are asked with
+        sockets of ``inner``."""
         self.stop(container_id)
         if self._answers is None:
             from deskd.network.name_answers import Answers
             from deskd.network.name_forwarding import Forwarder
 
             self._answers, self._forwarder = Answers(self.table), Forwarder()
-        served = _Served(container_id, udp, tcp, servers)
+        served = _Served(container_id, udp, tcp, servers, inner)
         self._served[container_id] = served
         loop = asyncio.get_running_loop()
         for one, take in ((udp, self._take_packets), (tcp, self._take_connections)):
@@ -99,6 +111,7 @@ class NameServer:
         for one in (served.udp, served.tcp):
             loop.remove_reader(one.fileno())
             one.close()
+        served.inner.close()
         for task in served.tasks:
             task.cancel()
 
@@ -146,8 +159,9 @@ class NameServer:
         if self.table.leads_out(served.container_id):
             served.forwarding += 1
             try:
+                inner = served.inner if served.servers else None
                 servers = tuple(served.servers) or tuple(self._machine_servers())
-                answer = await self._forwarder.ask(packet, servers, over_tcp=over_tcp)
+                answer = await self._forwarder.ask(packet, servers, inner, over_tcp=over_tcp)
             finally:
                 served.forwarding -= 1
         return _server_failure(packet) if answer is None else answer

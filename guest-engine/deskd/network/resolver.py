@@ -61,7 +61,7 @@ def read_machine(
 ) -> ResolverConfig:
     """Read the machine's configuration, beyond a local systemd-resolved where it is one."""
     config = _read(path)
-    if config.servers and all(_is_loopback(server) for server in config.servers):
+    if config.servers and all(is_loopback(server) for server in config.servers):
         upstream = _read(systemd_path)
         if upstream.servers:
             return upstream
@@ -123,7 +123,7 @@ def for_container(
     chosen = tuple(servers) or machine.servers
     if not servers and not shares_machine:
         # Bridge networks are IPv4 only: an IPv6 server would cost every look-up a time-out.
-        chosen = tuple(s for s in chosen if not _is_loopback(s) and ":" not in s)
+        chosen = tuple(s for s in chosen if not is_loopback(s) and ":" not in s)
         chosen = chosen or PUBLIC_SERVERS
     domains = tuple(search) or machine.search
     wanted = tuple(options) or machine.options
@@ -134,7 +134,8 @@ def for_container(
     return ResolverConfig(chosen, () if tuple(domains) == (".",) else domains, wanted)
 
 
-def _is_loopback(server: str) -> bool:
+def is_loopback(server: str) -> bool:
+    """Tell whether an address is one of the host's own that nobody else reaches."""
     try:
         return ipaddress.ip_address(server.partition("%")[0]).is_loopback
     except ValueError:

@@ -20,7 +20,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Address
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -61,6 +61,9 @@ from deskd.network.name_server import NameServer
 from deskd.network.ports import HostPorts, parse_host_address
 from deskd.record import replace
 from deskd.settings import Settings
+
+if TYPE_CHECKING:
+    from deskd.network.name_forwarding import ClientSockets
 
 __all__ = ["NetworkService", "purge"]
 
@@ -438,10 +441,11 @@ class NetworkService:
         udp: socket.socket,
         tcp: socket.socket,
         host_config: HostConfig,
+        inner: ClientSockets,
     ) -> None:
         """Answer a container's questions at these sockets until ``stop_names``."""
         servers = host_config.dns or self._settings.dns
-        self._name_server.serve(container_id, udp, tcp, tuple(servers))
+        self._name_server.serve(container_id, udp, tcp, tuple(servers), inner)
 
     def serves_names(self, container_id: str) -> bool:
         """Tell whether a container's questions are answered."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from socket import socket
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from deskd.domain.container import HostConfig
 from deskd.domain.mount import MountStep
@@ -21,6 +21,9 @@ from deskd.domain.network import PortRequest as PortRequest
 from deskd.domain.process import Exit as Exit
 from deskd.domain.process import FoundMonitor as FoundMonitor
 from deskd.storage.changes import Change
+
+if TYPE_CHECKING:
+    from deskd.network.name_forwarding import ClientSockets
 
 # --- runtime ------------------------------------------------------------------------------------
 
@@ -152,9 +155,15 @@ class ContainerNetworks(Protocol):
         of ``Runtime.name_sockets`` then."""
 
     def serve_names(
-        self, container_id: str, udp: socket, tcp: socket, host_config: HostConfig
+        self,
+        container_id: str,
+        udp: socket,
+        tcp: socket,
+        host_config: HostConfig,
+        inner: ClientSockets,
     ) -> None:
-        """Answer questions at these sockets, which are taken over, until ``stop_names``."""
+        """Answer questions at these sockets, which are taken over with ``inner``, until
+        ``stop_names``."""
 
     def serves_names(self, container_id: str) -> bool: ...
     def stop_names(self, container_id: str) -> None: ...

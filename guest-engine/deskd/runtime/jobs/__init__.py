@@ -22,6 +22,7 @@ JOBS: dict[str, str] = {
     "load_apparmor_default": "deskd.runtime.jobs.apparmor:load_default",
     "netlink": "deskd.runtime.jobs.netlink:run",
     "name_sockets": "deskd.runtime.jobs.name_sockets:run",
+    "client_sockets": "deskd.runtime.jobs.client_sockets:run",
     "archive_get": "deskd.runtime.jobs.archive:get",
     "archive_put": "deskd.runtime.jobs.archive:put",
     "archive_stat": "deskd.runtime.jobs.archive:stat",

@@ -17,6 +17,7 @@ from deskd.domain.network import Endpoint, EndpointRequest, NetlinkScript, PortR
 from deskd.domain.state import ContainerRecord, StoredEndpoint
 from deskd.errors import Conflict
 from deskd.layout import DataRoot
+from deskd.services.containers.inner_sockets import InnerSockets
 from deskd.services.containers.links import Links, with_lines
 from deskd.services.containers.merging import parse_port
 from deskd.services.containers.registry import Container
@@ -149,7 +150,8 @@ class Endpoints:
         with suppress(Conflict):  # it has ended meanwhile
             sockets = await self._runtime.name_sockets(record.id, make_in=make_in)
             if sockets is not None:
-                self._networks.serve_names(record.id, *sockets, record.host_config)
+                inner = InnerSockets(self._runtime, record.state.pid)
+                self._networks.serve_names(record.id, *sockets, record.host_config, inner)
 
     async def connected(self, record: ContainerRecord, pid: int) -> None:
         """Give a running container that was put into a network its name server, if it has none."""
