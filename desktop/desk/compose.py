@@ -19,7 +19,10 @@ from desk.paths import Home, default_home
 from desk.settings import DEFAULT_MACHINE, Settings
 
 if TYPE_CHECKING:
+    from desk.machine.archives import MachineArchives
+    from desk.machine.copies import MachineCopies
     from desk.machine.manager import Manager
+    from desk.machine.memory import MemoryDial
 
 Progress = Callable[[str], None]
 
@@ -65,6 +68,27 @@ class Desk:
         from desk.machine.manager import Manager
 
         return Manager(self.home)
+
+    @cached_property
+    def memory(self) -> MemoryDial:
+        """The memory of machines."""
+        from desk.machine.memory import MemoryDial
+
+        return MemoryDial(self.manager)
+
+    @cached_property
+    def copies(self) -> MachineCopies:
+        """Machines under other names, and their snapshots."""
+        from desk.machine.copies import MachineCopies
+
+        return MachineCopies(self.manager)
+
+    @cached_property
+    def archives(self) -> MachineArchives:
+        """Machines as files."""
+        from desk.machine.archives import MachineArchives
+
+        return MachineArchives(self.manager, self.copies)
 
     def has_machine(self, name: str) -> bool:
         return self.home.machine(name).config.is_file()

@@ -51,6 +51,11 @@ class MachinePaths:
         return self.directory / "data.img"
 
     @property
+    def snapshots(self) -> Path:
+        """Directory of snapshots, each a directory with ``data.img`` and ``snapshot.json``."""
+        return self.directory / "snapshots"
+
+    @property
     def seed_disk(self) -> Path:
         return self.directory / "seed.img"
 

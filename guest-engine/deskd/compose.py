@@ -40,6 +40,7 @@ from deskd.services.engine import Engine
 from deskd.services.events import Events
 from deskd.services.exec import Execs
 from deskd.services.images import Images
+from deskd.services.memory_use import MemoryUse
 from deskd.services.networks import Networks
 from deskd.services.publishers import Publishers
 from deskd.services.store_checks import StoreChecks
@@ -185,6 +186,8 @@ class Daemon:
         listing = Listing(registry, inspection, catalog, lifecycle)
         logs = Logs(registry)
         features = look_at_cgroups()
+        memory_use = MemoryUse(registry, resources)
+        stack.callback(memory_use.close)
         defaults = Defaults(features, settings.log_options)
         engine = Engine(
             registry=registry,
@@ -212,8 +215,10 @@ class Daemon:
             publishers=publishers,
             memory=memory,
             store_checks=StoreChecks(self._data, database, layers, registry, roots, volumes),
+            memory_use=memory_use,
         )
         await Recovery(registry, runtime, endpoints, lifecycle, health, self._data).restore()
+        memory_use.start()
         return engine, network
 
 

@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from desk.machine.accelerator import qemu_version
+from desk.machine.drivers.qemu_memory import host_memory_mib
 from desk.machine.images import host_architecture
 from desk.machine.model import MachineSpec
 from desk.machine.qemu_command import BootFiles, HostFacts, binary_name, machine_command
@@ -48,7 +49,8 @@ class Bench:
         self.accelerator = accelerator
         self.memory_mib = memory_mib
         binary = binary_name(self.manifest["arch"])
-        self.host = HostFacts(sys.platform, host_architecture(), binary, qemu_version(binary))
+        version = qemu_version(binary)
+        self.host = HostFacts(sys.platform, host_architecture(), binary, version, host_memory_mib())
         self.key = scratch / "key"
         self.console = scratch / "console.log"
         self.data = scratch / "data.img"

@@ -13,6 +13,26 @@ import sys
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+MIB = 1 << 20
+MEMORY = {
+    "Total": 1980 * MIB,
+    "Used": 900 * MIB,
+    "Cache": 300 * MIB,
+    "Free": 780 * MIB,
+    "Available": 1000 * MIB,
+    "PressurePercent": 0.5,
+    "Containers": [
+        {"Id": "a" * 64, "Name": "big", "Held": 600 * MIB, "Usage": 700 * MIB},
+        {"Id": "b" * 64, "Name": "small", "Held": 100 * MIB, "Usage": 100 * MIB},
+        {"Id": "c" * 64, "Name": "idle", "Held": 4096, "Usage": 4096},
+    ],
+    "History": [
+        {"Time": 60, "Total": 1980 * MIB, "Used": 500 * MIB, "Cache": 100 * MIB},
+        {"Time": 70, "Total": 1980 * MIB, "Used": 900 * MIB, "Cache": 300 * MIB},
+        {"Time": 120, "Total": 1980 * MIB, "Used": 800 * MIB, "Cache": 300 * MIB},
+    ],
+}
+
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -26,6 +46,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(body.encode(), "application/json")
         elif "/containers/json" in self.path:
             self._answer(b"[]\n", "application/json")
+        elif self.path.endswith("/desk/memory"):
+            self._answer(json.dumps(MEMORY).encode(), "application/json")
         else:
             self._answer(b"OK", "text/plain")
 

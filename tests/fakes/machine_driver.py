@@ -5,6 +5,7 @@ The option ``fail`` makes it misbehave: ``create``, ``start`` or ``boot``.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -17,11 +18,17 @@ from desk.machine.drivers.table import DriverContext
 from desk.machine.model import MachineSpec, State
 
 SERVER = Path(__file__).with_name("engine_server.py")
+MOST_MIB = 1 << 20
 
 
 class FakeDriver:
     features = Features(
-        needs_guest_image=False, has_ssh=False, can_power=True, has_console=False, live_memory=False
+        needs_guest_image=False,
+        has_ssh=False,
+        can_power=True,
+        has_console=False,
+        live_memory=False,
+        portable=True,
     )
 
     def __init__(self, context: DriverContext) -> None:
@@ -42,6 +49,8 @@ class FakeDriver:
         failure = self._record.read().spec.options.get("fail")
         if failure == "start":
             raise DriverError("the fake driver was told not to start")
+        if self._record.read().spec.memory_mib > MOST_MIB:
+            raise DriverError("the fake driver has not so much memory")
         program = [str(SERVER), str(self._paths.engine_socket)]
         if failure == "boot":
             program = ["-c", "import time; print('booting'); time.sleep(0.3)"]
@@ -61,12 +70,24 @@ class FakeDriver:
             running.kill()
         self._paths.engine_pid.unlink(missing_ok=True)
 
+    def freeze(self) -> None:
+        running = process.recall(self._paths.engine_pid)
+        if running is not None:
+            running.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        running = process.recall(self._paths.engine_pid)
+        if running is not None:
+            running.signal(signal.SIGCONT)
+
     def remove(self) -> None:
         self.kill()
 
     def state(self) -> State:
         running = process.recall(self._paths.engine_pid)
-        return State.STOPPED if running is None else State.RUNNING
+        if running is None:
+            return State.STOPPED
+        return State.PAUSED if running.suspended else State.RUNNING
 
     def endpoint(self) -> None:
         return None
@@ -77,6 +98,9 @@ class FakeDriver:
     def host_memory_bytes(self) -> int | None:
         running = process.recall(self._paths.engine_pid)
         return None if running is None else running.resident_bytes()
+
+    def live_memory(self) -> None:
+        return None
 
     def diagnose(self) -> str:
         return " ".join(process.last_lines(self._paths.engine_log))

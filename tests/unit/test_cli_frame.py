@@ -254,7 +254,7 @@ def test_commands_flags_and_machines_are_completed() -> None:
         home.machine(name).directory.mkdir(parents=True)
         home.machine(name).config.write_text("{}")
     assert complete("desk ima", 1) == ["image", "images"]
-    assert complete("desk machine st", 2) == ["start", "status", "stop"]
+    assert complete("desk machine st", 2) == ["start", "stats", "status", "stop"]
     assert complete("desk run --memory-s", 2) == ["--memory-swap", "--memory-swappiness"]
     assert complete("desk machine stop a", 3) == ["alpha"]
     assert complete("desk -m ", 2) == ["alpha", "beta"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from desk.cli import shells
-from desk.cli.commands.env import setting, unsetting
+from desk.cli.commands.env import changes, recalled, setting, unsetting
 from desk.cli.shells import Assignment
 from desk.errors import UsageError
 
@@ -173,17 +174,94 @@ def test_stale_settings_of_another_engine_are_unset() -> None:
     }
 
 
-def test_no_proxy_is_extended_once_and_restored() -> None:
+def as_environment(environ: dict[str, str], assignments: list[Assignment]) -> dict[str, str]:
+    """The environment after the assignments."""
+    values = {**environ, **{a.name: a.value for a in assignments}}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@pytest.mark.parametrize("no_proxy", [False, True])
+@pytest.mark.parametrize(
+    "before",
+    [
+        {},
+        {"DOCKER_HOST": "tcp://far:2376", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/c d"},
+        {"DOCKER_CONTEXT": "other", "NO_PROXY": "example.org,localhost"},
+        {"no_proxy": "x", "DOCKER_MACHINE_NAME": ""},
+    ],
+)
+def test_unset_brings_back_what_was_there(before: dict[str, str], no_proxy: bool) -> None:
+    own = ("unix:///a", "unix:///b")
+    environ = as_environment(before, setting("a", own[0], before, no_proxy=no_proxy, own=own))
+    assert environ["DOCKER_HOST"] == "unix:///a"
+    # Another machine, and again: what stood before the first is what counts.
+    for name, url in (("b", own[1]), ("b", own[1]), ("a", own[0])):
+        change = setting(name, url, environ, no_proxy=no_proxy, own=own)
+        environ = as_environment(environ, change)
+    assert environ["DOCKER_HOST"] == "unix:///a"
+    assert as_environment(environ, unsetting(environ)) == before
+
+
+def test_no_proxy_is_extended_once() -> None:
     environ = {"NO_PROXY": "example.org,localhost"}
-    values = {a.name: a.value for a in setting("dev", "unix:///s", environ, no_proxy=True)}
-    assert values["NO_PROXY"] == "example.org,localhost,127.0.0.1"
-    assert values["DESK_OLD_NO_PROXY"] == "example.org,localhost"
-    environ = {name: value for name, value in values.items() if value is not None}
-    again = {a.name: a.value for a in setting("dev", "unix:///s", environ, no_proxy=True)}
-    assert "DESK_OLD_NO_PROXY" not in again
-    undone = {a.name: a.value for a in unsetting(environ, no_proxy=True)}
-    assert undone["NO_PROXY"] == "example.org,localhost"
-    assert undone["DESK_OLD_NO_PROXY"] is None
-    assert undone["DOCKER_HOST"] is None
-    lower = {a.name: a.value for a in setting("d", "u", {"no_proxy": "x"}, no_proxy=True)}
+    environ = as_environment(environ, setting("dev", "unix:///s", environ, no_proxy=True))
+    assert environ["NO_PROXY"] == "example.org,localhost,127.0.0.1"
+    again = setting("dev", "unix:///s", environ, no_proxy=True)
+    assert not changes(again, environ)
+    lower = as_environment({}, setting("d", "u", {"no_proxy": "x"}, no_proxy=True))
     assert lower["no_proxy"] == "x,localhost,127.0.0.1"
+    # A proxy setting that came later is kept by a first --no-proxy after it.
+    plain = as_environment({}, setting("dev", "unix:///s", {}, no_proxy=False))
+    plain["NO_PROXY"] = "later"
+    both = as_environment(plain, setting("dev", "unix:///s", plain, no_proxy=True))
+    assert as_environment(both, unsetting(both)) == {"NO_PROXY": "later"}
+
+
+def test_a_spoiled_memory_of_before_is_no_memory() -> None:
+    for spoiled in ("", "%%%", "bm8=", "W10=", "eyJQQVRIIjogIi9ldmlsIn0="):
+        environ = {"DOCKER_HOST": "unix:///s", "DESK_ENV_BEFORE": spoiled}
+        assert recalled(environ) is None
+        assert as_environment(environ, unsetting(environ)) == {}
+
+
+def test_nothing_changes_where_all_is_set() -> None:
+    environ = as_environment({}, setting("dev", "unix:///s", {}, no_proxy=False))
+    assert not changes(setting("dev", "unix:///s", environ, no_proxy=False), environ)
+    environ["DOCKER_CONTEXT"] = "other"
+    assert changes(setting("dev", "unix:///s", environ, no_proxy=False), environ)
+    assert not changes(unsetting({}), {})
+
+
+def test_xonsh_reads_back_every_value_and_unsets(tmp_path: Path) -> None:
+    # One start for all of them: xonsh takes its time.
+    names = [f"K{number}" for number in range(len(NASTY))]
+    assignments = [
+        *(Assignment(name, value) for name, value in zip(names, NASTY, strict=True)),
+        Assignment("GONE", None),
+        Assignment("NEVER", None),
+    ]
+    file = tmp_path / "code"
+    file.write_text(shells.script("xonsh", assignments, ["desk", "env"]))
+    show = tmp_path / "show.py"
+    show.write_text("import json, os; print(json.dumps(dict(os.environ)))")
+    python = f"{sys.executable} {show}"
+    xonsh = Path(sys.executable).with_name("xonsh")
+    done = subprocess.run(
+        [xonsh, "--no-rc", "-c", f"execx(open('{file}').read())\n{python}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "GONE": "old", "HOME": str(tmp_path), "PYTHONUTF8": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert [shown[name] for name in names] == NASTY
+    assert not {"GONE", "NEVER"} & shown.keys()
+
+
+def test_nushell_is_quoted_by_its_rules() -> None:
+    assignments = [Assignment("A", "x\"\\$y'\n"), Assignment("B", None)]
+    lines = shells.script("nu", assignments, ["desk-env", "dev"]).splitlines()
+    assert lines[:2] == ["hide-env --ignore-errors B", '$env.A = "x\\"\\\\$y\'\\n"']
+    assert lines[3:] == ["# desk-env dev | save --force ~/.desk-env.nu", "# source ~/.desk-env.nu"]

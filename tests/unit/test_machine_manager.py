@@ -17,8 +17,9 @@ from tests.fakes.machine_driver import FakeDriver
 from desk.errors import Conflict, DeskError, DriverError, MachineError, NotFound, UsageError
 from desk.machine import process
 from desk.machine.drivers.table import DriverTable
-from desk.machine.manager import Manager, ssh_options
+from desk.machine.manager import Manager
 from desk.machine.model import MachineSpec, State
+from desk.machine.openssh import ssh_config, ssh_options
 from desk.paths import Home
 from desk.ssh.endpoint import Endpoint
 
@@ -260,3 +261,8 @@ def test_openssh_gets_desks_key_and_host_key_only(tmp_path: Path) -> None:
     assert "StrictHostKeyChecking=yes" in options
     assert f'UserKnownHostsFile="{tmp_path}/known hosts"' in options
     assert "IdentitiesOnly=yes" in options
+    assert options[options.index("-i") + 1] == str(endpoint.private_key)
+    lines = ssh_config({"desk-box": endpoint}).splitlines()
+    assert lines[0] == "Host desk-box"
+    assert f'  UserKnownHostsFile "{tmp_path}/known hosts"' in lines
+    assert "  StrictHostKeyChecking yes" in lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,31 @@ def test_disks_have_their_serials_and_rights() -> None:
         d.startswith("virtio-balloon-pci") and "free-page-reporting=on" in d for d in devices
     )
     assert "virtio-rng-pci" in devices
+
+
+def test_memory_can_be_added_where_qemu_and_the_host_have_it() -> None:
+    roomy = replace(LINUX, memory_mib=8192)
+    argv = command(roomy, "kvm")
+    assert values(argv, "-m") == ["3072M,maxmem=8192M"]
+    assert "memory-backend-ram,id=plug-ram,size=5120M,reserve=off" in values(argv, "-object")
+    assert values(argv, "-append") == ["console=ttyS0 quiet swiotlb=noforce"]
+    assert "virtio-mem-pci,id=plug,memdev=plug-ram,requested-size=0" in values(argv, "-device")
+    for host in (
+        replace(LINUX, memory_mib=3100),
+        replace(roomy, qemu_version=(6, 0, 0)),
+        replace(roomy, arch="arm64"),
+        replace(OLD_MAC, memory_mib=8192),
+        replace(WINDOWS, memory_mib=8192),
+    ):
+        argv = command(host, "tcg")
+        assert values(argv, "-m") == ["3072M"]
+        assert not any("virtio-mem" in device for device in values(argv, "-device"))
+
+
+def test_what_the_balloon_holds_is_not_taken_back() -> None:
+    balloons = [d for d in values(command(LINUX, "kvm"), "-device") if "balloon" in d]
+    assert len(balloons) == 1
+    assert "deflate-on-oom=off" in balloons[0]
 
 
 def test_nothing_needless_is_there() -> None:

@@ -11,7 +11,7 @@ import click
 from desk.cli.specs import parse_pairs
 from desk.cli.units import parse_size
 from desk.errors import UsageError
-from desk.machine.model import MachineSpec
+from desk.machine.model import LEAST_MEMORY_MIB, MachineSpec
 from desk.settings import MachineDefaults
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -66,12 +66,17 @@ def given(flags: Mapping[str, Any]) -> dict[str, Any]:
         if flags[name] is not None:
             fields[name] = flags[name]
     if flags["memory"] is not None:
-        fields["memory_mib"] = _count(flags["memory"], "--memory", _MIB, 128)
+        fields["memory_mib"] = memory_mib(flags["memory"])
     if flags["disk"] is not None:
         fields["disk_gib"] = _count(flags["disk"], "--disk", 1024 * _MIB, 1)
     if flags["options"]:
         fields["options"] = parse_pairs(flags["options"], flag="--option")
     return fields
+
+
+def memory_mib(text: str) -> int:
+    """Return the value of ``--memory``; a bare number is MiB."""
+    return _count(text, "--memory", _MIB, LEAST_MEMORY_MIB)
 
 
 def _count(text: str, flag: str, unit_bytes: int, least: int) -> int:

@@ -33,6 +33,9 @@ _FAMILIES = {
     "csh": "tcsh",
     "tcsh": "tcsh",
     "emacs": "emacs",
+    "nu": "nu",
+    "nushell": "nu",
+    "xonsh": "xonsh",
 }
 _MOST_ANCESTORS = 12
 _SH_SPECIAL = r"""\\$`\""""
@@ -47,7 +50,7 @@ def family(shell: str) -> str:
     if name not in _FAMILIES:
         raise UsageError(
             f"unknown shell {shell!r}",
-            hint="Use bash, zsh, sh, fish, powershell, cmd, tcsh or emacs.",
+            hint="Use bash, zsh, sh, fish, powershell, cmd, tcsh, nu, xonsh or emacs.",
         )
     return _FAMILIES[name]
 
@@ -157,6 +160,10 @@ def _set(shell: str, name: str, value: str) -> str:
         return f"SET {name}={value}" if plain else f'SET "{name}={value}"'
     if shell == "tcsh":
         return f"setenv {name} {_csh_quoted(value)};"
+    if shell == "nu":
+        return f"$env.{name} = {_nu_quoted(value)}"
+    if shell == "xonsh":
+        return f"${name} = {value!r}"
     quoted = _escaped(value, _EMACS_SPECIAL)
     return f'(setenv "{name}" {quoted})'
 
@@ -168,6 +175,8 @@ def _unset(shell: str, name: str) -> str:
         "powershell": f"Remove-Item Env:\\{name}",
         "cmd": f"SET {name}=",
         "tcsh": f"unsetenv {name};",
+        "nu": f"hide-env --ignore-errors {name}",
+        "xonsh": f"${{...}}.pop({name!r}, None)",
         "emacs": f'(setenv "{name}" nil)',
     }[shell]
 
@@ -175,6 +184,11 @@ def _unset(shell: str, name: str) -> str:
 def _escaped(value: str, special: str) -> str:
     """Return ``value`` in double quotes with a backslash before each special character."""
     return '"' + re.sub(f"([{special}])", r"\\\1", value) + '"'
+
+
+def _nu_quoted(value: str) -> str:
+    """Nushell's double quotes take no ``$`` and end a line only by an escape."""
+    return _escaped(value, _EMACS_SPECIAL).replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _csh_quoted(value: str) -> str:
@@ -189,7 +203,7 @@ def _csh_quoted(value: str) -> str:
     return f"\"`printf '{octal}'`\""
 
 
-def _advice(shell: str, command: Sequence[str]) -> tuple[str, str]:
+def _advice(shell: str, command: Sequence[str]) -> tuple[str, ...]:
     run = "Run this command to configure your shell: "
     typed = " ".join(_typed(shell, word) for word in command)
     if shell == "fish":
@@ -200,6 +214,10 @@ def _advice(shell: str, command: Sequence[str]) -> tuple[str, str]:
         return f"REM {run}", f"REM \t@FOR /f \"tokens=*\" %i IN ('{typed}') DO @%i"
     if shell == "tcsh":  # a comment must be a command here, and must not run what it shows
         return f": '{run}';", f": 'eval `{typed}`';".replace("!", "\\!")
+    if shell == "nu":  # it reads no code but from a file whose name it knows before
+        return f"# {run}", f"# {typed} | save --force ~/.desk-env.nu", "# source ~/.desk-env.nu"
+    if shell == "xonsh":
+        return f"# {run}", f"# execx($({typed}))"
     if shell == "emacs":
         inner = typed.replace("\\", "\\\\").replace('"', '\\"')
         return (

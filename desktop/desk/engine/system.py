@@ -50,6 +50,12 @@ class System:
             return []
         return found
 
+    def memory(self) -> JsonObject:
+        """Return the machine's memory in bytes: ``Total``, ``Used``, ``Cache``, ``Free``, what
+        each of ``Containers`` holds, and a ``History`` of the last hour."""
+        usage: JsonObject = self._connection.call("GET", "/desk/memory")
+        return usage
+
     def check_store(self, *, repair: bool, deep: bool) -> JsonStream:
         """Have the engine check its images, layers and containers' roots. Its objects have
         ``Problem``, ``Repaired`` and ``Outcome``; the last one ``Found`` and ``Left``."""

@@ -22,12 +22,29 @@ class Features:
     has_ssh: bool  # False: the engine's socket is on this Linux, and no agent is needed
     can_power: bool  # start and stop mean something to it
     has_console: bool
-    live_memory: bool
+    live_memory: bool  # the ceiling can be moved while the machine runs
+    sized: bool = True  # memory and CPUs of its specification mean something to it
     own_guest: bool = False  # Desk's guest image, whose clock the agent keeps
+    # All of the machine is files in its directory: it can be renamed, copied and frozen.
+    portable: bool = False
     has_seed: bool = False  # what its engine is to do is told anew at each start
     # Each question for the state is a connection to the machine's sshd, which starts a process for
     # it: while something else is waited for, the state is asked no more often than this.
     state_interval_s: float = 0.0
+
+
+class LiveMemory(Protocol):
+    """The memory of a machine that runs."""
+
+    def most_mib(self) -> int:
+        """How far the ceiling can be raised without a restart."""
+
+    def move(self, memory_mib: int) -> None:
+        """Set the ceiling and return when the guest has followed. Raises ``DriverError`` where it
+        does not; then the ceiling is as it was."""
+
+    def resident_bytes(self) -> int | None:
+        """What the host pays for the guest's memory alone; ``None`` where that is unknown."""
 
 
 class Driver(Protocol):
@@ -47,6 +64,13 @@ class Driver(Protocol):
         """Ask for an orderly end; after ``grace_s`` seconds end it the hard way."""
 
     def kill(self) -> None: ...
+    def freeze(self) -> None:
+        """Let the machine stand still, so that its files can be copied; only called where
+        ``features.portable``. Its state is ``Paused`` until ``thaw`` or ``start``."""
+
+    def thaw(self) -> None:
+        """End a ``freeze``; nothing where there is none."""
+
     def remove(self) -> None: ...
     def state(self) -> State: ...
     def endpoint(self) -> Endpoint | None:
@@ -57,6 +81,10 @@ class Driver(Protocol):
 
     def host_memory_bytes(self) -> int | None:
         """What the host pays for the machine's memory now; ``None`` where that is unknown."""
+
+    def live_memory(self) -> LiveMemory | None:
+        """The memory of the running machine; ``None`` where the machine is off, or where
+        ``features.live_memory`` is false."""
 
     def diagnose(self) -> str:
         """One sentence about why the machine does not come up, from its console or log."""

@@ -8,19 +8,21 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from desk.errors import Conflict, DeskError, EngineError, MachineError, NotFound, UsageError
 from desk.machine import console, process
 from desk.machine.agents import AgentProcesses, Agents
-from desk.machine.driver import Driver, Progress
+from desk.machine.coming_up import Machine, Patience, Report, Stopwatch, boot, power, stage
+from desk.machine.driver import Progress
 from desk.machine.drivers.table import DriverContext, Drivers, DriverTable
 from desk.machine.model import MachineSpec, MachineStatus, State, check_name
-from desk.machine.readiness import Requirement, wait_ready
+from desk.machine.openssh import ssh_options
+from desk.machine.readiness import Requirement
 from desk.machine.store import MachineRecord, MachineStore
 from desk.paths import Home, MachinePaths
 from desk.ssh.endpoint import Endpoint
@@ -29,8 +31,6 @@ DEFAULT_MACHINE = "default"
 
 START_DEADLINE_S = 120.0
 STOP_GRACE_S = 20.0
-_SILENT_BOOT_S = 30.0
-_POWER_LOSS_S = 2.0
 _LOCK_WAIT_S = 300.0
 _CREATE_LOCK_WAIT_S = 30.0
 _SOCKET_PATH_BYTES = {"linux": 107, "darwin": 103}
@@ -40,45 +40,6 @@ _OPERATIONS = {"starting": State.STARTING, "stopping": State.STOPPING}
 
 def _silent(_sentence: str) -> None:
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """How long the stages of a start, stop or restart took, in seconds and in their order.
-
-    ``boot`` holds the guest's own stages, counted from the moment its kernel began.
-    """
-
-    stages: tuple[tuple[str, float], ...] = ()
-    boot: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def total_s(self) -> float:
-        return sum(seconds for _name, seconds in self.stages)
-
-
-class _Stopwatch:
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, float]] = []
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.stages.append((name, time.monotonic() - started))
-
-
-@dataclass(frozen=True, slots=True)
-class _Machine:
-    """A machine in hand: its record, its driver and its files."""
-
-    record: MachineRecord
-    driver: Driver
-    paths: MachinePaths
-
-    @property
-    def name(self) -> str:
-        return self.record.spec.name
 
 
 class Manager:
@@ -137,7 +98,7 @@ class Manager:
         """
         check_name(name)
         try:
-            machine = self._open(name)
+            machine = self.open(name)
             state = machine.driver.state()
         except NotFound:
             raise
@@ -164,7 +125,7 @@ class Manager:
             cpus=spec.cpus,
         )
 
-    def _engine(self, machine: _Machine, timeout_s: float) -> tuple[str, str]:
+    def _engine(self, machine: Machine, timeout_s: float) -> tuple[str, str]:
         """Return the engine's version and what is wrong with it; one of them is empty."""
         from desk.machine.engine_probe import engine_version
 
@@ -195,7 +156,7 @@ class Manager:
 
     def endpoint(self, name: str) -> Endpoint:
         """Return where the machine's sshd is; raises ``MachineError`` where it has none."""
-        endpoint = self._open(name).driver.endpoint()
+        endpoint = self.open(name).driver.endpoint()
         if endpoint is None:
             raise MachineError(
                 f"machine {name} has no SSH: it is this computer itself",
@@ -214,7 +175,7 @@ class Manager:
 
     def inspect(self, name: str) -> dict[str, Any]:
         """Return everything that is known about the machine, for ``desk machine inspect``."""
-        machine = self._open(name)
+        machine = self.open(name)
         endpoint = machine.driver.endpoint()
         return {
             **asdict(machine.record.spec),
@@ -229,29 +190,48 @@ class Manager:
 
     # --- making and removing ---------------------------------------------------------------
 
-    def create(self, spec: MachineSpec, progress: Progress = _silent) -> None:
+    def create(
+        self,
+        spec: MachineSpec,
+        progress: Progress = _silent,
+        *,
+        disk: Callable[[Path], None] | None = None,
+        facts: Mapping[str, str] | None = None,
+    ) -> None:
         """Make a machine, stopped. Raises ``Conflict`` where the name is taken; whatever is
-        raised, nothing of the machine is left."""
+        raised, nothing of the machine is left.
+
+        For a copy of another machine ``disk`` replaces the new, empty data disk, and ``facts`` of
+        the other one are kept.
+        """
         check_name(spec.name)
         self._check_socket_length(spec.name)
         paths = self.home.machine(spec.name)
         with self._store.locked(spec.name, "creating", wait_s=_CREATE_LOCK_WAIT_S):
+            self.check_free(spec.name)
             file = self._store.file(spec.name)
-            if file.exists():
-                raise Conflict(
-                    f"machine {spec.name} exists already",
-                    hint=f"Use it, choose another name, or remove it with "
-                    f"`desk machine rm {spec.name}`.",
-                )
             driver = self._drivers.make(spec.driver, DriverContext(self.home, spec.name, file))
             with ExitStack() as undo:
                 _make_directory(paths.directory)
                 undo.callback(shutil.rmtree, paths.directory)
                 undo.callback(driver.remove)
                 driver.create(spec, progress)
+                file.update(facts or {})
+                if disk is not None:
+                    disk(paths.data_disk)
                 created_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
                 file.write(MachineRecord(spec, created_at))
                 undo.pop_all()
+
+    def check_free(self, name: str) -> None:
+        """Raise ``Conflict`` where a machine has this name, ``MachineError`` where it is too
+        long for a machine's files."""
+        self._check_socket_length(name)
+        if self.exists(name):
+            raise Conflict(
+                f"machine {name} exists already",
+                hint=f"Use it, choose another name, or remove it with `desk machine rm {name}`.",
+            )
 
     def set_engine_options(self, name: str, changes: Mapping[str, str]) -> bool:
         """Set options of the machine's engine (an empty value unsets one) for its next starts.
@@ -268,9 +248,9 @@ class Manager:
                     hint=f"Settings are: {', '.join(sorted(ENGINE_OPTIONS))}.",
                 )
         check_engine_options(changes)
-        self._open(name)
+        self.open(name)
         with self._store.locked(name, "setting", wait_s=_LOCK_WAIT_S):
-            machine = self._open(name)
+            machine = self.open(name)
             if not machine.driver.features.has_seed:
                 raise UsageError(
                     f"the engine of machine {name} is not set up by Desk",
@@ -281,6 +261,18 @@ class Manager:
             kept = {key: value for key, value in merged.items() if value}
             file = self._store.file(name)
             file.write(replace(machine.record, spec=replace(spec, options=kept)))
+            return machine.driver.state() is State.RUNNING
+
+    def set_cpus(self, name: str, cpus: int) -> bool:
+        """Give the machine another number of CPUs from its next start on; return whether it runs,
+        and so has the old ones until then."""
+        with self.held(name, "setting") as machine:
+            if not machine.driver.features.sized:
+                raise UsageError(
+                    f"machine {name} is a Linux of its own, whose CPUs Desk does not set",
+                    hint="`desk update --cpus` limits single containers.",
+                )
+            self.respecify(machine, replace(machine.record.spec, cpus=cpus))
             return machine.driver.state() is State.RUNNING
 
     def remove(self, name: str, progress: Progress = _silent, *, force: bool = False) -> None:
@@ -295,7 +287,7 @@ class Manager:
             progress(f"Removing machine {name}")
             self._agents.stop(paths)
             try:
-                self._open(name).driver.remove()
+                self.open(name).driver.remove()
             except NotFound:
                 raise
             except DeskError:
@@ -322,11 +314,11 @@ class Manager:
         cancelled: threading.Event | None = None,
     ) -> Report:
         """Start the machine and return when its engine answers; quick where it does already."""
-        machine = self._open(name)
+        machine = self.open(name)
         if machine.driver.state() is State.RUNNING and not self._obstacle(machine, 2.0):
             return Report()
         with self._store.locked(name, "starting", wait_s=_LOCK_WAIT_S):
-            return self._start(self._open(name), progress, deadline_s, cancelled)
+            return self._start(self.open(name), progress, deadline_s, cancelled)
 
     def replace_agent(self, name: str) -> bool:
         """Start the agent of a running machine whose agent was killed; return whether it was so.
@@ -334,17 +326,17 @@ class Manager:
         The engine's socket is served again when this returns. A machine that another command is
         starting or stopping is left to it.
         """
-        if not self._lacks_agent(self._open(name)) or self._store.busy_with(name):
+        if not self._lacks_agent(self.open(name)) or self._store.busy_with(name):
             return False
         with self._store.locked(name, "starting", wait_s=_LOCK_WAIT_S):
-            machine = self._open(name)
+            machine = self.open(name)
             endpoint = machine.driver.endpoint()
             if endpoint is None or not self._lacks_agent(machine):
                 return False
             self._start_agent(machine, endpoint)
         return True
 
-    def _lacks_agent(self, machine: _Machine) -> bool:
+    def _lacks_agent(self, machine: Machine) -> bool:
         return (
             machine.driver.features.has_ssh
             and not self._agents.running(machine.paths)
@@ -355,9 +347,9 @@ class Manager:
         self, name: str, progress: Progress = _silent, *, grace_s: float = STOP_GRACE_S
     ) -> Report:
         """Stop the machine in order, the hard way after ``grace_s`` seconds; idempotent."""
-        self._open(name)
+        self.open(name)
         with self._store.locked(name, "stopping", wait_s=_LOCK_WAIT_S):
-            return self._stop(self._open(name), progress, grace_s)
+            return self._stop(self.open(name), progress, grace_s)
 
     def restart(
         self,
@@ -369,37 +361,37 @@ class Manager:
         cancelled: threading.Event | None = None,
     ) -> Report:
         """Stop and start the machine as one step; the report has the stages of both."""
-        self._open(name)
+        self.open(name)
         with self._store.locked(name, "stopping", wait_s=_LOCK_WAIT_S):
-            stopped = self._stop(self._open(name), progress, grace_s)
+            stopped = self._stop(self.open(name), progress, grace_s)
             self._store.now(name, "starting")
-            started = self._start(self._open(name), progress, deadline_s, cancelled)
+            started = self._start(self.open(name), progress, deadline_s, cancelled)
         return Report(stopped.stages + started.stages, started.boot)
 
     def kill(self, name: str) -> None:
         """End the machine at once, as if its plug were pulled. It waits for no other command."""
-        machine = self._open(name)
+        machine = self.open(name)
         machine.driver.kill()
         self._agents.stop(machine.paths)
 
     def _start(
         self,
-        machine: _Machine,
+        machine: Machine,
         progress: Progress,
         deadline_s: float,
         cancelled: threading.Event | None,
     ) -> Report:
-        watch = _Stopwatch()
+        watch = Stopwatch()
         with ExitStack() as undo:
             was_running = machine.driver.state() is State.RUNNING
             if not was_running:
                 undo.callback(machine.driver.kill)
             with watch.stage("power on"):
                 machine.driver.start(progress)
-            patience = _Patience(machine, deadline_s, cancelled, progress, watch)
-            powered = _power(machine)
+            patience = Patience(machine, deadline_s, cancelled, progress, watch)
+            powered = power(machine)
             if machine.driver.features.has_console and not was_running:
-                patience.wait([powered, _boot(machine)])
+                patience.wait([powered, boot(machine)])
             endpoint = machine.driver.endpoint() if machine.driver.features.has_ssh else None
             wanted = [powered]
             if endpoint is not None:
@@ -411,10 +403,10 @@ class Manager:
             wanted.append(self._engine_answer(machine))
             patience.wait(wanted)
             undo.pop_all()
-        boot = console.stages(machine.paths.console_log)
-        return Report(tuple(watch.stages), tuple(boot))
+        stages = console.stages(machine.paths.console_log)
+        return Report(tuple(watch.stages), tuple(stages))
 
-    def _start_agent(self, machine: _Machine, endpoint: Endpoint) -> None:
+    def _start_agent(self, machine: Machine, endpoint: Endpoint) -> None:
         self._agents.start(
             machine.paths,
             machine.name,
@@ -423,7 +415,7 @@ class Manager:
             keeps_clock=machine.driver.features.own_guest,
         )
 
-    def _connection(self, machine: _Machine) -> Requirement:
+    def _connection(self, machine: Machine) -> Requirement:
         return Requirement(
             "the SSH connection",
             lambda _left_s: self._agents.obstacle(machine.paths),
@@ -431,9 +423,9 @@ class Manager:
             f"{machine.paths.agent_log}.",
         )
 
-    def _engine_answer(self, machine: _Machine) -> Requirement:
+    def _engine_answer(self, machine: Machine) -> Requirement:
         # Each question costs the booting guest a process: none before its engine can answer.
-        announced = _stage(machine, {"engine"}) if machine.driver.features.has_console else None
+        announced = stage(machine, {"engine"}) if machine.driver.features.has_console else None
 
         def answers(left_s: float) -> str:
             if announced is not None and not announced():
@@ -444,13 +436,13 @@ class Manager:
             "the engine", answers, f"`desk machine restart {machine.name}` tries again."
         )
 
-    def _obstacle(self, machine: _Machine, timeout_s: float) -> str:
+    def _obstacle(self, machine: Machine, timeout_s: float) -> str:
         from desk.machine.engine_probe import engine_obstacle
 
         return engine_obstacle(machine.paths.engine_socket, timeout_s=timeout_s)
 
-    def _stop(self, machine: _Machine, progress: Progress, grace_s: float) -> Report:
-        watch = _Stopwatch()
+    def _stop(self, machine: Machine, progress: Progress, grace_s: float) -> Report:
+        watch = Stopwatch()
         with watch.stage("agent's end"):
             self._agents.stop(machine.paths)
         if machine.driver.state() is not State.STOPPED:
@@ -461,11 +453,30 @@ class Manager:
 
     # --- parts -----------------------------------------------------------------------------
 
-    def _open(self, name: str) -> _Machine:
+    def open(self, name: str) -> Machine:
+        """Return the machine as its files are now. Raises ``NotFound``, ``MachineError``."""
         file = self._store.file(check_name(name))
         record = file.read()
         driver = self._drivers.make(record.spec.driver, DriverContext(self.home, name, file))
-        return _Machine(record, driver, self.home.machine(name))
+        return Machine(record, driver, self.home.machine(name))
+
+    @contextlib.contextmanager
+    def held(self, name: str, operation: str) -> Iterator[Machine]:
+        """Hold the machine's lock, so that no other command changes it meanwhile."""
+        self.open(name)
+        with self._store.locked(name, operation, wait_s=_LOCK_WAIT_S):
+            yield self.open(name)
+
+    @contextlib.contextmanager
+    def reserved(self, name: str, operation: str) -> Iterator[None]:
+        """Hold the lock of a name, whether there is a machine or not."""
+        with self._store.locked(name, operation, wait_s=_LOCK_WAIT_S):
+            yield
+
+    def respecify(self, machine: Machine, spec: MachineSpec) -> None:
+        """Write another specification of a machine that is held; its next start follows it."""
+        file = self._store.file(machine.name)
+        file.write(replace(file.read(), spec=spec))
 
     def _check_socket_length(self, name: str) -> None:
         limit = _SOCKET_PATH_BYTES.get(sys.platform)
@@ -476,115 +487,6 @@ class Manager:
                 f"the socket's name {socket} has {length} bytes, the system allows {limit}",
                 hint="Set DESK_HOME to a shorter path, or give the machine a shorter name.",
             )
-
-
-class _Patience:
-    """Waits for requirements, all within the one deadline of a start."""
-
-    def __init__(
-        self,
-        machine: _Machine,
-        deadline_s: float,
-        cancelled: threading.Event | None,
-        progress: Progress,
-        watch: _Stopwatch,
-    ) -> None:
-        self._machine = machine
-        self._deadline = time.monotonic() + deadline_s
-        self._cancelled = cancelled
-        self._progress = progress
-        self._watch = watch
-
-    def wait(self, requirements: Sequence[Requirement]) -> None:
-        ready = wait_ready(
-            self._machine.name,
-            requirements,
-            deadline_s=max(0.0, self._deadline - time.monotonic()),
-            cancelled=self._cancelled,
-            diagnose=self._machine.driver.diagnose,
-            progress=self._progress,
-        )
-        before_s = 0.0
-        for requirement, (description, met_s) in zip(requirements, ready.met_s, strict=True):
-            if not requirement.fatal:  # those are there all the time
-                self._watch.stages.append((description, met_s - before_s))
-            before_s = met_s
-
-
-def _power(machine: _Machine) -> Requirement:
-    lost_at: float | None = None
-    asks_at = time.monotonic()
-    interval_s = machine.driver.features.state_interval_s
-
-    def powered(_left_s: float) -> str:
-        nonlocal lost_at, asks_at
-        if time.monotonic() < asks_at:
-            return ""
-        state = machine.driver.state()
-        asks_at = time.monotonic() + interval_s
-        if state is not State.RUNNING:
-            # Drivers that ask the network can miss an answer, or two, on a busy computer.
-            lost_at = lost_at or time.monotonic()
-            gone = time.monotonic() - lost_at >= max(_POWER_LOSS_S, 3 * interval_s)
-            return f"it is {state.value.lower()} again" if gone else ""
-        lost_at = None
-        if machine.driver.features.has_console:
-            found = console.finding(machine.paths.console_log)
-            if found is not None and found.fatal:
-                return "its guest failed to boot"
-        return ""
-
-    return Requirement(
-        "the machine's power",
-        powered,
-        f"`desk machine start {machine.name}` tries again, `desk doctor` checks this computer.",
-        fatal=True,
-    )
-
-
-def _boot(machine: _Machine) -> Requirement:
-    """The guest's sshd, by its stage on the console.
-
-    A connection that comes before sshd listens hangs in QEMU's user network for seconds, so the
-    agent is started when its first attempt can succeed; where the console tells nothing it is
-    started all the same.
-    """
-    listens = _stage(machine, {"sshd", "engine"})
-    return Requirement(
-        "the guest's boot",
-        lambda _left_s: "" if listens() else "its guest has not booted",
-        "`desk doctor --probe` tries the accelerators again.",
-    )
-
-
-def _stage(machine: _Machine, wanted: Collection[str]) -> Callable[[], bool]:
-    """Return a question: has the guest reported one of these stages, or been silent for long?"""
-    tries_at = time.monotonic() + _SILENT_BOOT_S
-
-    def reached() -> bool:
-        seen = {name for name, _seconds in console.stages(machine.paths.console_log)}
-        return bool(seen & set(wanted)) or time.monotonic() >= tries_at
-
-    return reached
-
-
-def ssh_options(endpoint: Endpoint) -> list[str]:
-    """Return OpenSSH options that use Desk's key and known host key, and nothing of the user's."""
-    return [
-        *("-F", os.devnull),
-        *("-p", str(endpoint.port)),
-        *("-i", str(endpoint.private_key)),
-        *("-o", "IdentitiesOnly=yes"),
-        *("-o", f"UserKnownHostsFile={_quoted(endpoint.known_hosts)}"),
-        *("-o", "GlobalKnownHostsFile=none"),
-        *("-o", "StrictHostKeyChecking=yes"),
-        *("-o", "BatchMode=yes"),
-        *("-o", "LogLevel=ERROR"),
-    ]
-
-
-def _quoted(path: Path) -> str:
-    return f'"{path}"'  # the option takes a list separated by blanks
 
 
 def _make_directory(directory: Path) -> None:

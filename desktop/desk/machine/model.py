@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from desk.errors import Conflict, UsageError
 
+LEAST_MEMORY_MIB = 128
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z", re.IGNORECASE)
 
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +103,26 @@ class Process:
             )
             return int(answer.stdout) * 1024 if answer.stdout.strip().isdigit() else None
         return None
+
+    def resident_in_mappings(self, sizes: Collection[int]) -> int | None:
+        """Return what the process holds in its mappings of these sizes (bytes); ``None`` where
+        that is unknown: it is read from /proc/PID/smaps of Linux, proc(5)."""
+        if sys.platform != "linux":
+            return None
+        total, counts = 0, False
+        try:
+            with Path(f"/proc/{self.pid}/smaps").open(
+                "r", encoding="utf-8", errors="replace"
+            ) as lines:
+                for line in lines:
+                    name, _, value = line.partition(":")
+                    if name == "Size":
+                        counts = int(value.split()[0]) * 1024 in sizes
+                    elif name == "Rss" and counts:
+                        total += int(value.split()[0]) * 1024
+        except OSError:
+            return None
+        return total
 
 
 def identify(pid: int) -> Process:

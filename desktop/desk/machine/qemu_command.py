@@ -17,6 +17,12 @@ GUEST_ADDRESS = "10.0.2.15"
 
 DATA_SERIAL, ROOT_SERIAL, SEED_SERIAL = "desk-data", "desk-root", "desk-seed"
 
+PLUG_ID = "plug"
+"""QOM name of the virtio-mem device, by which memory is added while the machine runs."""
+
+PLUG_UNIT_MIB = 128
+"""Linux adds memory in blocks of this size on x86-64."""
+
 TB_CACHE_MIB = 256
 """TCG's cache of translated code. QEMU's default grows to a gigabyte of host memory; a boot alone
 fills 150 MB, and a full cache is thrown away whole."""
@@ -30,6 +36,10 @@ _CMDLINE_TCG = "rodata=off"
 """The kernel's memory is not write-protected against the kernel itself under emulation: protecting
 it interrupts the other processors for each module, and checking it walks all page tables."""
 
+_CMDLINE_PLUG = "swiotlb=noforce"
+"""Where memory may come above 4 GiB, Linux keeps 64 MiB to bounce the data of devices that cannot
+reach it. Virtio devices reach everything."""
+
 _SYSTEMS = {"amd64": "x86_64", "arm64": "aarch64"}
 _ACCELERATORS = {"linux": ("kvm",), "darwin": ("hvf",), "win32": ("whpx",)}
 
@@ -42,6 +52,7 @@ class HostFacts:
     arch: str  # "amd64" or "arm64"
     qemu_binary: str
     qemu_version: tuple[int, int, int]
+    memory_mib: int = 0  # 0: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +119,17 @@ def machine_option(accelerator: str, host: HostFacts, guest_arch: str) -> str:
     return "pc,usb=off,vmport=off,dump-guest-core=off"
 
 
+def plug_memory_mib(spec: MachineSpec, host: HostFacts, guest_arch: str) -> int:
+    """Return how much memory can be added to the running machine: up to all that the host has.
+
+    QEMU has virtio-mem on Linux hosts only, and memory without a reservation since 6.1.
+    """
+    if host.platform != "linux" or guest_arch != "amd64" or host.qemu_version < (6, 1, 0):
+        return 0
+    room_mib = host.memory_mib - spec.memory_mib
+    return max(0, room_mib // PLUG_UNIT_MIB * PLUG_UNIT_MIB)
+
+
 def boot_command(
     host: HostFacts,
     guest_arch: str,
@@ -117,6 +139,7 @@ def boot_command(
     cmdline: str,
     memory_mib: int,
     cpus: int,
+    plug_mib: int = 0,
 ) -> list[str]:
     """Return the arguments for a kernel and an initramfs without network and disks."""
     arguments = [
@@ -126,7 +149,7 @@ def boot_command(
         *("-accel", accelerator_option(accelerator)),
         *("-cpu", cpu_model(accelerator, host, guest_arch)),
         *("-smp", str(cpus)),
-        *("-m", f"{memory_mib}M"),
+        *("-m", _memory(memory_mib, plug_mib)),
         *("-kernel", str(files.kernel)),
         *("-initrd", str(files.initramfs)),
         *("-append", f"{cmdline} {_CMDLINE_TCG}" if accelerator == "tcg" else cmdline),
@@ -154,15 +177,17 @@ def machine_command(
     """
     if files.root is None or files.data is None or files.seed is None:
         raise ValueError("a machine needs its root, data and seed disks")
+    plug_mib = plug_memory_mib(spec, host, guest_arch)
     return [
         *boot_command(
             host,
             guest_arch,
             accelerator,
             files,
-            cmdline=cmdline,
+            cmdline=f"{cmdline} {_CMDLINE_PLUG}" if plug_mib else cmdline,
             memory_mib=spec.memory_mib,
             cpus=spec.cpus,
+            plug_mib=plug_mib,
         ),
         *("-name", f"desk-{spec.name}"),
         *("-rtc", "base=utc"),
@@ -172,7 +197,23 @@ def machine_command(
         *_disk("data", files.data, DATA_SERIAL, {"discard": "unmap", "detect-zeroes": "unmap"}),
         *_disk("seed", files.seed, SEED_SERIAL, {"read-only": "on"}),
         *("-device", "virtio-rng-pci"),
-        *("-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on,deflate-on-oom=on"),
+        # What the balloon holds is not the guest's to take back: the ceiling is a ceiling.
+        *("-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on,deflate-on-oom=off"),
+        *_plug(plug_mib),
+    ]
+
+
+def _memory(memory_mib: int, plug_mib: int) -> str:
+    return f"{memory_mib}M,maxmem={memory_mib + plug_mib}M" if plug_mib else f"{memory_mib}M"
+
+
+def _plug(plug_mib: int) -> list[str]:
+    if not plug_mib:
+        return []
+    return [
+        # Not reserved: most of it is never used, and the host may have less free than that.
+        *("-object", f"memory-backend-ram,id={PLUG_ID}-ram,size={plug_mib}M,reserve=off"),
+        *("-device", f"virtio-mem-pci,id={PLUG_ID},memdev={PLUG_ID}-ram,requested-size=0"),
     ]
 
 

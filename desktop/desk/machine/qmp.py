@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 from desk.errors import DriverError
 
 
 def execute(
-    address: str | tuple[str, int], command: str, *, timeout_s: float = 5.0, **arguments: object
+    address: str | tuple[str, int],
+    command: str,
+    arguments: Mapping[str, object] | None = None,
+    *,
+    timeout_s: float = 5.0,
 ) -> Any:
     """Connect to the QMP server at ``address`` (a socket's path, or host and port), run one
     command and return its answer. Raises ``DriverError`` where QEMU refuses or does not answer.
     """
-    return asyncio.run(_execute(address, command, arguments, timeout_s))
+    return asyncio.run(_execute(address, command, dict(arguments or {}), timeout_s))
 
 
 async def _execute(

@@ -19,6 +19,7 @@ from deskd.services.distribution import Distribution
 from deskd.services.events import Events
 from deskd.services.exec import Execs
 from deskd.services.images import Images
+from deskd.services.memory_use import MemoryUse
 from deskd.services.networks import Networks
 from deskd.services.publishers import Publishers
 from deskd.services.store_checks import StoreChecks
@@ -50,3 +51,4 @@ class Engine(Record):
     publishers: Publishers
     memory: MemoryWatching
     store_checks: StoreChecks
+    memory_use: MemoryUse

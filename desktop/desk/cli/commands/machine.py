@@ -14,7 +14,7 @@ import click
 from desk.cli import complete, options, render
 from desk.cli.catalog import Entry
 from desk.cli.framework import DeskCommand, LazyGroup
-from desk.cli.machine_flags import machine_flags, new_spec
+from desk.cli.machine_flags import machine_flags, memory_mib, new_spec
 from desk.cli.render import Table
 from desk.cli.session import Session, pass_session
 from desk.errors import MachineError, NotFound, UsageError
@@ -22,19 +22,40 @@ from desk.machine.model import MachineStatus, State, check_name
 
 _GROUP = {
     "active": Entry("machine:active", "Print the name of the machine in use."),
+    "clone": Entry(
+        "machine_copies:clone",
+        "Make a machine with the same images, containers, volumes and settings.",
+    ),
     "config": Entry("machine:config", "Print the docker flags that select a machine."),
     "create": Entry("machine:create", "Create a machine."),
     "env": Entry("env:env", "Print the shell code that points Docker's clients at a machine."),
+    "export": Entry(
+        "machine_copies:export", "Write a whole machine, without its keys, to one file."
+    ),
     "image": Entry("guest_image:image", "Manage the guest images that machines boot."),
+    "import": Entry("machine_copies:import_", "Make a machine of a file that `export` wrote."),
     "inspect": Entry("machine:inspect", "Show everything about machines."),
     "ip": Entry("machine:ip", "Print the address where a machine's ports are."),
     "kill": Entry("machine:kill", "End machines at once, as if unplugged."),
     "ls": Entry("machine:ls", "List machines."),
+    "rename": Entry("machine_copies:rename", "Give a stopped machine another name."),
     "restart": Entry("machine:restart", "Restart machines."),
+    "restore": Entry("machine_copies:restore", "Put a stopped machine's disk back to a snapshot."),
     "rm": Entry("machine:rm", "Remove machines and everything in them."),
-    "set": Entry("machine:set_", "Set mirrors, insecure registries and proxies of a machine."),
+    "scp": Entry(
+        "machine_scp:scp", "Copy files between this computer and machines, or between machines."
+    ),
+    "set": Entry(
+        "machine:set_", "Set memory, CPUs, mirrors, insecure registries and proxies of a machine."
+    ),
+    "snapshot": Entry("machine_copies:snapshot", "Keep a machine's disk as it is now."),
+    "snapshots": Entry("machine_copies:snapshots", "List or remove the snapshots of a machine."),
     "ssh": Entry("machine:ssh", "Open a shell in a machine, or run a command there."),
     "start": Entry("machine:start", "Start machines."),
+    "stats": Entry(
+        "machine_memory:stats",
+        "Print what machines use of their memory, and what this computer pays for it.",
+    ),
     "status": Entry("machine:status", "Print the state of a machine."),
     "stop": Entry("machine:stop", "Stop machines."),
     "url": Entry("machine:url", "Print the address of a machine's engine."),
@@ -243,25 +264,41 @@ def create(session: Session, name: str | None, **flags: Any) -> None:
 @click.command(
     name="set",
     cls=DeskCommand,
-    example="desk machine set registry-mirror=https://mirror.example\n"
+    example="desk machine set --memory 4g\n"
+    "desk machine set registry-mirror=https://mirror.example\n"
     "desk machine set https-proxy=http://proxy:3128 no-proxy=.example,10.0.0.0/8\n"
     "desk machine set insecure-registry=10.0.2.2:5000,registry.lan",
 )
-@click.argument("arguments", metavar="[MACHINE] NAME=VALUE...", nargs=-1, required=True)
+@click.option("--memory", metavar="SIZE", help="Memory ceiling, such as 4g: at once if possible.")
+@click.option("--cpus", metavar="COUNT", type=click.IntRange(1), help="CPUs from the next start.")
+@click.argument("arguments", metavar="[MACHINE] [NAME=VALUE]...", nargs=-1)
 @pass_session
-def set_(session: Session, arguments: tuple[str, ...]) -> None:
-    """Set mirrors, insecure registries and proxies of a machine."""
+def set_(
+    session: Session, arguments: tuple[str, ...], memory: str | None, cpus: int | None
+) -> None:
+    """Set memory, CPUs, mirrors, insecure registries and proxies of a machine."""
     from desk.cli.specs import parse_pairs
 
     named = bool(arguments) and "=" not in arguments[0]
     name = arguments[0] if named else session.machine
     pairs = arguments[1:] if named else arguments
-    if not pairs or any("=" not in pair for pair in pairs):
-        raise UsageError("nothing to set", hint="Write NAME=VALUE; an empty value unsets it.")
+    if any("=" not in pair for pair in pairs) or not (pairs or memory or cpus):
+        raise UsageError(
+            "nothing to set",
+            hint="Write --memory SIZE, --cpus COUNT or NAME=VALUE; an empty value unsets it.",
+        )
     session.desk.require_machine(name)
+    wanted_mib = None if memory is None else memory_mib(memory)
     given = parse_pairs(pairs, flag="machine set")
     changes = {key.replace("-", "_"): value for key, value in given.items()}
-    if session.desk.manager.set_engine_options(name, changes):
+    manager = session.desk.manager
+    waits = bool(changes) and manager.set_engine_options(name, changes)
+    waits = (cpus is not None and manager.set_cpus(name, cpus)) or waits
+    if wanted_mib is not None:
+        moved = session.desk.memory.move(name, wanted_mib, session.progress)
+        waits = waits and not moved.restarted
+        session.progress.done(f"Machine {name} has {wanted_mib} MiB of memory.")
+    if waits:
         render.note(f"`desk machine restart {name}` makes it take effect.")
 
 

@@ -40,7 +40,12 @@ class LocalDriver:
     """One ``deskd`` process with its roots in the machine's directory."""
 
     features = Features(
-        needs_guest_image=False, has_ssh=False, can_power=True, has_console=False, live_memory=False
+        needs_guest_image=False,
+        has_ssh=False,
+        can_power=True,
+        has_console=False,
+        live_memory=False,
+        sized=False,
     )
 
     def __init__(self, context: DriverContext) -> None:
@@ -131,6 +136,12 @@ class LocalDriver:
         self._paths.engine_pid.unlink(missing_ok=True)
         self._paths.engine_socket.unlink(missing_ok=True)
 
+    def freeze(self) -> None:
+        return
+
+    def thaw(self) -> None:
+        return
+
     def remove(self) -> None:
         """Remove every container, so that no process, mount or interface stays, then the engine."""
         if self._has_remains():
@@ -190,6 +201,9 @@ class LocalDriver:
 
     def host_memory_bytes(self) -> int | None:
         return None  # its containers are processes of this computer like all others
+
+    def live_memory(self) -> None:
+        return None
 
     def diagnose(self) -> str:
         words = process.last_lines(self._paths.engine_log)

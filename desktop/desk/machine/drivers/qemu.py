@@ -7,28 +7,28 @@ Options: ``ssh_port`` fixes the port on 127.0.0.1, ``qemu`` the path of QEMU's p
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import socket
-import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import Any
 
 from desk.agent.spec import EngineAccess
 from desk.errors import DriverError, MachineError, UsageError
 from desk.machine import console, ports, process
 from desk.machine.driver import Features, Progress
 from desk.machine.drivers.options import check_known, port_option
+from desk.machine.drivers.qemu_memory import FACT_BOOT, FACT_PLUG, QemuMemory, host_memory_mib
 from desk.machine.drivers.table import DriverContext
 from desk.machine.images import GuestImage, ImageStore, host_architecture
-from desk.machine.model import MachineSpec, State
+from desk.machine.model import LEAST_MEMORY_MIB, MachineSpec, State
 from desk.machine.qemu_command import (
     BootFiles,
     HostFacts,
     binary_name,
     candidate_accelerators,
     machine_command,
+    plug_memory_mib,
 )
 from desk.machine.seed import (
     ENGINE_OPTIONS,
@@ -37,6 +37,7 @@ from desk.machine.seed import (
     seed_members,
     write_seed,
 )
+from desk.machine.sparse import make_sparse
 from desk.machine.store import MachineStore
 from desk.paths import docker_certificates
 from desk.ssh.endpoint import Endpoint
@@ -61,9 +62,10 @@ class QemuDriver:
         has_ssh=True,
         can_power=True,
         has_console=True,
-        live_memory=False,
+        live_memory=True,
         own_guest=True,
         has_seed=True,
+        portable=True,
     )
 
     def __init__(self, context: DriverContext) -> None:
@@ -85,7 +87,7 @@ class QemuDriver:
         progress("Making keys and disks")
         try:
             self._write_identity(spec)
-            _make_sparse(self._paths.data_disk, spec.disk_gib * _GIB)
+            make_sparse(self._paths.data_disk, spec.disk_gib * _GIB)
         except OSError as error:
             raise MachineError(
                 f"cannot write {error.filename or self._paths.directory}: {error.strerror}",
@@ -164,6 +166,8 @@ class QemuDriver:
             cmdline=image.manifest.cmdline,
             ssh_port=self._port(),
         )
+        plug_mib = plug_memory_mib(spec, host, image.manifest.arch)
+        self._record.update({FACT_BOOT: str(spec.memory_mib), FACT_PLUG: str(plug_mib)})
         self._spawn(argv)
 
     def _spawn(self, argv: list[str]) -> None:
@@ -188,6 +192,24 @@ class QemuDriver:
                     hint=f"See {self._paths.qemu_log}.",
                 )
             time.sleep(0.01)
+
+    def freeze(self) -> None:
+        running = process.recall(self._paths.qemu_pid)
+        if running is None:
+            return
+        if sys.platform == "win32":
+            raise DriverError(
+                f"machine {self._name} cannot stand still here while it runs",
+                hint=f"`desk machine stop {self._name}` stops it.",
+            )
+        import signal
+
+        running.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        running = process.recall(self._paths.qemu_pid)
+        if running is not None:
+            self._resume(running)
 
     def _resume(self, running: process.Process) -> None:
         if running.suspended and sys.platform != "win32":
@@ -250,6 +272,13 @@ class QemuDriver:
         running = process.recall(self._paths.qemu_pid)
         return None if running is None else running.resident_bytes()
 
+    def live_memory(self) -> QemuMemory | None:
+        running = process.recall(self._paths.qemu_pid)
+        # One that an older Desk started says nothing of its memory.
+        if running is None or not self._record.get(FACT_BOOT):
+            return None
+        return QemuMemory(self._name, running, self._record, self._qmp)
+
     def diagnose(self) -> str:
         if self.state() is State.STOPPED:
             words = process.last_lines(self._paths.qemu_log)
@@ -289,10 +318,10 @@ class QemuDriver:
         port = self._record.get("qmp_port")
         return ("127.0.0.1", int(port)) if port else str(self._paths.qmp_socket)
 
-    def _qmp(self, command: str) -> None:
+    def _qmp(self, command: str, **arguments: object) -> Any:
         from desk.machine.qmp import execute
 
-        execute(self._qmp_address(), command)
+        return execute(self._qmp_address(), command, arguments)
 
     def _qmp_greets(self) -> bool:
         """Whether QEMU speaks on its QMP socket; it listens early, and speaks once it runs."""
@@ -355,10 +384,10 @@ class QemuDriver:
 def _check_spec(spec: MachineSpec) -> None:
     check_known(spec, OPTIONS)
     check_engine_options(spec.options)
-    if spec.memory_mib < 128:
+    if spec.memory_mib < LEAST_MEMORY_MIB:
         raise UsageError(
             f"{spec.memory_mib} MiB of memory are too few for a machine",
-            hint="Give at least 128 MiB; 2048 suit most work.",
+            hint=f"Give at least {LEAST_MEMORY_MIB} MiB; 2048 suit most work.",
         )
     if spec.cpus < 1 or spec.disk_gib < 1:
         raise UsageError("a machine needs at least one CPU and 1 GiB of disk")
@@ -386,7 +415,9 @@ def _host_facts(spec: MachineSpec, guest_arch: str) -> HostFacts:
     from desk.machine.accelerator import qemu_version
 
     binary = find_qemu(guest_arch, spec.options.get("qemu", ""))
-    facts = HostFacts(sys.platform, host_architecture(), binary, qemu_version(binary))
+    facts = HostFacts(
+        sys.platform, host_architecture(), binary, qemu_version(binary), host_memory_mib()
+    )
     wanted = spec.options.get("accelerator", "")
     usable = candidate_accelerators(facts, guest_arch)
     if wanted and wanted not in usable:
@@ -395,13 +426,3 @@ def _host_facts(spec: MachineSpec, guest_arch: str) -> HostFacts:
             hint=f"Use one of: {', '.join(usable)}.",
         )
     return facts
-
-
-def _make_sparse(file: Path, size_bytes: int) -> None:
-    """Make a file of zeros that takes no room on the host until the guest writes to it."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    os.close(descriptor)
-    if sys.platform == "win32":
-        # NTFS allocates a grown file unless it is marked first.
-        subprocess.run(["fsutil", "sparse", "setflag", str(file)], check=True, timeout=30)
-    os.truncate(file, size_bytes)

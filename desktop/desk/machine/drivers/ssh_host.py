@@ -46,6 +46,7 @@ class SshHostDriver:
         can_power=True,
         has_console=False,
         live_memory=False,
+        sized=False,
         state_interval_s=5.0,
     )
 
@@ -157,6 +158,12 @@ class SshHostDriver:
             engine.stop(hard=hard)
         self._record.update({"power": "off"})
 
+    def freeze(self) -> None:
+        return
+
+    def thaw(self) -> None:
+        return
+
     def remove(self) -> None:
         """Take away what ``create`` brought; an engine that was there before stays as it is."""
         program = self._record.get("program")
@@ -199,6 +206,9 @@ class SshHostDriver:
 
     def host_memory_bytes(self) -> int | None:
         return None  # this computer pays nothing for it
+
+    def live_memory(self) -> None:
+        return None
 
     def diagnose(self) -> str:
         try:

@@ -141,6 +141,12 @@ class VagrantDriver:
     def _may_run(self) -> bool:
         return self._record.get("power") == "on" or self._has_vm()
 
+    def freeze(self) -> None:
+        return
+
+    def thaw(self) -> None:
+        return
+
     def remove(self) -> None:
         """``vagrant destroy``; the box stays in Vagrant's own store, for the next machine."""
         if not self._has_vm():
@@ -183,6 +189,9 @@ class VagrantDriver:
 
     def host_memory_bytes(self) -> int | None:
         return None  # the provider's process is not ours to find
+
+    def live_memory(self) -> None:
+        return None
 
     def diagnose(self) -> str:
         return f"{self._last_words()} (see {self._paths.vagrant_log})"

@@ -81,6 +81,8 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/desk/ports/{id}", "publishing:answer"),
     # Desk's own: the check of the store
     Route("POST", "/desk/store/check", "store:check"),
+    # Desk's own: the machine's memory and who holds it
+    Route("GET", "/desk/memory", "memory:usage"),
     # what a Docker engine without a swarm or plugins answers
     Route("GET", "/plugins", "system:plugins"),
     Route("GET", "/swarm", "system:no_swarm"),
