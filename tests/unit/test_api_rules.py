@@ -167,6 +167,9 @@ def test_routes_match_names_with_slashes() -> None:
 
 def test_version_prefixes() -> None:
     assert split_version("/v1.30/info") == ((1, 30), "/info")
+    # Older tools that move images between stores say this of every engine.
+    assert split_version("/v1.22/images/get?names=x") == ((1, 24), "/images/get?names=x")
+    assert split_version("/v1.22/images/load") == ((1, 24), "/images/load")
     assert split_version("/version") == ((1, 47), "/version")
     assert split_version("/volumes") == ((1, 47), "/volumes")
     for path in ("/v1.48/x", "/v1.23/x", "/v2.0/x", "/v0.1/x"):

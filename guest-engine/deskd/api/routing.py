@@ -18,6 +18,12 @@ from deskd.services.version import API_VERSION, MIN_API_VERSION, version_text
 Handler = Callable[[Any, Request], Awaitable[Answer]]
 
 
+# WORKAROUND: skopeo before 1.14.2, podman and buildah of its time (Debian 12 has them) say 1.22 to
+# every engine: https://github.com/containers/image/issues/2259. Nothing has changed here since.
+_MOVES_OF_IMAGES = frozenset({"/images/get", "/images/load"})
+_OLDEST_MOVER = (1, 22)
+
+
 class PageNotFound(NotFound):
     """No route has this method and path."""
 
@@ -98,6 +104,8 @@ def split_version(path: str) -> tuple[tuple[int, int], str]:
     if not (dot and major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit()):
         return API_VERSION, path
     version = (int(major[:6]), int(minor[:6]))
+    if version >= _OLDEST_MOVER and slash + rest.partition("?")[0] in _MOVES_OF_IMAGES:
+        version = max(version, MIN_API_VERSION)
     if version < MIN_API_VERSION:
         raise InvalidArgument(
             f"client version {major}.{minor} is too old. Minimum supported API version is "
