@@ -173,6 +173,32 @@ class Pusher:
         raw = json.dumps(document).encode()
         return self.manifest(repository, reference, document), digest(raw_config), len(raw)
 
+    def index(
+        self, repository: str, tag: str, layers: Mapping[str, bytes]
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """Store an index of images of one layer each, by ``architecture`` or
+        ``architecture/variant``; return its digest and its entries. Each image has a tag, too: its
+        platform without the stroke."""
+        entries = []
+        for name, layer in layers.items():
+            architecture, _, variant = name.partition("/")
+            platform = {"architecture": architecture, **({"variant": variant} if variant else {})}
+            document, _ = self.describe(repository, [layer], platform=platform)
+            entries.append(
+                {
+                    "mediaType": document["mediaType"],
+                    "digest": self.manifest(repository, name.replace("/", ""), document),
+                    "size": len(json.dumps(document)),
+                    "platform": {"os": "linux", **platform},
+                }
+            )
+        document = {
+            "schemaVersion": 2,
+            "mediaType": f"{OCI}.index.v1+json",
+            "manifests": entries,
+        }
+        return self.manifest(repository, tag, document), entries
+
     def describe(
         self,
         repository: str,

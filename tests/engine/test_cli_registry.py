@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,16 @@ from tests.engine_process import EngineProcess
 from tests.registry_process import PASSWORD, USER, running_registry
 
 pytestmark = pytest.mark.root
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PUSH_PLATFORMS = """
+import sys
+from tests.kernel.image_store import entry, tar
+from tests.registry_process import Pusher
+Pusher(sys.argv[1]).index("several", "all", {
+    name: tar(entry("file", name.encode())) for name in ("amd64", "arm64")
+})
+"""
 
 
 @pytest.fixture
@@ -223,6 +235,60 @@ def test_progress_on_a_terminal_has_a_line_for_each_layer(desk: Cli, registry: s
     child.wait()
     assert child.exitstatus == 0
     desk.ok("tag", name, "busybox")
+
+
+def test_the_tree_of_images_is_dockers(desk: Cli, engine: EngineProcess) -> None:
+    for name in ("tree/one:1", "tree/one:2", "tree/two:1"):
+        desk.ok("tag", "busybox", name)
+    desk.ok("create", "--name", "tree-user", "tree/one:1", "true")
+    made = json.loads(desk.ok("inspect", "busybox"))[0]["Id"].removeprefix("sha256:")[:12]
+    try:
+        ours, theirs = desk("images", "--tree"), desk.docker("images", "--tree")
+        assert (ours.code, theirs.code) == (0, 0), theirs.err
+        names = {"busybox:latest", "tree/one:1", "tree/one:2", "tree/two:1"}
+        rows = []
+        for shown in (ours.out, theirs.out):
+            lines = [line.split() for line in shown.splitlines()]
+            assert names <= {line[0] for line in lines if line}
+            rows += [line for line in lines if made in line]  # the image, at one of its names
+        # docker's marks what is in use only by what an engine with containerd's store tells.
+        assert rows[0] == [*rows[1], "U"]
+        assert rows[0][0] in names
+        assert rows[0][-2] == "0B", "no content beside the layers"
+        done = desk("images", "--tree", "-q")
+        assert done.code == 1
+        assert "not supported with --tree" in done.err
+    finally:
+        desk.ok("rm", "tree-user")
+
+
+def test_pulls_by_platform_digest_and_all_tags(
+    desk: Cli, registry: str, engine: EngineProcess
+) -> None:
+    name = f"{registry}/several"
+    push = (sys.executable, "-c", PUSH_PLATFORMS, registry)
+    subprocess.run(engine.inside_network(*push), check=True, cwd=REPOSITORY)
+    for program in (desk, desk.docker):
+        for wanted in ("arm64", "amd64"):
+            done = program("pull", "-q", "--platform", f"linux/{wanted}", f"{name}:all")
+            assert done.code == 0, done
+            shown = desk.ok("image", "inspect", "-f", "{{.Architecture}}", f"{name}:all")
+            assert shown == f"{wanted}\n"
+        done = program("pull", "--platform", "linux/s390x", f"{name}:all")
+        assert done.code == 1
+        assert "no matching manifest for linux/s390x in the manifest list entries" in done.err
+        digest = json.loads(
+            desk.ok("image", "inspect", "-f", "{{json .RepoDigests}}", f"{name}:all")
+        )[0]
+        assert program("rmi", f"{name}:all").code == 0
+        assert program("pull", "-q", digest).out == f"{digest}\n"
+        assert program("rmi", digest).code == 0
+        done = program("pull", "-a", name)
+        assert done.code == 0, done
+        listed = desk.ok("images", "--format", "{{.Tag}}", name).split()
+        assert sorted(listed) == ["all", "amd64", "arm64"]
+        for tag in listed:
+            assert program("rmi", f"{name}:{tag}").code == 0
 
 
 def test_searches_and_flags_that_exclude_each_other(desk: Cli, registry: str) -> None:

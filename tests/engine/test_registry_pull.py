@@ -125,21 +125,12 @@ def test_only_the_digest_of_what_is_here_is_asked_for(here: Service, registry: s
 
 
 def test_platforms_and_digests_and_all_tags(here: Service, registry: str) -> None:
-    pusher = Pusher(registry)
-    entries = []
-    for architecture, variant in (("amd64", ""), ("arm64", "v8"), ("arm", "v7"), ("arm", "v6")):
-        platform = {"architecture": architecture, **({"variant": variant} if variant else {})}
-        layer = tar(entry("platform", f"{architecture}{variant}".encode()))
-        document, _ = pusher.describe("multi", [layer], platform=platform)
-        digest = pusher.manifest("multi", f"{architecture}{variant}", document)
-        size = len(pusher.request("GET", f"/v2/multi/manifests/{digest}",
-                                  Accept=document["mediaType"])[2])  # fmt: skip
-        entries.append(
-            {"mediaType": document["mediaType"], "digest": digest, "size": size,
-             "platform": {"os": "linux", **platform}}
-        )  # fmt: skip
-    index = {"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": entries}
-    digest = pusher.manifest("multi", "all", index)
+    platforms = ("amd64", "arm64/v8", "arm/v7", "arm/v6")
+    digest, entries = Pusher(registry).index(
+        "multi",
+        "all",
+        {name: tar(entry("platform", name.replace("/", "").encode())) for name in platforms},
+    )
     name = f"{registry}/multi"
     for wanted, found in (
         ("linux/arm64", b"arm64v8"),
