@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import NameOID
 
 from tests.free_ports import free_port
+from tests.http_service import QuietHandler
 from tests.registry_process import PASSWORD, USER
 
 ISSUER, SERVICE = "desk tests", "registry.test"
@@ -114,14 +115,10 @@ def _make_key(directory: Path) -> None:
     )
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(QuietHandler):
     directory: Path
 
-    def log_message(self, *_: object) -> None:
-        """Stay quiet."""
-
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         """The first form: a query, with Basic credentials where somebody is known."""
         query = parse_qs(urlsplit(self.path).query)
         user, password = "", ""
@@ -131,9 +128,9 @@ class _Handler(BaseHTTPRequestHandler):
             )
         granted = not given or (user, password) == (USER, PASSWORD)
         offline = query.get("offline_token") == ["true"] and bool(user)
-        self._answer("basic" if given else "nobody", user, query, granted=granted, offline=offline)
+        self._reply("basic" if given else "nobody", user, query, granted=granted, offline=offline)
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802
         """The OAuth2 form: a body that says which grant."""
         body = self.rfile.read(int(self.headers.get("Content-Length", "0"))).decode()
         form = parse_qs(body)
@@ -144,9 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
         user = users.get(form.get("refresh_token", [""])[0], "")
         known = bool(form.get("client_id")) and form.get("service") == [SERVICE]
         granted = grant == "refresh_token" and bool(user) and known
-        self._answer(grant, user, form, granted=granted, offline=False)
+        self._reply(grant, user, form, granted=granted, offline=False)
 
-    def _answer(
+    def _reply(
         self, grant: str, user: str, asked: dict[str, list[str]], *, granted: bool, offline: bool
     ) -> None:
         scopes = " ".join(asked.get("scope", [])).split()
@@ -162,12 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer["refresh_token"] = secrets.token_urlsafe(24)
             with (self.directory / "refresh-tokens").open("a") as file:
                 print(answer["refresh_token"], user, file=file)
-        body = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.answer(status, {"Content-Type": "application/json"}, json.dumps(answer).encode())
 
     def _token(self, user: str, scopes: Sequence[str]) -> str:
         """Make a JSON Web Token of what may be granted of the scopes."""

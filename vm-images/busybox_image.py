@@ -4,7 +4,7 @@
     python3 vm-images/busybox_image.py OUTPUT.tar [--busybox PATH] [--tag NAME:TAG]
 
 The same busybox and SOURCE_DATE_EPOCH give the same bytes, and so the same image ID. Needs
-nothing but Python's standard library.
+nothing but Python's standard library and the package beside it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import tarfile
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+
+from guestbuild.archives import add
 
 DEFAULT_EPOCH = 1_735_689_600  # 2025-01-01T00:00:00Z, where SOURCE_DATE_EPOCH is not set
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "riscv64": "riscv64"}
@@ -105,7 +107,7 @@ def build(output: Path, busybox: Path, tag: str, architecture: str) -> str:
     part = output.with_name(output.name + ".part")
     with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as archive:
         for name, data in members:
-            _add(archive, name, epoch_s, mode=0o644, data=data)
+            add(archive, name, mtime_s=epoch_s, mode=0o644, data=data)
     part.replace(output)
     return f"sha256:{image_id}"
 
@@ -115,17 +117,17 @@ def layer_tar(busybox: Path, epoch_s: int) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, mode in DIRECTORIES:
-            _add(archive, name, epoch_s, mode=mode, kind=tarfile.DIRTYPE)
-        _add(archive, "bin/busybox", epoch_s, mode=0o755, data=busybox.read_bytes())
+            add(archive, name, mtime_s=epoch_s, mode=mode, kind=tarfile.DIRTYPE)
+        add(archive, "bin/busybox", mtime_s=epoch_s, mode=0o755, data=busybox.read_bytes())
         for path in applets(busybox):
             depth = path.count("/")
             target = "busybox" if path.startswith("bin/") else "../" * depth + "bin/busybox"
-            _add(archive, path, epoch_s, mode=0o777, kind=tarfile.SYMTYPE, target=target)
+            add(archive, path, mtime_s=epoch_s, mode=0o777, kind=tarfile.SYMTYPE, target=target)
         for name, target in LINKS:
-            _add(archive, name, epoch_s, mode=0o777, kind=tarfile.SYMTYPE, target=target)
+            add(archive, name, mtime_s=epoch_s, mode=0o777, kind=tarfile.SYMTYPE, target=target)
         for name, text in FILES.items():
             mode = 0o640 if name in PRIVATE_FILES else 0o644
-            _add(archive, name, epoch_s, mode=mode, data=text.encode())
+            add(archive, name, mtime_s=epoch_s, mode=mode, data=text.encode())
     return buffer.getvalue()
 
 
@@ -144,22 +146,6 @@ def _run(busybox: Path, *arguments: str) -> str:
         copy.chmod(0o755)
         done = subprocess.run([copy, *arguments], check=True, capture_output=True, text=True)
     return done.stdout
-
-
-def _add(
-    archive: tarfile.TarFile,
-    name: str,
-    epoch_s: int,
-    *,
-    mode: int,
-    kind: bytes = tarfile.REGTYPE,
-    data: bytes = b"",
-    target: str = "",
-) -> None:
-    member = tarfile.TarInfo(name)
-    member.type, member.mode, member.linkname = kind, mode, target
-    member.mtime, member.size = epoch_s, len(data)
-    archive.addfile(member, io.BytesIO(data))
 
 
 def _json(document: object) -> bytes:

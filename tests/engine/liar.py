@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.http_service import HttpService, QuietHandler
 
 Reply = tuple[int, dict[str, str], bytes]
 
 
-class Liar(BaseHTTPRequestHandler):
+class _Liar(QuietHandler):
     """Answers what the test says; ``seen`` keeps the requests with their credentials."""
 
-    protocol_version = "HTTP/1.1"
-    answer: Callable[[str], Reply]
+    reply: Callable[[str], Reply]
     seen: list[tuple[str, str]]
 
-    def log_message(self, *_: object) -> None:
-        """Stay quiet."""
-
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         type(self).seen.append((self.path, self.headers.get("Authorization", "")))
         if self.path == "/v2/":
-            status, headers, body = type(self).answer("ping") or (200, {}, b"{}")
+            self.answer(*(type(self).reply("ping") or (200, {}, b"{}")))
         else:
-            status, headers, body = type(self).answer(self.path)
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        with contextlib.suppress(OSError):
-            self.wfile.write(body)
+            self.answer(*type(self).reply(self.path))
 
 
-class Server:
-    def __init__(self, answer: Callable[[str], Reply | None]) -> None:
+class Server(HttpService):
+    """``reply`` gets each request's path, "ping" for the first question, and says what is answered
+    (to a ping, None is the usual)."""
+
+    def __init__(self, reply: Callable[[str], Reply | None]) -> None:
         self.seen: list[tuple[str, str]] = []
-        handler = type("Handler", (Liar,), {"answer": staticmethod(answer), "seen": self.seen})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.address = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-
-    def __enter__(self) -> Server:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(_Liar, reply=staticmethod(reply), seen=self.seen)

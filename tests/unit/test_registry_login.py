@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from tests.http_service import HttpService, QuietHandler
 
 from deskd.errors import InvalidArgument, Unauthorized, Unavailable
 from deskd.registry.authorization import Credentials, parse_header
@@ -21,15 +21,12 @@ from deskd.registry.login import log_in
 GOOD = "Basic " + base64.b64encode(b"ann:s3cret").decode()
 
 
-class Registry(BaseHTTPRequestHandler):
+class Registry(QuietHandler):
     """A registry and its token service; ``scheme`` is what ``/v2/`` asks for."""
 
     scheme = ""
 
-    def log_message(self, *_: object) -> None:
-        """Stay quiet."""
-
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         given = self.headers.get("Authorization", "")
         path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
         if path == "/token":
@@ -43,7 +40,7 @@ class Registry(BaseHTTPRequestHandler):
             realm = f"http://127.0.0.1:{port}/token"
             self._answer(401, {}, f'{self.scheme} realm="{realm}",service="here"')
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self._token(parse_qs(body)["refresh_token"] == ["identity"])
 
@@ -52,26 +49,14 @@ class Registry(BaseHTTPRequestHandler):
         self._answer(200 if known else 401, given if known else {})
 
     def _answer(self, status: int, document: object, challenge: str = "") -> None:
-        body = json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        if challenge:
-            self.send_header("WWW-Authenticate", challenge)
-        self.end_headers()
-        self.wfile.write(body)
+        headers = {"WWW-Authenticate": challenge} if challenge else {}
+        self.answer(status, headers, json.dumps(document).encode())
 
 
 @contextmanager
-def registry(scheme: str) -> Iterator[str]:
-    handler = type("Handler", (Registry,), {"scheme": scheme})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+def serving(scheme: str) -> Iterator[str]:
+    with HttpService(Registry, scheme=scheme) as service:
+        yield service.address
 
 
 def attempt(address: str, password: str = "s3cret", token: str = "") -> str:
@@ -84,12 +69,12 @@ def attempt(address: str, password: str = "s3cret", token: str = "") -> str:
 
 
 def test_each_scheme_lets_the_right_ones_in() -> None:
-    with registry("") as address:
+    with serving("") as address:
         assert attempt(address) == ""
-    with registry("Basic") as address:
+    with serving("Basic") as address:
         assert attempt(address) == ""
         assert attempt(f"http://{address}/v1/") == ""
-    with registry("Bearer") as address:
+    with serving("Bearer") as address:
         assert attempt(address) == "identity"
         assert attempt(address, token="identity") == "identity"
 
@@ -97,14 +82,14 @@ def test_each_scheme_lets_the_right_ones_in() -> None:
 @pytest.mark.parametrize("scheme", ["Basic", "Bearer"])
 def test_wrong_passwords_are_refused(scheme: str) -> None:
     refused = pytest.raises(Unauthorized, match="incorrect username or password")
-    with registry(scheme) as address, refused:
+    with serving(scheme) as address, refused:
         attempt(address, "wrong")
-    with registry("Bearer") as address, pytest.raises(Unauthorized):
+    with serving("Bearer") as address, pytest.raises(Unauthorized):
         attempt(address, token="wrong")
 
 
 def test_nobody_there_and_no_address() -> None:
-    with registry("") as address:
+    with serving("") as address:
         pass
     with pytest.raises(Unavailable, match=address):
         attempt(address)
@@ -117,7 +102,7 @@ def test_nobody_there_and_no_address() -> None:
 
 
 def test_a_scheme_that_is_not_known_is_told() -> None:
-    with registry("Digest") as address, pytest.raises(Unauthorized):
+    with serving("Digest") as address, pytest.raises(Unauthorized):
         attempt(address)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 from pathlib import Path
 
 from guestbuild import elf, recipe
+from guestbuild.archives import add
 from guestbuild.errors import BuildError
 from guestbuild.packages import Base
 from guestbuild.progress import run
@@ -34,31 +34,24 @@ def make(arch: recipe.Architecture, base: Base, output: Path) -> None:
     plain = output.with_suffix("")
     with tarfile.open(plain, "w", format=tarfile.USTAR_FORMAT) as archive:
         for directory in sorted({*_DIRECTORIES, *_parents(files)}):
-            _add(archive, directory, 0o1777 if directory == "tmp" else 0o755, tarfile.DIRTYPE)
+            mode = 0o1777 if directory == "tmp" else 0o755
+            add(archive, directory, mode=mode, mtime_s=recipe.EPOCH_S, kind=tarfile.DIRTYPE)
         for name, target in _LINKS.items():
             if any(file.startswith(f"{target}/") for file in files):
-                _add(archive, name, 0o777, tarfile.SYMTYPE, target=target)
+                add(
+                    archive,
+                    name,
+                    mode=0o777,
+                    mtime_s=recipe.EPOCH_S,
+                    kind=tarfile.SYMTYPE,
+                    target=target,
+                )
         for name, origin in files.items():
             mode = 0o644 if name.endswith("/copyright") else 0o755
-            _add(archive, name, mode, data=origin.read_bytes())
+            add(archive, name, mode=mode, mtime_s=recipe.EPOCH_S, data=origin.read_bytes())
     # Several threads of xz would cut the stream in blocks, by the computer's processors.
     run(["xz", "-6", "--check=crc32", "--threads=1", plain], what=f"compressing {output.name}")
 
 
 def _parents(names: dict[str, Path]) -> set[str]:
     return {str(parent) for name in names for parent in Path(name).parents if str(parent) != "."}
-
-
-def _add(
-    archive: tarfile.TarFile,
-    name: str,
-    mode: int,
-    kind: bytes = tarfile.REGTYPE,
-    *,
-    data: bytes = b"",
-    target: str = "",
-) -> None:
-    member = tarfile.TarInfo(name)
-    member.type, member.mode, member.linkname = kind, mode, target
-    member.mtime, member.size = recipe.EPOCH_S, len(data)
-    archive.addfile(member, io.BytesIO(data))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from deskd import errors
@@ -157,3 +158,20 @@ class ByteQueue:
                     continue
             await self._ready.wait()
             self._ready.clear()
+
+
+async def written_by_thread(
+    work: Callable[[Callable[[bytes], None]], None],
+) -> AsyncGenerator[bytes]:
+    """Yield what ``work``, in a thread, gives to its sink. Who stops early closes this, which ends
+    the work and waits for it."""
+    chunks = ByteQueue(asyncio.get_running_loop())
+    writing = asyncio.create_task(asyncio.to_thread(chunks.run, work))
+    try:
+        async for chunk in chunks:
+            yield chunk
+        await writing
+    finally:
+        chunks.stop()
+        with contextlib.suppress(asyncio.CancelledError):
+            await writing

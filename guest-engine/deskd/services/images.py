@@ -14,7 +14,7 @@ from deskd.domain import reference as references
 from deskd.domain.container import ContainerConfig
 from deskd.domain.filters import Filters
 from deskd.domain.image import ImageRecord
-from deskd.images.bridge import ByteQueue, feed_thread
+from deskd.images.bridge import feed_thread, written_by_thread
 from deskd.images.catalog import Catalog
 from deskd.images.streams import ByteReader
 from deskd.record import Record
@@ -200,18 +200,10 @@ class Images:
     async def _save(self, plan: saving.SavePlan) -> AsyncIterator[bytes]:
         from deskd.images import saving
 
-        queue = ByteQueue(asyncio.get_running_loop())
-        writing = asyncio.create_task(
-            asyncio.to_thread(queue.run, lambda sink: saving.save(self._catalog, plan, sink))
-        )
-        try:
-            async for chunk in queue:
+        written = written_by_thread(lambda sink: saving.save(self._catalog, plan, sink))
+        async with contextlib.aclosing(written) as chunks:
+            async for chunk in chunks:
                 yield chunk
-            await writing
-        finally:
-            queue.stop()
-            with contextlib.suppress(asyncio.CancelledError):
-                await writing
         for record in plan.records:
             self._publish("save", record)
 

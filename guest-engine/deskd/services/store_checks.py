@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
-from deskd.images.bridge import ByteQueue
+from deskd.images.bridge import written_by_thread
 from deskd.images.layers import LayerStore
 from deskd.layout import DataRoot
 from deskd.services.containers.registry import ContainerRegistry
@@ -45,28 +45,13 @@ class StoreChecks:
 
         Waits for a check that is under way.
         """
-        async with (
-            self._lock,
-            contextlib.aclosing(self._lines(repair=repair, deep=deep)) as lines,
-        ):
-            async for line in lines:
-                yield line
-
-    async def _lines(self, *, repair: bool, deep: bool) -> AsyncGenerator[bytes]:
-        queue = ByteQueue(asyncio.get_running_loop())
 
         def work(sink: Callable[[bytes], None]) -> None:
             self._check(lambda line: sink(json.dumps(line).encode() + b"\n"), repair, deep)
 
-        checking = asyncio.create_task(asyncio.to_thread(queue.run, work))
-        try:
-            async for line in queue:
+        async with self._lock, contextlib.aclosing(written_by_thread(work)) as lines:
+            async for line in lines:
                 yield line
-            await checking
-        finally:
-            queue.stop()
-            with contextlib.suppress(asyncio.CancelledError):
-                await checking
 
     def _check(self, tell: Callable[[dict[str, Any]], None], repair: bool, deep: bool) -> None:
         from deskd.storage.check import StoreCheck
