@@ -83,6 +83,8 @@ def test_version_and_info(engine: EngineProcess, api: Api) -> None:
     usage = api.get("/system/df")
     assert usage["Images"][0]["Containers"] == 1
     assert len(usage["Containers"]) == 1
+    error = api.error("GET", "/system/df", type="nothing")
+    assert (error.status, error.message) == (400, "unknown object type: nothing")
 
 
 @pytest.mark.parametrize(

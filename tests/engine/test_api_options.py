@@ -359,6 +359,19 @@ def test_runtimes_and_isolation(api: Api) -> None:
     api.create("true", HostConfig={"Isolation": "default", "Annotations": {"a": "b"}})
 
 
+def test_platforms_that_an_image_does_not_have(api: Api) -> None:
+    document = {"Image": IMAGE, "Cmd": ["true"]}
+    for platform, status, text in (
+        ("linux/s390x", 404, "does not match the specified platform: wanted linux/s390x"),
+        ("s390x", 404, "does not match the specified platform"),
+        ("bogus", 400, '"bogus": unknown operating system or architecture'),
+        ("a/b/c/d", 400, "is an invalid platform"),
+    ):
+        error = api.error("POST", "/containers/create", document, platform=platform)
+        assert (error.status, text in error.message) == (status, True), error
+    api.post("/containers/create", document, platform="linux")
+
+
 def test_a_reference_to_no_container_is_no_missing_image(api: Api) -> None:
     """Clients take 404 from a create for a missing image, and pull it."""
     for host in (

@@ -232,6 +232,7 @@ run --rm --dns 1.1.1.1 --dns-search x --dns-opt ndots:2 busybox grep -v '^#' /et
 run --rm --sysctl net.ipv4.ip_forward=1 busybox cat /proc/sys/net/ipv4/ip_forward
 run --rm --security-opt no-new-privileges --cap-drop ALL busybox grep -E 'NoNew|CapEff' /proc/self/status
 run --rm --tmpfs /x:size=1m --shm-size 1m busybox df /x /dev/shm
+run --rm -v rel/ative busybox ls -d /rel/ative
 run --rm --mount type=tmpfs,target=/x,tmpfs-size=1m,tmpfs-mode=700 busybox stat -c %a /x
 run --rm --mount type=volume,src=spare,dst=/x,readonly busybox touch /x/a
 run --rm --mount type=bind,src=/tmp,dst=/x,ro,bind-propagation=rprivate busybox touch /x/a

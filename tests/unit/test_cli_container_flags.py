@@ -62,6 +62,7 @@ def test_relative_and_home_sources_become_absolute(
     volume = mount_specs.parse_volume("data:/var/lib:rw")
     assert (volume.source, volume.is_path) == ("data", False)
     assert mount_specs.parse_volume("/anonymous").source == ""
+    assert mount_specs.parse_volume("relative").target == "relative"
     assert mount_specs.parse_volume(r"C:\src:/src").target == "/src"
 
 

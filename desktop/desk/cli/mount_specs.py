@@ -47,7 +47,7 @@ def parse_volume(text: str) -> Volume:
     else:
         source, target = drive + parts[0], parts[1]
         options = parts[2] if len(parts) > 2 else ""
-    if not target.startswith("/"):
+    if source and not target.startswith("/"):  # the engine lets a lone one count from "/"
         raise UsageError(
             f"invalid volume {text!r}: {target!r} is not an absolute path in the container"
         )

@@ -11,6 +11,7 @@ from typing import Any
 from deskd import __version__
 from deskd.domain.filters import Filters
 from deskd.domain.times import rfc3339
+from deskd.errors import InvalidArgument
 from deskd.kernel import apparmor
 from deskd.kernel.cgroup.features import Features
 from deskd.kernel.cgroup.hierarchy import detect
@@ -26,6 +27,7 @@ from deskd.settings import Settings
 from deskd.store.database import Database
 
 _ID_KEY = "engine_id"
+_USAGE_KINDS = ("container", "image", "volume", "build-cache")
 
 
 class Machine(Record):
@@ -202,7 +204,10 @@ class System:
 
     async def disk_usage(self, kinds: list[str]) -> dict[str, Any]:
         """Return ``SystemDataUsageResponse``; ``kinds`` (container, image, volume,
-        build-cache) limits the work, none means all."""
+        build-cache) limits the work, none means all. Raises ``InvalidArgument`` for others."""
+        for kind in kinds:
+            if kind not in _USAGE_KINDS:
+                raise InvalidArgument(f"unknown object type: {kind}")
         usage: dict[str, Any] = {
             "LayersSize": 0,
             "Images": None,

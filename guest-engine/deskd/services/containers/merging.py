@@ -258,6 +258,13 @@ def volume_target(path: str) -> str:
     return check_mount_target(path if path.startswith("/") or not path else f"/{path}")
 
 
+_PLATFORM_WORDS = frozenset(
+    ("linux", "windows", "darwin", "freebsd", "amd64", "x86_64", "arm64", "aarch64", "arm", "armhf",
+     "armel", "386", "i386", "ppc64le", "s390x", "riscv64", "mips64le", "loong64")
+)  # fmt: skip
+"""What a platform of one word may be: an operating system or an architecture."""
+
+
 def check_platform(wanted: str, found: str, reference: str) -> None:
     """Raise ``NotFound`` where an image is for another platform than asked for."""
     if not wanted:
@@ -265,6 +272,8 @@ def check_platform(wanted: str, found: str, reference: str) -> None:
     parts = wanted.lower().split("/")
     if len(parts) > 3 or not all(parts):
         raise InvalidArgument(f'"{wanted}" is an invalid platform; write os/architecture')
+    if len(parts) == 1 and parts[0] not in _PLATFORM_WORDS:
+        raise InvalidArgument(f'"{wanted}": unknown operating system or architecture')
     have = found.split("/")
     matches = parts[0] in have if len(parts) == 1 else parts[:2] == have[:2]
     if not matches:
