@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import pexpect
-from tests.engine_process import EngineProcess, docker_cli, run_docker
+from tests.engine_process import REPOSITORY, EngineProcess, docker_cli, run_docker
+
+TRIXIES_CLI = REPOSITORY / "build/trixie/root/usr/bin/docker"
+"""Debian trixie's client, which packaging/test unpacks."""
+
+
+@functools.cache
+def docker_clients() -> dict[str, Path]:
+    """Return the directories of the docker CLIs to test with, by version: the one on PATH, and
+    trixie's where that is another."""
+    found: dict[str, Path] = {}
+    for program in (Path(docker_cli()), TRIXIES_CLI):
+        if program.exists():
+            command = [str(program), "--version"]
+            told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            found.setdefault(told.split()[2].rstrip(","), program.parent)
+    return found
 
 
 def ok(engine: EngineProcess, *arguments: str, stdin: bytes = b"") -> str:

@@ -13,7 +13,7 @@ import pytest
 from tests.clients.docker_commands import ok, terminal, until
 from tests.engine_process import EngineProcess, busybox_tar, docker_cli, run_docker
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("every_docker_cli")]
 
 
 def test_version_and_info(engine: EngineProcess) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.clients.docker_commands import ok, terminal, until
 from tests.engine_process import EngineProcess, docker_cli, run_docker
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("every_docker_cli")]
 
 
 def started(engine: EngineProcess, *arguments: str) -> subprocess.Popen[str]:
