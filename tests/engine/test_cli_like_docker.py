@@ -381,7 +381,7 @@ run
 run --foo busybox
 run -p abc busybox
 run -p 99999:80 busybox
-run -v a:b busybox true
+run -v ab:c busybox true
 run -v /a:/b:foo busybox true
 run --mount foo busybox
 run --mount type=foo,target=/x busybox
