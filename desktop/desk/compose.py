@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from desk.machine.copies import MachineCopies
     from desk.machine.manager import Manager
     from desk.machine.memory import MemoryDial
+    from desk.machine.upgrades import Upgrades
 
 Progress = Callable[[str], None]
 
@@ -89,6 +90,13 @@ class Desk:
         from desk.machine.archives import MachineArchives
 
         return MachineArchives(self.manager, self.copies)
+
+    @cached_property
+    def upgrades(self) -> Upgrades:
+        """The guest images of machines."""
+        from desk.machine.upgrades import Upgrades
+
+        return Upgrades(self.manager)
 
     def has_machine(self, name: str) -> bool:
         return self.home.machine(name).config.is_file()

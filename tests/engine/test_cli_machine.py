@@ -47,6 +47,15 @@ def test_from_nothing_to_a_container_and_back(host: Host) -> None:
     assert done.code == 0, done
     assert done.out.splitlines()[0] == "web"
 
+    code = f'eval "$({DESK}-env)" && {DESK}-env | wc -c && {DESK}-env --check'
+    done = host.run("bash", "-c", f'{code} && eval "$({DESK}-env -u)"; {DESK}-env --check')
+    assert (done.code, done.out) == (1, "0\n"), done
+    first, second, hint = done.err.splitlines()
+    assert first == "Docker's clients of this shell use machine default."
+    assert second.startswith("desk: Docker's clients of this shell do not use machine default: ")
+    assert second.endswith("DOCKER_HOST is not set")
+    assert hint.startswith("`desk-env` prints what sets them")
+
     assert host("stop", "-t", "0", "web").code == 0
     done = host("down")
     assert done.err.endswith("Machine default is stopped.\n")

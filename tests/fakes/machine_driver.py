@@ -19,6 +19,7 @@ from desk.machine.model import MachineSpec, State
 
 SERVER = Path(__file__).with_name("engine_server.py")
 MOST_MIB = 1 << 20
+BAD_VERSION = "9."
 
 
 class FakeDriver:
@@ -49,6 +50,8 @@ class FakeDriver:
         failure = self._record.read().spec.options.get("fail")
         if failure == "start":
             raise DriverError("the fake driver was told not to start")
+        if self._record.get("image").startswith(BAD_VERSION):
+            raise DriverError("the fake driver does not boot that image")
         if self._record.read().spec.memory_mib > MOST_MIB:
             raise DriverError("the fake driver has not so much memory")
         program = [str(SERVER), str(self._paths.engine_socket)]

@@ -13,6 +13,7 @@ from tests.fakes.machine_driver import FakeDriver
 from desk.cli.commands.machine_memory import history_rows, usage_row
 from desk.errors import Conflict, DriverError, MachineNotRunning, NotFound, UsageError
 from desk.machine import process
+from desk.machine.drivers.qemu_memory import host_memory_mib
 from desk.machine.drivers.table import DriverTable
 from desk.machine.manager import Manager
 from desk.machine.memory import MemoryDial, described
@@ -127,3 +128,12 @@ def test_the_history_has_a_line_a_minute_with_the_largest_use(
     manager.start("box")
     rows = list(history_rows(dial.usage("box").history))
     assert [row["Used"] for row in rows] == ["900MiB", "800MiB"]
+
+
+def test_nothing_is_set_aside_where_memory_is_never_promised_twice(tmp_path: Path) -> None:
+    file = tmp_path / "overcommit_memory"
+    assert host_memory_mib(file) > 256  # a kernel without that file
+    file.write_text("0\n")
+    assert host_memory_mib(file) > 256
+    file.write_text("2\n")
+    assert host_memory_mib(file) == 0

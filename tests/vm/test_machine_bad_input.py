@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -14,10 +15,12 @@ from pathlib import Path
 import pytest
 from tests.unit.test_machine_images import make_image
 
-from desk.errors import DeskError, DriverError, ImageError, MachineError, UsageError
+from desk.errors import Conflict, DeskError, DriverError, ImageError, MachineError, UsageError
 from desk.machine import ports
+from desk.machine.images import ImageStore, host_architecture
 from desk.machine.manager import Manager
 from desk.machine.model import MachineSpec, State
+from desk.machine.upgrades import Upgrades
 from desk.paths import Home
 
 pytestmark = pytest.mark.vm
@@ -86,6 +89,36 @@ def test_missing_disk(manager: Manager, spec: MachineSpec) -> None:
     manager.home.machine("bad").data_disk.unlink()
     with pytest.raises(MachineError, match=r"data\.img is missing"):
         manager.start("bad")
+
+
+def test_disk_that_was_cut_off(manager: Manager, spec: MachineSpec) -> None:
+    manager.create(spec)
+    os.truncate(manager.home.machine("bad").data_disk, 700 << 20)
+    with pytest.raises(MachineError, match=r"data\.img is cut off: it has 0\.68 of 1 GiB"):
+        manager.start("bad")
+    assert manager.home.machine("bad").data_disk.stat().st_size == 700 << 20
+
+
+def test_upgrade_takes_the_newest_image_and_goes_back(
+    manager: Manager, spec: MachineSpec, tmp_path: Path
+) -> None:
+    manager.create(spec)
+    upgrades = Upgrades(manager)
+    arch = host_architecture()
+    same = upgrades.upgrade("bad", "", lambda _sentence: None)
+    assert same.before == same.after == f"0.1.0-{arch}"
+    newer = make_image(tmp_path / "newer", version="0.2.0")
+    done = upgrades.upgrade("bad", str(newer), lambda _sentence: None)
+    assert (done.after, done.restarted) == (f"0.2.0-{arch}", False)
+    with pytest.raises(MachineError, match="QEMU"):  # it boots nothing, either
+        manager.start("bad")
+    assert upgrades.back("bad", lambda _sentence: None).after == f"0.1.0-{arch}"
+    manager.create(replace(spec, name="other"))
+    with pytest.raises(Conflict, match="machine other was never upgraded"):
+        upgrades.back("other", lambda _sentence: None)
+    ImageStore(manager.home).remove(f"0.2.0-{arch}")
+    with pytest.raises(ImageError, match=r"0\.2\.0-.* is not installed"):
+        upgrades.back("bad", lambda _sentence: None)
 
 
 def test_kernel_that_is_none_quotes_qemu(manager: Manager, spec: MachineSpec) -> None:

@@ -478,6 +478,10 @@ class Manager:
         file = self._store.file(machine.name)
         file.write(replace(file.read(), spec=spec))
 
+    def update_facts(self, machine: Machine, facts: Mapping[str, str]) -> None:
+        """Set facts of a machine that is held."""
+        self._store.file(machine.name).update(facts)
+
     def _check_socket_length(self, name: str) -> None:
         limit = _SOCKET_PATH_BYTES.get(sys.platform)
         socket = self.home.machine(name).engine_socket.with_name(_LONGEST_SOCKET_NAME)

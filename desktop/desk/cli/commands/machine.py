@@ -58,6 +58,9 @@ _GROUP = {
     ),
     "status": Entry("machine:status", "Print the state of a machine."),
     "stop": Entry("machine:stop", "Stop machines."),
+    "upgrade": Entry(
+        "machine_upgrade:upgrade", "Give a machine a newer guest image; its data stays."
+    ),
     "url": Entry("machine:url", "Print the address of a machine's engine."),
     "use": Entry("machine:use", "Make a machine the one that desk uses."),
 }

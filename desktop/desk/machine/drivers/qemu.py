@@ -151,7 +151,7 @@ class QemuDriver:
         spec = self._record.read().spec
         image = self._images.get(self._record.get("image"))
         self._images.check(image)
-        self._check_disks()
+        self._check_disks(spec)
         host = _host_facts(spec, image.manifest.arch)
         accelerator = self._accelerator(spec, host, image, progress)
         self._settle_port(spec, progress)
@@ -335,7 +335,7 @@ class QemuDriver:
             except OSError:
                 return False
 
-    def _check_disks(self) -> None:
+    def _check_disks(self, spec: MachineSpec) -> None:
         for disk in (self._paths.data_disk, self._paths.seed_disk, self._paths.known_hosts):
             if not disk.is_file():
                 raise MachineError(
@@ -343,6 +343,14 @@ class QemuDriver:
                     hint=f"Restore the file, or remove machine {self._name} with its data: "
                     f"`desk machine rm -f {self._name}`.",
                 )
+        size_bytes = self._paths.data_disk.stat().st_size
+        if size_bytes < spec.disk_gib * _GIB:
+            raise MachineError(
+                f"{self._paths.data_disk} is cut off: it has {size_bytes / _GIB:.2f} of"
+                f" {spec.disk_gib} GiB",
+                hint=f"Restore the file from a backup, or a snapshot with `desk machine restore "
+                f"{self._name}`.",
+            )
 
     def _port(self) -> int:
         return int(self._record.get("ssh_port") or 0)

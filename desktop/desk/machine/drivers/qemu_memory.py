@@ -7,9 +7,11 @@ takes memory away. Both are asked for by QMP, and the guest follows within secon
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any, Protocol
 
 from desk.errors import DriverError
@@ -18,6 +20,8 @@ from desk.machine.qemu_command import PLUG_ID
 from desk.machine.store import Facts
 
 FACT_BOOT, FACT_PLUG = "boot_memory_mib", "plug_memory_mib"
+_OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
+_NEVER = "2"  # of vm.overcommit_memory, proc(5)
 _MIB = 1 << 20
 _POLL_S = 0.05
 _FOLLOW_S = 30.0
@@ -26,10 +30,14 @@ _BALLOON_SLACK_BYTES = _MIB
 _EMPTY_BALLOON_BYTES = 1 << 50  # QEMU takes the most that there is
 
 
-def host_memory_mib() -> int:
-    """Return the memory of this computer; 0 where it is not asked for."""
+def host_memory_mib(overcommit: Path = _OVERCOMMIT) -> int:
+    """Return the memory of this computer; 0 where it is not asked for, or where this Linux never
+    promises more memory than it has: nothing can be set aside to be plugged in there."""
     if sys.platform == "win32":
         return 0
+    with contextlib.suppress(OSError):
+        if overcommit.read_text("ascii").strip() == _NEVER:
+            return 0
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _MIB
 
 

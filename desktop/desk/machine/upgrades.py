@@ -1,0 +1,97 @@
+"""Another guest image under the same data disk, and the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from desk.errors import Conflict, MachineError, UsageError
+from desk.machine.coming_up import Machine
+from desk.machine.driver import Progress
+from desk.machine.images import GuestImage, ImageStore
+from desk.machine.manager import Manager
+from desk.machine.model import State
+
+_IMAGE, _PREVIOUS = "image", "previous_image"
+
+
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """The identities of the images before and now, and whether the machine runs the new one."""
+
+    before: str
+    after: str
+    restarted: bool
+
+
+class Upgrades:
+    """Changes the guest images of machines."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+        self._images = ImageStore(manager.home)
+
+    def upgrade(self, name: str, source: str, progress: Progress) -> Upgraded:
+        """Give the machine the newest installed image, or the one at ``source`` (a path or a URL).
+
+        A running machine is restarted, which ``progress`` is told first. Where it does not come
+        up with the new image it is started with the old one again, and ``MachineError`` says so.
+        """
+        with self._manager.held(name, "setting") as machine:
+            before = _image(machine)
+            if source:
+                progress(f"Installing the guest image {source}")
+                image = self._images.install(source)
+            else:
+                # The newest for the guest's architecture, which stands at the identity's end.
+                image = self._images.newest(before.rpartition("-")[2])
+        return self._change(name, image, progress)
+
+    def back(self, name: str, progress: Progress) -> Upgraded:
+        """Give the machine the image that it had before; another ``back`` undoes that."""
+        with self._manager.held(name, "setting") as machine:
+            _image(machine)
+            previous = machine.record.facts.get(_PREVIOUS, "")
+            if not previous:
+                raise Conflict(
+                    f"machine {name} was never upgraded",
+                    hint=f"`desk machine upgrade {name}` gives it the newest image.",
+                )
+            image = self._images.get(previous)
+        return self._change(name, image, progress)
+
+    def _change(self, name: str, image: GuestImage, progress: Progress) -> Upgraded:
+        self._images.check(image)
+        wanted = image.manifest.identity
+        with self._manager.held(name, "setting") as machine:
+            old = {key: machine.record.facts.get(key, "") for key in (_IMAGE, _PREVIOUS)}
+            if old[_IMAGE] == wanted:
+                return Upgraded(wanted, wanted, restarted=False)
+            self._manager.update_facts(machine, {_IMAGE: wanted, _PREVIOUS: old[_IMAGE]})
+            runs = machine.driver.state() is not State.STOPPED
+        if not runs:
+            return Upgraded(old[_IMAGE], wanted, restarted=False)
+        progress(f"Restarting machine {name} with the guest image {wanted}")
+        try:
+            self._manager.restart(name, progress)
+        except MachineError as error:
+            progress(f"Starting machine {name} with the guest image {old[_IMAGE]} again")
+            with self._manager.held(name, "setting") as machine:
+                self._manager.update_facts(machine, old)
+            self._manager.start(name, progress)
+            raise MachineError(
+                f"machine {name} does not come up with the guest image {wanted} and has"
+                f" {old[_IMAGE]} again: {error.text}",
+                hint=error.hint,
+            ) from error
+        return Upgraded(old[_IMAGE], wanted, restarted=True)
+
+
+def _image(machine: Machine) -> str:
+    """Return the identity of the machine's image; ``UsageError`` where it boots none of ours."""
+    image = machine.record.facts.get(_IMAGE, "")
+    if not image:
+        raise UsageError(
+            f"machine {machine.name} boots no guest image that is installed here",
+            hint="Machines of the driver qemu do; others are upgraded where they come from.",
+        )
+    return image
