@@ -18,7 +18,7 @@ from deskd.errors import DeskdError, InvalidArgument
 from deskd.images.catalog import Catalog
 from deskd.images.layers import LayerStore
 from deskd.kernel.cgroup.features import look as look_at_cgroups
-from deskd.layout import BUNDLED_IMAGES, DataRoot, ExecRoot
+from deskd.layout import AGENTS_DIRECTORY, BUNDLED_IMAGES, DataRoot, ExecRoot
 from deskd.services.containers.attaching import Attaching
 from deskd.services.containers.creation import ContainerCreation, Defaults
 from deskd.services.containers.endpoints import Endpoints
@@ -39,6 +39,7 @@ from deskd.services.distribution import Distribution
 from deskd.services.engine import Engine
 from deskd.services.events import Events
 from deskd.services.exec import Execs
+from deskd.services.folders import Folders
 from deskd.services.images import Images
 from deskd.services.memory_use import MemoryUse
 from deskd.services.networks import Networks
@@ -57,6 +58,10 @@ if TYPE_CHECKING:
     from deskd.services.ports import Runtime
 
 log = logging.getLogger(__name__)
+
+
+def _has_agents() -> bool:
+    return os.path.isdir(AGENTS_DIRECTORY)
 
 
 class Daemon:
@@ -176,9 +181,10 @@ class Daemon:
         publishers = Publishers()
         memory = MemoryWatching(registry, resources, machine.memory_bytes)
         stack.callback(memory.close)
+        folders = Folders(expected=_has_agents())
         lifecycle = Lifecycle(
             registry, runtime, resources, roots, endpoints, volumes, self._data, health, publishers,
-            memory, remapping=remapping, cgroup_parent=settings.cgroup_parent,
+            memory, folders, remapping=remapping, cgroup_parent=settings.cgroup_parent,
         )  # fmt: skip
         stack.push_async_callback(lifecycle.close)
         files = Files(registry, runtime, roots, self._data, remapping)
@@ -192,7 +198,7 @@ class Daemon:
         engine = Engine(
             registry=registry,
             creation=ContainerCreation(
-                registry, images, roots, volumes, files, self._data, defaults, remapping
+                registry, images, roots, volumes, files, self._data, defaults, remapping, folders
             ),
             lifecycle=lifecycle,
             updating=Updating(registry, resources, features),
@@ -214,6 +220,7 @@ class Daemon:
             events=events,
             publishers=publishers,
             memory=memory,
+            folders=folders,
             store_checks=StoreChecks(self._data, database, layers, registry, roots, volumes),
             memory_use=memory_use,
         )

@@ -10,6 +10,9 @@ DEFAULT_CONFIG_FILE = "/etc/desk/daemon.json"
 BUNDLED_IMAGES = "/usr/share/desk/images"
 """Image archives that ship with the guest, loaded at the engine's first start."""
 
+AGENTS_DIRECTORY = "/run/desk-folders"
+"""Agents make it, and the guest image has it: where it is, one comes and shares its folders."""
+
 SUBUID_FILE = "/etc/subuid"
 SUBGID_FILE = "/etc/subgid"
 

@@ -11,7 +11,7 @@ import pytest
 
 from desk.cli import mount_specs, specs
 from desk.cli.commands.run import create
-from desk.cli.container_spec import bind_sources, container_body
+from desk.cli.container_spec import container_body
 from desk.errors import UsageError
 
 
@@ -171,7 +171,6 @@ def test_ports_volumes_and_networks() -> None:
     assert request["ExposedPorts"] == {"80/tcp": {}, "90/tcp": {}}
     assert host["Binds"] == ["data:/d", "/src:/s"]
     assert request["Volumes"] == {"/anon": {}}
-    assert bind_sources(request) == ["/src", "/b"]
     assert host["NetworkMode"] == "back"
     assert request["NetworkingConfig"]["EndpointsConfig"] == {
         "back": {"IPAMConfig": {"IPv4Address": "10.0.0.9"}, "Aliases": ["db"]}

@@ -71,6 +71,7 @@ PACKAGES = (
     "openssh-client",
     "openssh-server",
     "python3.13",
+    "sshfs",
     "tini",
     "xz-utils",
 )
@@ -82,6 +83,7 @@ PROGRAMS = {
     "usr/bin/python3.13": "usr/bin/python3.13",
     "usr/bin/scp": "usr/bin/scp",
     "usr/bin/ssh-keygen": "usr/bin/ssh-keygen",
+    "usr/bin/sshfs": "usr/bin/sshfs",
     "usr/bin/tini-static": "usr/bin/tini-static",
     "usr/bin/xz": "usr/bin/xz",
     "usr/lib/openssh/sshd-auth": "usr/lib/openssh/sshd-auth",
@@ -132,6 +134,7 @@ APPLETS_LEFT_OUT = frozenset({
 ROOT_DIRECTORIES = {
     "dev": 0o755, "etc": 0o755, "etc/desk": 0o755, "etc/ssl/certs": 0o755, "home": 0o755,
     "media": 0o755, "mnt": 0o755, "opt": 0o755, "proc": 0o555, "root": 0o700, "run": 0o755,
+    "run/desk-folders": 0o711,
     "run/sshd": 0o755, "run/lock": 0o1777, "srv": 0o755, "sys": 0o555, "tmp": 0o1777,
     "var/cache": 0o755, "var/lib/desk": 0o755, "var/log": 0o755, "var/spool": 0o755,
     "var/tmp": 0o1777,
@@ -152,6 +155,17 @@ STDLIB_LEFT_OUT = (
     "turtledemo", "unittest", "venv", "wsgiref", "xmlrpc", "sqlite3/__main__.py", "doctest.py",
     "this.py", "antigravity.py", "_aix_support.py", "_apple_support.py", "_ios_support.py",
     "_android_support.py", "msilib", "nturl2path.py",
+    # Alphabets of other systems' files, which nobody reads in the guest.
+    "encodings/big5*", "encodings/cp[0-35-9]*", "encodings/euc_*", "encodings/gb*",
+    "encodings/hp_*", "encodings/hz*", "encodings/iso2022*", "encodings/iso8859_[2-9]*",
+    "encodings/iso8859_1[0-9]*", "encodings/johab*", "encodings/koi8*", "encodings/kz1048*",
+    "encodings/mac_*", "encodings/palmos*", "encodings/ptcp154*", "encodings/shift_jis*",
+    "encodings/tis_620*", "lib-dynload/_codecs_*", "lib-dynload/_multibytecodec*",
+    # Debuggers, profilers, mail, sound, browsers; interpreters in interpreters.
+    "bdb.py", "cProfile.py", "colorsys.py", "ftplib.py", "imaplib.py", "mailbox.py",
+    "modulefinder.py", "pdb.py", "pickletools.py", "poplib.py", "profile.py", "pstats.py",
+    "pyclbr.py", "rlcompleter.py", "shelve.py", "smtplib.py", "symtable.py", "tabnanny.py",
+    "trace.py", "wave.py", "webbrowser.py", "lib-dynload/_interp*", "lib-dynload/_lsprof*",
     "lib-dynload/_curses*", "lib-dynload/_dbm*", "lib-dynload/_gdbm*", "lib-dynload/_test*",
     "lib-dynload/_tkinter*", "lib-dynload/_crypt*", "lib-dynload/readline*",
     "lib-dynload/_ctypes_test*", "lib-dynload/xx*", "EXTERNALLY-MANAGED", "sitecustomize.py",

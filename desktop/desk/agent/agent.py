@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -19,7 +21,9 @@ from desk.agent.acceptor import Acceptor
 from desk.agent.clock import GuestClock
 from desk.agent.control import ControlServer
 from desk.agent.door import EngineDoor
+from desk.agent.folders import SharedFolders
 from desk.agent.gateway import EngineGateway
+from desk.agent.guest_mounts import GuestMounts
 from desk.agent.link import Link
 from desk.agent.pidfile import PidFile
 from desk.agent.ports import PortForwards
@@ -36,6 +40,7 @@ _BACKLOG = 128
 _WAKE_INTERVAL_S = 2.0
 _RETRY_PORTS_S = 5.0
 _PRUNE_S = 30.0
+_UNMOUNT_S = 20.0
 
 
 @dataclass(slots=True)
@@ -63,7 +68,10 @@ class Agent:
         self._door = EngineDoor(spec.engine)
         self._gateway = EngineGateway(spec.machine, self._link, self._door)
         self._ports = PortForwards(self._link, self._acceptor)
-        self._watch = EngineWatch(self._link, self._door, self._ports)
+        self._folders = SharedFolders(
+            spec.machine, self._link, spec.sharing, _guest_mounts(paths, spec)
+        )
+        self._watch = EngineWatch(self._link, self._door, self._ports, self._folders)
         self._control = ControlServer(
             paths.agent_socket,
             {
@@ -78,6 +86,7 @@ class Agent:
             Duty("wake", _WAKE_INTERVAL_S, self._notice_sleep),
             Duty("ports", _RETRY_PORTS_S, self._retry_ports),
             Duty("pool", _PRUNE_S, self._door.prune),
+            Duty("folders", _UNMOUNT_S, self._unmount_unused),
         ]
         self._undo = contextlib.ExitStack()
 
@@ -108,6 +117,7 @@ class Agent:
                 undo.callback(self._clock.close)
             self._link.start()
             undo.callback(self._link.close)
+            undo.callback(self._folders.close)  # while there is a connection
             self._undo = undo.pop_all()
         _log.info(
             "agent of machine %s started (process %d, Desk %s)",
@@ -159,6 +169,7 @@ class Agent:
             "pool": asdict(self._door.state()),
             "connections": self._acceptor.connections,
             "ports": self._ports.describe(),
+            "folders": self._folders.describe(),
             "spec": json.loads(self._spec.to_json()),
         }
 
@@ -178,6 +189,19 @@ class Agent:
     def _retry_ports(self) -> None:
         if self._ports.has_failures:
             self._watch.look_again()
+
+    def _unmount_unused(self) -> None:
+        if self._folders.has_unused:
+            self._watch.look_again()
+
+
+def _guest_mounts(paths: MachinePaths, spec: AgentSpec) -> GuestMounts:
+    """Return this agent's mounts, named so that two computers may share one machine."""
+    who = f"{uuid.getnode():x} {paths.directory}".encode("utf-8", "surrogateescape")
+    dial = spec.engine.command.split()
+    by_sudo = dial[:2] == ["sudo", "-n"]
+    program = " ".join(dial[2:4] if by_sudo else dial[:2])
+    return GuestMounts(hashlib.sha256(who).hexdigest()[:12], program, by_sudo)
 
 
 def _listen_unix(paths: MachinePaths) -> socket.socket:

@@ -25,6 +25,15 @@ class EngineAccess:
 
 
 @dataclass(frozen=True, slots=True)
+class FolderSharing:
+    """What of this computer the machine may have: absolute paths, with ``:ro`` at the end of those
+    that it may only read. ``hidden`` are folders in them that it may not enter."""
+
+    folders: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AgentSpec:
     """Everything one agent needs; it reads nothing else about its machine. ``keeps_clock``: the
     guest is Desk's own and the agent sets its clock after the host's."""
@@ -33,6 +42,7 @@ class AgentSpec:
     endpoint: Endpoint
     engine: EngineAccess = EngineAccess()
     keeps_clock: bool = False
+    sharing: FolderSharing = FolderSharing()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
@@ -50,6 +60,9 @@ class AgentSpec:
                 Endpoint(**endpoint),
                 EngineAccess(**data["engine"]),
                 keeps_clock=bool(data["keeps_clock"]),
+                sharing=FolderSharing(
+                    tuple(data["sharing"]["folders"]), tuple(data["sharing"]["hidden"])
+                ),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise MachineError(

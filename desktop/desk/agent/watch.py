@@ -1,15 +1,18 @@
-"""Following the engine's events, so that published ports open and close with their containers."""
+"""Following the engine's events, so that published ports open and close with their containers, and
+folders are shared while containers use them."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from contextlib import ExitStack
 
 from desk.agent.door import EngineDoor
+from desk.agent.folders import SharedFolders
 from desk.agent.link import Link
 from desk.agent.ports import PortForwards, wanted_forwards
-from desk.agent.questions import PortQuestions
+from desk.agent.questions import FolderQuestions, PortQuestions
 from desk.engine.connection import EngineConnection
 from desk.engine.streams import JsonStream
 from desk.engine.transport import ChannelTransport, Connection
@@ -27,17 +30,20 @@ _ACTIONS = ["start", "die", "destroy", "rename", "update", "connect", "disconnec
 
 
 class EngineWatch:
-    """Two threads: one reads the engine's events, one lists containers after each. A third one
-    answers the engine's questions while there is a connection.
+    """Two threads: one reads the engine's events, one lists containers after each. Two more
+    answer the engine's questions while there is a connection.
 
     They are apart so that events which come while a list is made ask for one more list, not for
     one each.
     """
 
-    def __init__(self, link: Link, door: EngineDoor, ports: PortForwards) -> None:
+    def __init__(
+        self, link: Link, door: EngineDoor, ports: PortForwards, folders: SharedFolders
+    ) -> None:
         self._link = link
         self._door = door
         self._ports = ports
+        self._folders = folders
         self._closing = threading.Event()
         self._dirty = threading.Event()
         self._lock = threading.Lock()
@@ -65,7 +71,7 @@ class EngineWatch:
             thread.join(timeout=3.0)
 
     def look_again(self) -> None:
-        """Compare ports with containers once more, without an event."""
+        """Compare ports and folders with containers once more, without an event."""
         self._dirty.set()
 
     @property
@@ -114,17 +120,27 @@ class EngineWatch:
                 self._dirty.set()
                 if self._closing.is_set():
                     return
-                questions = PortQuestions(engine, self._ports, self.look_again)
-                try:
-                    questions.start()
+                self._share(session)
+                with ExitStack() as undo:
+                    for questions in (
+                        PortQuestions(engine, self._ports, self.look_again),
+                        FolderQuestions(engine, self._folders),
+                    ):
+                        undo.callback(questions.close)
+                        questions.start()
                     for _event in stream:
                         self._dirty.set()
-                finally:
-                    questions.close()
         finally:
             with self._lock:
                 self._engine = self._stream = None
             engine.close()
+
+    def _share(self, session: Session) -> None:
+        try:
+            self._folders.connect(session)
+        except DeskError as error:
+            # Said again, to the user, when a container wants a folder.
+            _log.warning("this computer's folders are not shared: %s", error.text)
 
     # --- ports ---------------------------------------------------------------------------------
 
@@ -146,3 +162,4 @@ class EngineWatch:
                 self._dirty.set()
                 continue
             self._ports.reconcile(wanted_forwards(containers or []))
+            self._folders.reconcile(containers or [])

@@ -47,17 +47,6 @@ def check_trust(*, unsigned: bool) -> None:
         )
 
 
-def bind_sources(body: JsonObject) -> list[str]:
-    """Return the host folders that a body mounts."""
-    host = body["HostConfig"]
-    sources = [
-        volume.source
-        for text in host["Binds"] or ()
-        if (volume := mount_specs.parse_volume(text)).is_path
-    ]
-    return sources + [m["Source"] for m in host["Mounts"] or () if m["Type"] == "bind"]
-
-
 def _check_conflicts(flags: Flags) -> None:
     if flags["rm"] and flags["restart"] not in (None, "", "no"):
         raise UsageError(

@@ -96,13 +96,6 @@ class Session:
         """Tells on standard error what takes long, such as starting the machine."""
         return render.Progress()
 
-    def check_host_folders(self, folders: Iterable[str]) -> None:
-        """Refuse folders of this computer where the machine does not have them: Docker would
-        make empty ones there without a word."""
-        from desk.cli.folders import check
-
-        check(self, folders)
-
     def check_host_ports(self, body: dict[str, Any]) -> None:
         """Refuse ports that another program on this computer has: the engine cannot know."""
         from desk.cli.host_ports import check

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TextIO
 import click
 
 from desk.cli import interactive, render, terminal
-from desk.cli.container_spec import Flags, bind_sources, container_body
+from desk.cli.container_spec import Flags, container_body
 from desk.cli.session import Session
 from desk.engine.client import EngineClient
 from desk.engine.streams import AttachedStream
@@ -35,7 +35,6 @@ def split_reference(image: str) -> tuple[str, str]:
 def create_container(session: Session, image: str, command: tuple[str, ...], flags: Flags) -> str:
     """Create a container after the flags, fetching its image if needed, and return its ID."""
     body = container_body(image, command, flags)
-    session.check_host_folders(bind_sources(body))
     session.check_host_ports(body)
     if flags["tty"] and (now := terminal.size()) is not None:
         body["HostConfig"]["ConsoleSize"] = [now.rows, now.columns]

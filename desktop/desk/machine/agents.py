@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from desk.agent.spec import EngineAccess
+from desk.agent.spec import EngineAccess, FolderSharing
 from desk.errors import HostKeyMismatch, SshError
 from desk.paths import MachinePaths
 from desk.ssh.endpoint import Endpoint
@@ -24,6 +24,7 @@ class Agents(Protocol):
         access: EngineAccess,
         *,
         keeps_clock: bool,
+        sharing: FolderSharing,
     ) -> None:
         """Return when the agent serves the engine's socket; it connects in the background."""
 
@@ -49,11 +50,13 @@ class AgentProcesses:
         access: EngineAccess,
         *,
         keeps_clock: bool,
+        sharing: FolderSharing,
     ) -> None:
         from desk.agent import spawn
         from desk.agent.spec import AgentSpec
 
-        spawn.start(paths, AgentSpec(name, endpoint, access, keeps_clock=keeps_clock))
+        spec = AgentSpec(name, endpoint, access, keeps_clock=keeps_clock, sharing=sharing)
+        spawn.start(paths, spec)
 
     def stop(self, paths: MachinePaths) -> None:
         from desk.agent import spawn

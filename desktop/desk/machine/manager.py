@@ -23,6 +23,7 @@ from desk.machine.drivers.table import DriverContext, Drivers, DriverTable
 from desk.machine.model import MachineSpec, MachineStatus, State, check_name
 from desk.machine.openssh import ssh_options
 from desk.machine.readiness import Requirement
+from desk.machine.sharing import SHARING_OPTIONS, check_sharing, folder_sharing
 from desk.machine.store import MachineRecord, MachineStore
 from desk.paths import Home, MachinePaths
 from desk.ssh.endpoint import Endpoint
@@ -206,6 +207,7 @@ class Manager:
         """
         check_name(spec.name)
         self._check_socket_length(spec.name)
+        check_sharing(spec.options)
         paths = self.home.machine(spec.name)
         with self._store.locked(spec.name, "creating", wait_s=_CREATE_LOCK_WAIT_S):
             self.check_free(spec.name)
@@ -233,25 +235,33 @@ class Manager:
                 hint=f"Use it, choose another name, or remove it with `desk machine rm {name}`.",
             )
 
-    def set_engine_options(self, name: str, changes: Mapping[str, str]) -> bool:
-        """Set options of the machine's engine (an empty value unsets one) for its next starts.
+    def set_options(self, name: str, changes: Mapping[str, str]) -> bool:
+        """Set options of the machine's engine (an empty value unsets one) for its next starts, and
+        which folders it may have, which is so at once.
 
-        Returns whether the machine runs, and so has the old ones until it is restarted. Raises
+        Returns whether the machine runs with old ones until it is restarted. Raises
         ``UsageError`` for unknown names and impossible values.
         """
         from desk.machine.seed import ENGINE_OPTIONS, check_engine_options
 
         for key in changes:
-            if key not in ENGINE_OPTIONS:
+            if key not in ENGINE_OPTIONS | SHARING_OPTIONS:
                 raise UsageError(
                     f"there is no setting {key!r}",
-                    hint=f"Settings are: {', '.join(sorted(ENGINE_OPTIONS))}.",
+                    hint=f"Settings are: {', '.join(sorted(ENGINE_OPTIONS | SHARING_OPTIONS))}.",
                 )
         check_engine_options(changes)
+        check_sharing(changes)
+        for_engine = not changes.keys() <= SHARING_OPTIONS
         self.open(name)
         with self._store.locked(name, "setting", wait_s=_LOCK_WAIT_S):
             machine = self.open(name)
-            if not machine.driver.features.has_seed:
+            if not machine.driver.features.has_ssh and not for_engine:
+                raise UsageError(
+                    f"the engine of machine {name} is on this computer, and has all its folders",
+                    hint="There is nothing to set.",
+                )
+            if for_engine and not machine.driver.features.has_seed:
                 raise UsageError(
                     f"the engine of machine {name} is not set up by Desk",
                     hint="Its settings are in /etc/desk/daemon.json there.",
@@ -261,7 +271,10 @@ class Manager:
             kept = {key: value for key, value in merged.items() if value}
             file = self._store.file(name)
             file.write(replace(machine.record, spec=replace(spec, options=kept)))
-            return machine.driver.state() is State.RUNNING
+            running = machine.driver.state() is State.RUNNING
+            if running and changes.keys() & SHARING_OPTIONS:
+                self._renew_agent(name)
+            return running and for_engine
 
     def set_cpus(self, name: str, cpus: int) -> bool:
         """Give the machine another number of CPUs from its next start on; return whether it runs,
@@ -335,6 +348,12 @@ class Manager:
                 return False
             self._start_agent(machine, endpoint)
         return True
+
+    def _renew_agent(self, name: str) -> None:
+        machine = self.open(name)
+        endpoint = machine.driver.endpoint()
+        if endpoint is not None:
+            self._start_agent(machine, endpoint)
 
     def _lacks_agent(self, machine: Machine) -> bool:
         return (
@@ -413,6 +432,7 @@ class Manager:
             endpoint,
             machine.driver.engine_access(),
             keeps_clock=machine.driver.features.own_guest,
+            sharing=folder_sharing(machine.record.spec, self.home),
         )
 
     def _connection(self, machine: Machine) -> Requirement:

@@ -175,6 +175,31 @@ class Session:
         )
         return ChannelStream(channel, by_command=False)
 
+    def listen_unix(
+        self, path: str, serve: Callable[[ChannelStream], None], *, timeout_s: float = 15.0
+    ) -> None:
+        """Have the machine's sshd listen on a Unix socket (of the login's own, mode 0600) while
+        this connection lasts. ``serve`` gets each connection in a thread and closes it.
+
+        Raises ``SshError`` where sshd does not: something is in its place, or it is not allowed.
+        """
+
+        def accept(channel: paramiko.Channel) -> None:
+            serve(ChannelStream(channel, by_command=False))
+
+        try:
+            listens = self._wire.listen_unix(path, accept, timeout_s)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise SshError(
+                f"{self._place} does not listen on {path}: {_reason(error)}",
+                hint="Run `desk machine status` to see whether the machine is well.",
+            ) from error
+        if not listens:
+            raise SshError(
+                f"{self._place} does not listen on {path}",
+                hint="Set AllowStreamLocalForwarding yes in the machine's sshd_config.",
+            )
+
     def open_terminal(
         self, command: str, *, term: str, columns: int, rows: int, timeout_s: float = 15.0
     ) -> ChannelStream:

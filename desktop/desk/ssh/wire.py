@@ -17,8 +17,10 @@ from typing import Any
 
 import paramiko
 from paramiko.common import (
+    MSG_CHANNEL_OPEN,
     MSG_CHANNEL_OPEN_FAILURE,
     cMSG_CHANNEL_OPEN,
+    cMSG_CHANNEL_OPEN_SUCCESS,
     cMSG_GLOBAL_REQUEST,
 )
 from paramiko.message import Message
@@ -133,6 +135,9 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
         self._refusals: dict[int, ChannelRefused] = {}
         self._note_failure = self._handler_table[MSG_CHANNEL_OPEN_FAILURE]
         self._handler_table[MSG_CHANNEL_OPEN_FAILURE] = self._on_open_failure
+        self._listeners: dict[str, Callable[[paramiko.Channel], None]] = {}
+        self._note_opening = self._handler_table[MSG_CHANNEL_OPEN]
+        self._handler_table[MSG_CHANNEL_OPEN] = self._on_open
         options = self.get_security_options()
         options.ciphers = CIPHERS
         options.digests = DIGESTS
@@ -158,14 +163,37 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
     def ping(self, timeout_s: float) -> bool:
         """Ask the server for a sign of life; return whether it came in time."""
         with self._ping_lock:
-            answered = threading.Event()
-            self.completion_event = answered
-            message = Message()
-            message.add_byte(cMSG_GLOBAL_REQUEST)
-            message.add_string("keepalive@openssh.com")
-            message.add_boolean(True)
-            self._send_user_message(message)
+            answered = self._ask("keepalive@openssh.com", lambda message: None)
             return answered.wait(timeout_s) and not self.ended.is_set()
+
+    def listen_unix(
+        self, path: str, accept: Callable[[paramiko.Channel], None], timeout_s: float
+    ) -> bool:
+        """Have the server listen on a Unix socket (OpenSSH's PROTOCOL, 2.4); return whether it
+        does. Each connection there is given to ``accept`` in a thread of its own."""
+        self._listeners[path] = accept
+        with self._ping_lock:
+            self.global_response = None
+            answered = self._ask(
+                "streamlocal-forward@openssh.com", lambda message: message.add_string(path)
+            )
+            listens = answered.wait(timeout_s) and self.global_response is not None
+        if not listens:
+            self._listeners.pop(path, None)
+        return listens
+
+    def _ask(self, kind: str, add_fields: Callable[[Message], None]) -> threading.Event:
+        """Send a global request with a reply; the event is set when the reply is there. The
+        caller holds the lock, as there is one place for replies."""
+        answered = threading.Event()
+        self.completion_event = answered
+        message = Message()
+        message.add_byte(cMSG_GLOBAL_REQUEST)
+        message.add_string(kind)
+        message.add_boolean(True)
+        add_fields(message)
+        self._send_user_message(message)
+        return answered
 
     def open_session_channel(self, timeout_s: float) -> paramiko.Channel:
         """Open a channel for a command (RFC 4254, 6.1)."""
@@ -237,6 +265,31 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
         message.rewind()
         self._note_failure(message)
         self.saved_exception = None
+
+    def _on_open(self, message: Message) -> None:
+        """Take a connection to one of our sockets; paramiko refuses everything else."""
+        kind = message.get_text()
+        number, window, packet = message.get_int(), message.get_int(), message.get_int()
+        path = message.get_text() if kind == "forwarded-streamlocal@openssh.com" else ""
+        accept = self._listeners.get(path)
+        if accept is None:
+            message.rewind()
+            self._note_opening(message)
+            return
+        with self.lock:
+            ours = self._next_channel()
+            channel = paramiko.Channel(ours)
+            self._channels.put(ours, channel)
+            self.channels_seen[ours] = True
+            channel._set_transport(self)
+            channel._set_window(WINDOW_BYTES, MAX_PACKET_BYTES)
+            channel._set_remote_channel(number, window, packet)
+        answer = Message()
+        answer.add_byte(cMSG_CHANNEL_OPEN_SUCCESS)
+        for value in (number, ours, WINDOW_BYTES, MAX_PACKET_BYTES):
+            answer.add_int(value)
+        self._send_message(answer)
+        threading.Thread(target=accept, args=(channel,), name="accepted", daemon=True).start()
 
     def _next_channel(self) -> Any:
         # WORKAROUND: paramiko remembers every channel number it ever used (Transport.

@@ -112,6 +112,7 @@ class MountPoint(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """``MountPoint`` of the API: a volume, bind or tmpfs as it was settled at creation.
 
     ``copy_up`` asks for the image's content in a new volume, ``subpath`` is a part of one.
+    ``folder`` is the client's path of a bind whose source a laptop shares with this machine.
     """
 
     type: str
@@ -127,6 +128,7 @@ class MountPoint(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     non_recursive: bool = False
     recursive_read_only: bool = False
     create_source: bool = False
+    folder: str = ""
     anonymous: bool = False
 
 

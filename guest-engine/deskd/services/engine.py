@@ -18,6 +18,7 @@ from deskd.services.containers.updating import Updating
 from deskd.services.distribution import Distribution
 from deskd.services.events import Events
 from deskd.services.exec import Execs
+from deskd.services.folders import Folders
 from deskd.services.images import Images
 from deskd.services.memory_use import MemoryUse
 from deskd.services.networks import Networks
@@ -50,5 +51,6 @@ class Engine(Record):
     events: Events
     publishers: Publishers
     memory: MemoryWatching
+    folders: Folders
     store_checks: StoreChecks
     memory_use: MemoryUse

@@ -46,7 +46,7 @@ _GROUP = {
         "machine_scp:scp", "Copy files between this computer and machines, or between machines."
     ),
     "set": Entry(
-        "machine:set_", "Set memory, CPUs, mirrors, insecure registries and proxies of a machine."
+        "machine:set_", "Set memory, CPUs, mirrors, proxies and shared folders of a machine."
     ),
     "snapshot": Entry("machine_copies:snapshot", "Keep a machine's disk as it is now."),
     "snapshots": Entry("machine_copies:snapshots", "List or remove the snapshots of a machine."),
@@ -270,7 +270,8 @@ def create(session: Session, name: str | None, **flags: Any) -> None:
     example="desk machine set --memory 4g\n"
     "desk machine set registry-mirror=https://mirror.example\n"
     "desk machine set https-proxy=http://proxy:3128 no-proxy=.example,10.0.0.0/8\n"
-    "desk machine set insecure-registry=10.0.2.2:5000,registry.lan",
+    "desk machine set insecure-registry=10.0.2.2:5000,registry.lan\n"
+    "desk machine set share-folder=~,/srv/data:ro",
 )
 @click.option("--memory", metavar="SIZE", help="Memory ceiling, such as 4g: at once if possible.")
 @click.option("--cpus", metavar="COUNT", type=click.IntRange(1), help="CPUs from the next start.")
@@ -279,7 +280,7 @@ def create(session: Session, name: str | None, **flags: Any) -> None:
 def set_(
     session: Session, arguments: tuple[str, ...], memory: str | None, cpus: int | None
 ) -> None:
-    """Set memory, CPUs, mirrors, insecure registries and proxies of a machine."""
+    """Set memory, CPUs, mirrors, proxies and shared folders of a machine."""
     from desk.cli.specs import parse_pairs
 
     named = bool(arguments) and "=" not in arguments[0]
@@ -295,7 +296,7 @@ def set_(
     given = parse_pairs(pairs, flag="machine set")
     changes = {key.replace("-", "_"): value for key, value in given.items()}
     manager = session.desk.manager
-    waits = bool(changes) and manager.set_engine_options(name, changes)
+    waits = bool(changes) and manager.set_options(name, changes)
     waits = (cpus is not None and manager.set_cpus(name, cpus)) or waits
     if wanted_mib is not None:
         moved = session.desk.memory.move(name, wanted_mib, session.progress)

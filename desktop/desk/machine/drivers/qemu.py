@@ -37,12 +37,13 @@ from desk.machine.seed import (
     seed_members,
     write_seed,
 )
+from desk.machine.sharing import SHARING_OPTIONS
 from desk.machine.sparse import make_sparse
 from desk.machine.store import MachineStore
 from desk.paths import docker_certificates
 from desk.ssh.endpoint import Endpoint
 
-OPTIONS = frozenset({"ssh_port", "qemu", "accelerator", *ENGINE_OPTIONS})
+OPTIONS = frozenset({"ssh_port", "qemu", "accelerator", *ENGINE_OPTIONS, *SHARING_OPTIONS})
 _POWER_ON_S = 20.0
 _QMP_GRACE_S = 3.0
 _GIB = 1 << 30

@@ -25,12 +25,14 @@ from desk.machine.drivers.options import check_known, port_option
 from desk.machine.drivers.remote_engine import Place, RemoteEngine
 from desk.machine.drivers.table import DriverContext
 from desk.machine.model import MachineSpec, State
+from desk.machine.sharing import SHARING_OPTIONS
 from desk.ssh.endpoint import Endpoint
 
 OPTIONS = frozenset(
     {
         *("ssh_host", "ssh_port", "ssh_user", "ssh_key", "ssh_host_key"),
         *("prefix", "data_root", "exec_root", "bip", "default_address_pool"),
+        *SHARING_OPTIONS,
     }
 )
 _USUAL_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")

@@ -30,9 +30,10 @@ from desk.machine.driver import Features, Progress
 from desk.machine.drivers.options import check_known
 from desk.machine.drivers.table import DriverContext
 from desk.machine.model import MachineSpec, State
+from desk.machine.sharing import SHARING_OPTIONS
 from desk.ssh.endpoint import Endpoint
 
-OPTIONS = frozenset({"provider", "vagrantfile", "accelerator"})
+OPTIONS = frozenset({"provider", "vagrantfile", "accelerator", *SHARING_OPTIONS})
 _PARTS = ("Vagrantfile", "vm-images/boxes/provision.sh")
 _USUAL_BOX = "build/desk-libvirt.box"
 _PROBE_S = 2.0

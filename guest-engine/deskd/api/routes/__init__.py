@@ -79,6 +79,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/desk/out-of-memory", "memory:kills"),
     Route("GET", "/desk/ports", "publishing:questions"),
     Route("POST", "/desk/ports/{id}", "publishing:answer"),
+    Route("GET", "/desk/folders", "publishing:folder_questions"),
+    Route("POST", "/desk/folders/{id}", "publishing:folder_answer"),
     # Desk's own: the check of the store
     Route("POST", "/desk/store/check", "store:check"),
     # Desk's own: the machine's memory and who holds it

@@ -19,7 +19,7 @@ from deskd.layout import DataRoot
 from deskd.record import Record, field
 from deskd.runtime import confinement, resource_rules, spec
 from deskd.runtime.log_options import log_spec
-from deskd.services.containers import merging, mounting, sharing
+from deskd.services.containers import laptop_folders, merging, mounting, sharing
 from deskd.services.containers.config_checks import check_config
 from deskd.services.containers.files import Files
 from deskd.services.containers.links import Links
@@ -29,6 +29,7 @@ from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.containers.remapping import Remapping
 from deskd.services.containers.resource_checks import settle_resources
 from deskd.services.containers.wishes import check_wishes
+from deskd.services.folders import Folders
 from deskd.services.images import Images
 from deskd.services.ports import RootFilesystems
 from deskd.services.volumes import Volumes
@@ -66,7 +67,9 @@ class ContainerCreation:
         layout: DataRoot,
         defaults: Defaults,
         remapping: Remapping,
+        folders: Folders,
     ) -> None:
+        self._folders = folders
         self._registry = registry
         self._images = images
         self._roots = roots
@@ -187,11 +190,13 @@ class ContainerCreation:
         return found
 
     async def _settle_mounts(self, record: ContainerRecord) -> None:
+        folders = laptop_folders.sources(record.host_config)
         record.mounts = mounting.settle(
             record.config,
             record.host_config,
             self._volumes,
             lambda reference: self._other_container(reference).record,
+            await self._folders.find(record.name, folders),
         )
 
     def _free_name(self) -> str:

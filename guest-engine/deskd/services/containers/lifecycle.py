@@ -17,7 +17,7 @@ from deskd.domain.state import Status
 from deskd.errors import Conflict, DeskdError, InvalidArgument, NotFound, NotModified
 from deskd.layout import DataRoot
 from deskd.runtime import spec
-from deskd.services.containers import mounting, sharing
+from deskd.services.containers import laptop_folders, mounting, sharing
 from deskd.services.containers.creation import remove_directory
 from deskd.services.containers.endpoints import Endpoints, published_ports
 from deskd.services.containers.health import HealthChecks
@@ -26,6 +26,7 @@ from deskd.services.containers.out_of_memory import MemoryWatching
 from deskd.services.containers.outcomes import failed_start_code, log_extra, policy_restarts
 from deskd.services.containers.registry import Container, ContainerRegistry, WaitResult
 from deskd.services.containers.remapping import Remapping
+from deskd.services.folders import Folders
 from deskd.services.ports import Process, Resources, RootFilesystems, Runtime
 from deskd.services.publishers import Publishers
 from deskd.services.volumes import Volumes
@@ -54,6 +55,7 @@ class Lifecycle:
         health: HealthChecks,
         publishers: Publishers,
         memory: MemoryWatching,
+        folders: Folders,
         *,
         remapping: Remapping,
         cgroup_parent: str = "",
@@ -67,6 +69,7 @@ class Lifecycle:
         self._layout = layout
         self._health = health
         self._publishers = publishers
+        self._folders = folders
         self._remapping = remapping
         self._cgroup_parent = cgroup_parent or spec.DEFAULT_CGROUP_PARENT
         self._memory = memory
@@ -137,6 +140,8 @@ class Lifecycle:
         namespaces = sharing.settle(
             host, lambda reference: self._registry.get(reference).record, self._remapping
         )
+        places = await self._folders.find_again(record.name, laptop_folders.wanted(record.mounts))
+        record.mounts = laptop_folders.placed(record.mounts, places)
         mounts = mounting.mount_steps(record.mounts, id_map.root)
         undo.push_async_callback(asyncio.to_thread, self._roots.put_away, record.id)
         root = self._roots.mounts(record.id)
@@ -279,6 +284,8 @@ class Lifecycle:
 
     async def _restart_later(self, container: Container) -> None:
         await asyncio.sleep(container.restart_delay_s)
+        if laptop_folders.wanted(container.record.mounts):
+            await self._folders.wait_for_agent()
         async with container.lock:
             if container.removing or container.record.state.status is not Status.RESTARTING:
                 return

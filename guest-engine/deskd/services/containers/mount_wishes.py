@@ -6,13 +6,15 @@ The texts of the refusals are those that Docker's users know.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 
 import msgspec
 
 from deskd.domain.container import Mount
 from deskd.domain.state import ContainerRecord, MountPoint
 from deskd.errors import InvalidArgument, NotFound
+from deskd.services.containers.laptop_folders import clean, is_windows_path, split_bind
 from deskd.services.containers.merging import check_mount_target, volume_target
 from deskd.services.volumes import check_volume_name
 
@@ -58,18 +60,19 @@ def anonymous_volume(target: str) -> MountPoint:
 
 def parse_bind(text: str) -> MountPoint:
     """Read ``SOURCE:TARGET[:MODE]``, or a target alone."""
-    parts = text.split(":")
+    parts = split_bind(text)
     if len(parts) > 3 or not all(parts[:2]):
         raise InvalidArgument(f"invalid volume specification: '{text}'")
     if len(parts) == 1:
         return msgspec.structs.replace(anonymous_volume(parts[0]), mode="z")
     source, target = parts[0], check_mount_target(parts[1])
     word = parts[2] if len(parts) == 3 else ""
-    mode = _Mode(text, word, bind=source.startswith("/"))
-    if source.startswith("/"):
+    is_path = source.startswith("/") or is_windows_path(source)
+    mode = _Mode(text, word, bind=is_path)
+    if is_path:
         return MountPoint(
             type="bind",
-            source=os.path.normpath(source),
+            source=clean(source),
             destination=target,
             mode=word,
             read_write=not mode.read_only,
@@ -120,9 +123,13 @@ class _Mode:
         return "consistency" if word in _CONSISTENCY_WORDS else ""
 
 
-def parse_mount(mount: Mount) -> MountPoint:
-    """Read one entry of ``--mount``."""
-    readers = {"bind": _bind, "volume": _volume, "tmpfs": _tmpfs}
+def parse_mount(mount: Mount, shared: Collection[str] = ()) -> MountPoint:
+    """Read one entry of ``--mount``; ``shared`` are the sources that a laptop has."""
+    readers: dict[str, Callable[[Mount, str], MountPoint]] = {
+        "bind": partial(_bind, shared),
+        "volume": _volume,
+        "tmpfs": _tmpfs,
+    }
     if mount.type not in readers:
         raise _invalid(mount, "mount type unknown; use bind, volume or tmpfs")
     if not mount.target:
@@ -145,14 +152,15 @@ def _invalid(mount: Mount, reason: str) -> InvalidArgument:
     return InvalidArgument(f'invalid mount config for type "{mount.type[:40]}": {reason}')
 
 
-def _bind(mount: Mount, target: str) -> MountPoint:
+def _bind(shared: Collection[str], mount: Mount, target: str) -> MountPoint:
     if not mount.source:
         raise _invalid(mount, "field Source must not be empty")
-    if not mount.source.startswith("/"):
+    is_shared = clean(mount.source) in shared
+    if not is_shared and not mount.source.startswith("/"):
         raise _invalid(mount, f"invalid mount path: '{mount.source}' mount path must be absolute")
     options = mount.bind_options
     create = bool(options and options.create_mountpoint)
-    if not create and not os.path.exists(mount.source):
+    if not create and not is_shared and not os.path.exists(mount.source):
         raise _invalid(mount, f"bind source path does not exist: {mount.source}")
     propagation = (options.propagation if options else "") or "rprivate"
     if propagation not in _PROPAGATIONS:
@@ -163,7 +171,7 @@ def _bind(mount: Mount, target: str) -> MountPoint:
     only_this = bool(options and options.read_only_non_recursive)
     return MountPoint(
         type="bind",
-        source=os.path.normpath(mount.source),
+        source=clean(mount.source),
         destination=target,
         read_write=not mount.read_only,
         propagation=propagation,

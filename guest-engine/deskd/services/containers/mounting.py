@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -12,6 +12,7 @@ from deskd.domain.container import ContainerConfig, DriverConfig, HostConfig, Vo
 from deskd.domain.mount import MountStep, Propagation
 from deskd.domain.state import ContainerRecord, MountPoint
 from deskd.errors import InvalidArgument
+from deskd.services.containers import laptop_folders
 from deskd.services.containers import mount_wishes as wishes
 from deskd.services.containers.merging import check_mount_target
 from deskd.services.volumes import Volumes
@@ -25,9 +26,11 @@ def settle(
     host_config: HostConfig,
     volumes: Volumes,
     find_record: Callable[[str], ContainerRecord],
+    places: Mapping[str, str],
 ) -> list[MountPoint]:
     """Return the mount points of a new container; named volumes are made on demand.
 
+    ``places`` are those of the folders that a laptop shares, by the client's path.
     For one target ``--mount`` beats ``-v``, that beats ``--volumes-from``, that beats VOLUME.
     Raises ``InvalidArgument`` for malformed or doubled ones.
     """
@@ -41,7 +44,7 @@ def settle(
     given: set[str] = set()
     for point in [
         *(wishes.parse_bind(text) for text in host_config.binds or []),
-        *(wishes.parse_mount(mount) for mount in host_config.mounts or []),
+        *(wishes.parse_mount(mount, places) for mount in host_config.mounts or []),
     ]:
         if point.destination in given:
             raise InvalidArgument(f"Duplicate mount point: {point.destination}")
@@ -52,7 +55,14 @@ def settle(
         if clean in given:
             raise InvalidArgument(f"Duplicate mount point: {clean}")
         points.pop(clean, None)
-    return [_with_volume(point, host_config, volumes) for point in points.values()]
+    settled = [_with_volume(point, host_config, volumes) for point in points.values()]
+    for point in (settled := laptop_folders.placed(settled, places)):
+        if point.type == "bind" and not point.source.startswith("/"):
+            raise InvalidArgument(
+                f"invalid volume specification: '{point.source}:{point.destination}' names a path "
+                "of Windows, and no such computer shares its folders with this machine"
+            )
+    return settled
 
 
 def _with_volume(point: MountPoint, host_config: HostConfig, volumes: Volumes) -> MountPoint:

@@ -10,6 +10,7 @@ from deskd.domain.process import Exit, FoundMonitor
 from deskd.domain.state import Status
 from deskd.errors import DeskdError
 from deskd.layout import DataRoot
+from deskd.services.containers import laptop_folders
 from deskd.services.containers.endpoints import Endpoints
 from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.lifecycle import Lifecycle
@@ -76,6 +77,10 @@ class Recovery:
             self._lifecycle.schedule_restart(container, 0.0)
         elif record.host_config.auto_remove:
             await self._lifecycle.remove_locked(container, volumes=True)
+        elif _restarts_with_engine(container) and laptop_folders.wanted(record.mounts):
+            # Its folders come with the agent, which connects when this is done.
+            record.move(Status.RESTARTING)
+            self._lifecycle.schedule_restart(container, 0.0)
         elif _restarts_with_engine(container):
             with suppress(DeskdError):  # recorded in the container's state by start_locked
                 await self._lifecycle.start_locked(container)

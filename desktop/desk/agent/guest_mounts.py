@@ -1,0 +1,174 @@
+"""Mounting this computer's folders in the machine: sshfs there, over the agent's SSH connection.
+
+sshfs does not dial an SSH server: ``deskd dial-stdio`` joins it to a socket on which the machine's
+sshd listens for the agent. When that connection breaks, sshfs answers with errors until the next
+agent listens, and goes on then (``-o reconnect``).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from desk.errors import MachineError, SshError
+from desk.ssh.session import CommandResult, Session
+
+DIRECTORY = "/run/desk-folders"
+_PATIENCE_S = 45.0
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+_PREPARE = """
+mkdir -p "$1" && chmod 711 "$1" && rm -f "$2/agent.sock" && mkdir -p "$2" && chmod 700 "$2" &&
+chown "${SUDO_UID:-$(id -u)}" "$2" && cat /proc/sys/kernel/random/boot_id
+"""
+
+# Arguments: the mount's name, the folder, the command that connects, then one place after the
+# other, each followed by its spelling in /proc/mounts.
+_MOUNT = """
+name=$1 folder=$2 dial=$3
+shift 3
+command -v sshfs >/dev/null || { echo "sshfs is not installed there" >&2; exit 1; }
+[ -c /dev/fuse ] || modprobe fuse 2>/dev/null
+# Debian's sshfs refuses links with ".." and absolute ones unless told otherwise. A link means what
+# it means in the container that follows it.
+links=
+case "$(sshfs --help 2>&1)" in *no_contain_symlinks*) links=,no_contain_symlinks ;; esac
+words="no place for it is free there"
+while [ $# -gt 1 ]; do
+  place=$1 spelled=$2
+  shift 2
+  if grep -qF "$name $spelled fuse.sshfs " /proc/mounts; then
+    for try in 1 2; do
+      timeout 15 ls -d "$place/." >/dev/null 2>&1 && { printf %s "$place"; exit 0; }
+    done
+    umount -l "$place"
+  fi
+  grep -qF " $spelled " /proc/mounts && continue
+  mkdir -p "$place" 2>/dev/null && [ -z "$(ls -A "$place")" ] || continue
+  if words=$(sshfs "$name:$folder" "$place" -o "ssh_command=$dial" -o "fsname=$name" \\
+      -o "OPTIONS$links" 2>&1 </dev/null); then
+    printf %s "$place"
+    exit 0
+  fi
+  rmdir "$place"
+done
+echo "$words" >&2
+exit 1
+"""
+
+# default_permissions is not among them: whether a file may be read or written is decided by who
+# this computer's user is, whichever user the program in the container has.
+OPTIONS = (
+    "allow_other,reconnect,nosuid,nodev,noatime,dcache_timeout=1,entry_timeout=1,attr_timeout=1,"
+    "max_read=131072"
+)
+
+_UNMOUNT = """
+umount "$1" && rmdir "$1"
+"""
+
+# The time is UNCHANGED of the SFTP server: nothing changes but what watchers in the machine see.
+_TELL = "xargs -0 touch -c -h -m -d @{time} 2>/dev/null"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestMounts:
+    """The mounts of one agent. ``dial`` is the machine's command that joins its standard streams
+    to a socket, ``by_sudo`` whether the login is not root's."""
+
+    agent: str
+    dial: str
+    by_sudo: bool = False
+
+    @property
+    def socket(self) -> str:
+        """Where the machine's sshd listens for this agent."""
+        return f"{DIRECTORY}/{self.agent}/agent.sock"
+
+    @property
+    def name(self) -> str:
+        """How the mounts are named in the machine's list of mounts."""
+        return f"desk-{self.agent}"
+
+    def prepare(self, session: Session) -> bool:
+        """Make way for the socket; return whether the machine is another computer than this one,
+        which has its own folders already. Raises ``MachineError``."""
+        done = self._run(session, _PREPARE, (DIRECTORY, f"{DIRECTORY}/{self.agent}"))
+        try:
+            return done.stdout.strip() != Path(_BOOT_ID).read_bytes().strip()
+        except OSError:
+            return True  # this is no Linux
+
+    def mount(self, session: Session, folder: str) -> str:
+        """Return where ``folder`` (a path of the machine) is mounted, after mounting it there: at
+        the same path, or aside where the machine has something of its own there.
+
+        Raises ``MachineError``; nothing is mounted then.
+        """
+        script = _MOUNT.replace("OPTIONS", OPTIONS)
+        dial = f"{self.dial} --host=unix://{self.socket}"
+        spelled = [text for place in self._places(folder) for text in (place, _as_in_mounts(place))]
+        return self._run(session, script, (self.name, folder, dial, *spelled)).stdout.decode()
+
+    def is_place_of(self, folder: str, place: str) -> bool:
+        """Tell whether ``place`` is one where ``mount`` puts ``folder``."""
+        return place in self._places(folder)
+
+    def _places(self, folder: str) -> tuple[str, str]:
+        return folder, f"{DIRECTORY}/{self.agent}/mounts{folder}"
+
+    def mounted(self, session: Session) -> list[str]:
+        """Return the places of this agent's mounts that the machine has now."""
+        lines = session.run("cat /proc/mounts").stdout.decode("utf-8", "surrogateescape")
+        fields = [line.split(" ") for line in lines.splitlines()]
+        return [_ESCAPE.sub(_unescape, f[1]) for f in fields if f[0] == self.name]
+
+    def unmount(self, session: Session, place: str) -> bool:
+        """Unmount what ``mount`` returned; return false where something uses it."""
+        return self._command(session, _UNMOUNT, (place,)).exit_code == 0
+
+    def tell(self, session: Session, paths: Sequence[str], time_s: int) -> None:
+        """Have watchers in the machine see a change of ``paths`` there."""
+        data = b"".join(path.encode("utf-8", "surrogateescape") + b"\0" for path in paths)
+        session.run(f"{self._sudo}{_TELL.format(time=time_s)}", stdin=data, timeout_s=_PATIENCE_S)
+
+    @property
+    def _sudo(self) -> str:
+        return "sudo -n " if self.by_sudo else ""
+
+    def _command(self, session: Session, script: str, arguments: Sequence[str]) -> CommandResult:
+        command = shlex.join(["sh", "-c", script, "desk-folders", *arguments])
+        try:
+            return session.run(f"{self._sudo}{command}", timeout_s=_PATIENCE_S)
+        except SshError as error:
+            raise MachineError(
+                f"the machine does not mount folders of this computer within {_PATIENCE_S:g} s",
+                hint="Try again; `desk machine restart` restarts a machine that is stuck.",
+            ) from error
+
+    def _run(self, session: Session, script: str, arguments: Sequence[str]) -> CommandResult:
+        done = self._command(session, script, arguments)
+        if done.exit_code != 0:
+            words = " ".join(done.stderr.decode("utf-8", "replace").split())
+            raise MachineError(
+                f"the machine does not mount folders of this computer: {words or 'it is silent'}",
+                hint="It needs sshfs and FUSE; `desk machine ssh` is the way to look.",
+            )
+        return done
+
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+def _unescape(found: re.Match[str]) -> str:
+    return chr(int(found[1], 8))
+
+
+def _as_in_mounts(path: str) -> str:
+    """Return a path as /proc/mounts writes it, see proc_mounts(5)."""
+    for character in "\\ \t\n#":
+        path = path.replace(character, f"\\{ord(character):03o}")
+    return path
