@@ -55,14 +55,14 @@ def settle(
         if clean in given:
             raise InvalidArgument(f"Duplicate mount point: {clean}")
         points.pop(clean, None)
-    settled = [_with_volume(point, host_config, volumes) for point in points.values()]
-    for point in (settled := laptop_folders.placed(settled, places)):
+    placed = laptop_folders.placed(points.values(), places)
+    for point in placed:
         if point.type == "bind" and not point.source.startswith("/"):
             raise InvalidArgument(
                 f"invalid volume specification: '{point.source}:{point.destination}' names a path "
                 "of Windows, and no such computer shares its folders with this machine"
             )
-    return settled
+    return [_with_volume(point, host_config, volumes) for point in placed]
 
 
 def _with_volume(point: MountPoint, host_config: HostConfig, volumes: Volumes) -> MountPoint:
