@@ -30,6 +30,7 @@ class SmallEngine:
         self.answers: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
         self._streams: list[queue.Queue[bytes | None]] = []
         self._questions: list[queue.Queue[bytes | None]] = []
+        self._folder_questions: list[queue.Queue[bytes | None]] = []
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._server: _Server | None = None
@@ -52,7 +53,7 @@ class SmallEngine:
         server.server_close()
         self.path.unlink(missing_ok=True)
         with self._lock:
-            streams = [*self._streams, *self._questions]
+            streams = [*self._streams, *self._questions, *self._folder_questions]
             connections = list(self._connections)
         for stream in streams:
             stream.put(None)
@@ -135,6 +136,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._lines(self.engine._streams)
         elif path == "/desk/ports":
             self._lines(self.engine._questions)
+        elif path == "/desk/folders":
+            self._lines(self.engine._folder_questions)
         elif path == "/containers/json":
             self._json(self.engine.containers)
         elif path == "/version":

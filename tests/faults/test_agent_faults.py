@@ -109,8 +109,9 @@ def test_requests_reach_the_engine_and_nothing_is_left_open(agent: Setting) -> N
     assert stat.S_IMODE(agent.paths.agent_socket.stat().st_mode) == 0o600
     for _ in range(5):
         assert agent.get("/version") == (200, {"Version": "0.0.1", "ApiVersion": "1.47"})
-    # The streams of events and questions, and a connection that the agent keeps for lists.
-    wait_for(lambda: agent.engine.open_connections <= 3, "the connections to end")
+    # The streams of events and of questions about ports and folders, and a connection that the
+    # agent keeps for lists.
+    wait_for(lambda: agent.engine.open_connections <= 4, "the connections to end")
     wait_for(lambda: agent.status()["connections"] == 0, "the agent to forget them")
 
 
@@ -407,7 +408,7 @@ def test_a_frozen_machine_comes_back_by_itself(agent: Setting) -> None:
         os.kill(pid, signal.SIGSTOP)
     try:
         wait_for(lambda: agent.status()["state"] == "connecting", "the loss to be noticed")
-        assert "lost" in agent.log
+        wait_for(lambda: "lost" in agent.log, "the line in the log")
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
