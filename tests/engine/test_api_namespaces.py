@@ -137,6 +137,26 @@ def test_the_cgroup_that_is_seen(api: Api, engine: EngineProcess) -> None:
     assert engine.cgroup_parent not in seen["private"]
 
 
+def test_a_parent_for_the_cgroup(api: Api, engine: EngineProcess) -> None:
+    """Container and exec are below it; the parent itself is whoever's who named it."""
+    parent = f"{engine.cgroup_parent}/inner"
+    for wish in (f"/{parent}", parent):
+        container = api.run("sleep", "600", HostConfig={"CgroupParent": wish})
+        found = api.inspect(container)
+        assert found["HostConfig"]["CgroupParent"] == wish
+        made = api.post(f"/containers/{container}/exec", {"Cmd": ["sleep", "600"]})["Id"]
+        api.post(f"/exec/{made}/start", {"Detach": True})
+        for pid in (found["State"]["Pid"], api.get(f"/exec/{made}/json")["Pid"]):
+            places = Path(f"/proc/{pid}/cgroup").read_text()
+            assert f":/{parent}/{container}\n" in places
+        used = api.get(f"/containers/{container}/stats", **{"stream": False, "one-shot": True})
+        assert used["pids_stats"]["current"] >= 2
+        api.delete(f"/containers/{container}", force=True)
+    top = Path("/sys/fs/cgroup")
+    for place in (*top.glob(f"*/{parent}"), *top.glob(parent)):
+        place.rmdir()
+
+
 @pytest.mark.parametrize("mode", ["NetworkMode", "PidMode", "IpcMode"])
 def test_a_donor_that_does_not_run(api: Api, mode: str) -> None:
     donor = api.create("sleep", "600", HostConfig={"IpcMode": "shareable"})
