@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
 import pytest
 
 from deskd.errors import InvalidArgument
-from deskd.logs import json_file, local_file
+from deskd.logs import files, json_file, local_file
 from deskd.runtime.buffered_log import BufferedLog
 from deskd.runtime.json_log import LINE_BYTES, JsonLog, open_log
+from deskd.runtime.log_compression import pack
 from deskd.runtime.log_options import check_log_options, log_spec
 from deskd.runtime.plan import LogSpec
 
@@ -119,6 +121,57 @@ def test_readers_that_open_in_the_middle_of_rotations_miss_nothing(
         log.close()
         log.settle()
     assert len(list(json_file.entries(read_all(path)))) == 500
+
+
+def test_files_that_come_from_behind_are_read_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rotations pass while a reader has opened the first of the files."""
+    path = tmp_path / "log"
+    log = open_log(LogSpec(str(path), 1, 9))  # every line makes its file full
+    for number in range(2):
+        log.write("stdout", f"line {number}\n".encode())
+    waiting = [2, 3]
+    real = files._open_one
+
+    def opened_and_rotated(name: str) -> files.LogFile | None:
+        found = real(name)
+        while waiting:
+            log.write("stdout", f"line {waiting.pop(0)}\n".encode())
+        return found
+
+    monkeypatch.setattr(files, "_open_one", opened_and_rotated)
+    found = [entry.log for entry in json_file.entries(read_all(path))]
+    log.close()
+    assert found == [f"line {number}\n" for number in range(4)]
+
+
+def test_a_newer_file_with_the_inode_of_a_packed_one_is_no_end(tmp_path: Path) -> None:
+    """A reader has read a packed file whose inode, from before, the newest file has now."""
+    path = tmp_path / "log"
+
+    def write(place: Path, text: str) -> None:
+        with contextlib.closing(open_log(LogSpec(str(place)))) as log:
+            log.write("stdout", text.encode())
+
+    newest, packed = tmp_path / "newest", Path(f"{path}.1.gz")
+    write(newest, "third\n")
+    inode = newest.stat().st_ino
+    write(Path(f"{path}.1"), "first\n")
+    pack(f"{path}.1")
+    raw = bytearray(packed.read_bytes())
+    end = raw.index(0, 10)
+    raw[10:end] = b"inode=%d" % inode
+    packed.write_bytes(raw)
+    reader = json_file.Reader(str(path))
+    read = reader.read_lines()
+    packed.rename(f"{path}.2.gz")
+    write(Path(f"{path}.1"), "second\n")
+    newest.rename(path)
+    while more := reader.read_lines():
+        read += more
+    reader.close()
+    assert [entry.log for entry in json_file.entries(read)] == ["first\n", "second\n", "third\n"]
 
 
 def test_rotation_keeps_only_so_many_packed_files(tmp_path: Path) -> None:

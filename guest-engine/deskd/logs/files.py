@@ -26,11 +26,12 @@ class LogFile:
     def is_same(self, other: LogFile) -> bool:
         """Say whether both are one file of the log, before or after its packing.
 
-        Inodes are used again: an older packed file may match too, a newer one never.
+        The original of a packed file is gone, and a newer file may have its inode: the first lines
+        tell them apart.
         """
         if self.packed == other.packed:
             return self.inode == other.inode
-        return self._original_inode == other._original_inode
+        return self._original_inode == other._original_inode and self.head() == other.head()
 
     def _plain(self) -> BinaryIO:
         if not self.packed:
@@ -84,7 +85,8 @@ def open_all(path: str) -> list[LogFile]:
 
     The monitor may be renaming them, each to the next number and the oldest first. From the newest
     on, a file that moves is met twice and never missed, and a number that is free at a moment is
-    not the end.
+    not the end. A newer one that comes from behind is met in between: the files' order is that in
+    which each was met last, since whatever has moved beyond this place is met once more.
     """
     files: list[LogFile] = []
     number = 0
@@ -94,10 +96,11 @@ def open_all(path: str) -> list[LogFile]:
             number += 1
             if found is None:
                 continue
-            if any(found.is_same(file) and found.head() == file.head() for file in files):
+            known = next((file for file in files if file.is_same(found)), None)
+            if known is not None:
                 found.close()
-            else:
-                files.append(found)
+                files.remove(known)
+            files.append(known or found)
     return files[::-1]
 
 
