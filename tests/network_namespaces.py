@@ -29,6 +29,10 @@ def send(requests):
         if number:
             return f"errno {-number} for {request.hex()}"
     return ""
+def set_sysctls(pairs):
+    for name, value in pairs:
+        with open("/proc/sys/" + name.replace(".", "/"), "w") as file:
+            file.write(value)
 def serve_tcp(s, text):
     while True:
         c, peer = s.accept()
@@ -39,17 +43,23 @@ def serve_udp(s, text):
         data, peer = s.recvfrom(2048)
         s.sendto(f"{text} {peer[0]}".encode(), peer)
 def listen(kind, port, text):
-    s = socket.socket(socket.AF_INET, kind)
+    for family, everywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+        listen_in(family, everywhere, kind, port, text)
+def listen_in(family, everywhere, kind, port, text):
+    s = socket.socket(family, kind)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    s.bind(("0.0.0.0", port))
+    if family == socket.AF_INET6:
+        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    s.bind((everywhere, port))
     if kind == socket.SOCK_STREAM:
         s.listen()
     target = serve_tcp if kind == socket.SOCK_STREAM else serve_udp
     threading.Thread(target=target, args=(s, text), daemon=True).start()
 def fetch(kind, host, port, timeout, own_port):
     try:
-        s = socket.socket(socket.AF_INET, kind)
-        s.bind(("0.0.0.0", own_port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        s = socket.socket(family, kind)
+        s.bind(("::" if ":" in host else "0.0.0.0", own_port))
         s.settimeout(timeout)
         s.connect((host, port))
         if kind == socket.SOCK_DGRAM:
@@ -63,6 +73,8 @@ for line in sys.stdin:
     verb, *arguments = json.loads(line)
     if verb == "netlink":
         answer = send([bytes.fromhex(item) for item in arguments[0]])
+    elif verb == "sysctls":
+        answer = set_sysctls(arguments[0])
     elif verb == "listen":
         answer = listen(kinds[arguments[0]], *arguments[1:])
     else:
@@ -103,6 +115,7 @@ class Container:
                 if offset is not None:
                     patched[offset : offset + 4] = netlink.uint32(self.pid)
                 route.request(bytes(patched))
+        self._ask("sysctls", script.sysctls)
         assert self._ask("netlink", [request.hex() for request in script.inside]) == ""
 
     def join(self, endpoint: Endpoint) -> str:
@@ -127,8 +140,8 @@ class Container:
         shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         return {link["ifname"]: link for link in json.loads(shown)}
 
-    def routes(self) -> list[dict[str, Any]]:
-        command = ["nsenter", f"--net=/proc/{self.pid}/ns/net", "ip", "-j", "route"]
+    def routes(self, version: int = 4) -> list[dict[str, Any]]:
+        command = ["nsenter", f"--net=/proc/{self.pid}/ns/net", "ip", f"-{version}", "-j", "route"]
         shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found: list[dict[str, Any]] = json.loads(shown)
         return found

@@ -52,6 +52,8 @@ class Settings(Record):
     icc: bool = True
     default_address_pools: tuple[AddressPool, ...] = ()
     mtu: int = 0
+    ipv6: bool = False
+    fixed_cidr_v6: str = ""
     dns: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
@@ -96,6 +98,9 @@ _OPTIONS: tuple[_Option, ...] = (
     _Option("default-address-pool", "default-address-pools", "default_address_pools",
             "pool for new networks, as base=172.30.0.0/16,size=24", "list", metavar="POOL"),
     _Option("mtu", "mtu", "mtu", "MTU of the default network", "int"),
+    _Option("ipv6", "ipv6", "ipv6", "give the default network IPv6", "bool"),
+    _Option("fixed-cidr-v6", "fixed-cidr-v6", "fixed_cidr_v6",
+            "IPv6 subnet of the default network, as fd00:17::/64"),
     _Option("dns", "dns", "dns", "name server for containers", "list", metavar="IP"),
     _Option("dns-opt", "dns-opts", "dns_options", "resolver option for containers", "list"),
     _Option("dns-search", "dns-search", "dns_search", "search domain for containers", "list"),
@@ -384,7 +389,7 @@ def _check_proxy(text: str, flag: str) -> None:
 
 
 def _check_addresses(values: dict[str, Any]) -> None:
-    if not values.get("dns") and not values.get("bip"):
+    if not any(values.get(name) for name in ("dns", "bip", "fixed_cidr_v6")):
         return
     import ipaddress
 
@@ -395,13 +400,22 @@ def _check_addresses(values: dict[str, Any]) -> None:
             raise InvalidArgument(f"--dns {server} is not an IP address") from None
     if values.get("bip"):
         try:
-            interface = ipaddress.ip_interface(values["bip"])
+            interface = ipaddress.IPv4Interface(values["bip"])
         except ValueError:
             raise InvalidArgument(
                 f"--bip {values['bip']} is not an address with a prefix, as 172.17.0.1/16"
             ) from None
         if interface.network.num_addresses < 4:
             raise InvalidArgument(f"--bip {values['bip']} leaves no address for containers")
+    if values.get("fixed_cidr_v6"):
+        try:
+            subnet = ipaddress.IPv6Network(values["fixed_cidr_v6"])
+        except ValueError:
+            raise InvalidArgument(
+                f"--fixed-cidr-v6 {values['fixed_cidr_v6']} is no IPv6 subnet, as fd00:17::/64"
+            ) from None
+        if subnet.num_addresses < 4:
+            raise InvalidArgument(f"--fixed-cidr-v6 {subnet} leaves no address for containers")
 
 
 def _address_pool(value: Any) -> AddressPool:

@@ -56,7 +56,8 @@ def publish(
 
 def fetch(host: str, port: int, kind: int = socket.SOCK_STREAM) -> str:
     """Ask a server as the machine itself."""
-    with socket.socket(socket.AF_INET, kind) as client:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, kind) as client:
         client.settimeout(60)
         client.connect((host, port))
         if kind == socket.SOCK_DGRAM:
@@ -87,8 +88,11 @@ def set_br_netfilter(*, enabled: bool) -> None:
 
 
 def connect_outside(outside: Container) -> None:
-    """Put a neighbour beside the machine: 203.0.113.2, the machine being 203.0.113.1."""
+    """Put a neighbour beside the machine: 203.0.113.2 and 2001:db8::2, the machine being .1."""
     shell(f"ip link add up0 type veth peer name out0 netns {outside.pid}")
     shell("ip address add 203.0.113.1/24 dev up0 && ip link set up0 up")
     inside(outside, "ip address add 203.0.113.2/24 dev out0 && ip link set out0 up")
     shell("ip route add default via 203.0.113.2")
+    shell("ip address add 2001:db8::1/64 dev up0 nodad")
+    inside(outside, "ip address add 2001:db8::2/64 dev out0 nodad")
+    shell("ip route add default via 2001:db8::2")

@@ -174,3 +174,33 @@ def test_networks_that_allow_no_other(api: Api) -> None:
     assert error.status == 400
     error = api.error("POST", "/networks/alpha/disconnect", {"Container": "ghost", "Force": True})
     assert (error.status, error.message) == (404, "endpoint ghost not found")
+
+
+def test_ipv6_of_a_container_follows_its_networks(api: Api) -> None:
+    for name, number in (("six", 1), ("sixth", 2)):
+        configs = [{"Subnet": f"10.8{number}.0.0/24"}, {"Subnet": f"fd00:8{number}::/64"}]
+        wish = {"Name": name, "EnableIPv6": True, "IPAM": {"Config": configs}}
+        api.post("/networks/create", wish)
+    api.run("sleep", "600", name="target", HostConfig={"NetworkMode": "six"})
+    wanted = {"six": {"IPAMConfig": {"IPv6Address": "fd00:81::50"}}}
+    container = api.run(
+        *("sleep", "600"),
+        HostConfig={"NetworkMode": "six"},
+        NetworkingConfig={"EndpointsConfig": wanted},
+    )
+    shown = api.inspect(container)["NetworkSettings"]["Networks"]["six"]
+    assert shown["GlobalIPv6Address"] == "fd00:81::50"
+    assert (shown["GlobalIPv6PrefixLen"], shown["IPv6Gateway"]) == (64, "fd00:81::1")
+    assert "fd00:81::50\t" in output(api, container, "cat", "/etc/hosts")
+    assert "fd00:81::2" in output(api, container, "nslookup", "-type=AAAA", "target")
+    answer = output(api, container, "nslookup", "fd00:81::2")
+    assert "target.six" in answer
+    assert "via fd00:81::1 " in output(api, container, "ip", "-6", "route")
+    connect(api, "sixth", container)
+    assert "via fd00:81::1 " in output(api, container, "ip", "-6", "route")
+    disconnect(api, "six", container)
+    routes = output(api, container, "ip", "-6", "route")
+    assert "via fd00:82::1 " in routes
+    assert "fd00:81:" not in routes
+    disconnect(api, "sixth", container)
+    assert "default" not in output(api, container, "ip", "-6", "route")

@@ -72,7 +72,9 @@ def test_restarted_engine_takes_up_its_containers() -> None:
             web.join(kept)
             gone.join(lost)
             web.listen("tcp", 80, "web")
-            killed._ports.close()  # what the end of its process does; the kernel keeps the rest
+            await (
+                killed._publishing.close()
+            )  # what the end of its process does; the kernel keeps the rest
             assert fetch("127.0.0.1", 8080) == "web 172.17.0.1"
 
             restarted = NetworkService(settings, records)

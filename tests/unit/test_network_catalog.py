@@ -81,7 +81,11 @@ def test_find_by_id_prefix_and_ambiguity(catalog: Catalog) -> None:
         (NetworkCreateRequest(name="mine"), Conflict, "network with name mine already exists"),
         (NetworkCreateRequest(name="x", driver="overlay"), NotFound, "'overlay' not found"),
         (NetworkCreateRequest(name="x", driver="host"), Forbidden, "only one instance"),
-        (NetworkCreateRequest(name="x", enable_ipv6=True), Unsupported, "IPv6"),
+        (
+            NetworkCreateRequest(name="x", enable_ipv4=False),
+            InvalidArgument,
+            "IPv4 or IPv6 must be enabled",
+        ),
         (NetworkCreateRequest(name="x", scope="swarm"), Unsupported, "swarm"),
         (NetworkCreateRequest(name="x", ipam=Ipam(driver="dhcp")), NotFound, "dhcp"),
         (

@@ -13,6 +13,7 @@ from deskd.domain.network import IpamConfig
 from deskd.errors import Forbidden, InvalidArgument, ResourceExhausted
 from deskd.network.ipam import (
     DEFAULT_POOLS,
+    Address,
     AddressSpace,
     Pool,
     check_config,
@@ -87,7 +88,7 @@ def test_auxiliary_addresses_and_given_gateway_are_left_out() -> None:
     [
         ("10.1.0.1", Forbidden, "already in use"),
         ("10.2.0.1", InvalidArgument, "no configured subnet"),
-        ("ten", InvalidArgument, "invalid IPv4 address ten"),
+        ("ten", InvalidArgument, "invalid IP address ten"),
     ],
 )
 def test_refused_fixed_addresses(address: str, error: type[Exception], text: str) -> None:
@@ -101,7 +102,9 @@ def test_refused_fixed_addresses(address: str, error: type[Exception], text: str
         IpamConfig(subnet="10.1.0.5/24"),
         IpamConfig(subnet="10.1.0.0/33"),
         IpamConfig(subnet="10.1.0.0/31"),
-        IpamConfig(subnet="fd00::/64"),
+        IpamConfig(subnet="fd00::/127"),
+        IpamConfig(subnet="fd00::/64", gateway="10.1.0.1"),
+        IpamConfig(subnet="fd00::/64", ip_range="10.1.0.0/28"),
         IpamConfig(subnet="127.0.0.0/8"),
         IpamConfig(subnet="\x1b[31m"),
         IpamConfig(subnet="10.1.0.0/24", gateway="10.2.0.1"),
@@ -123,7 +126,7 @@ def test_hardware_address_follows_the_address() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["allocate", "release", "reserve"]), st.integers(0, 15))))
 def test_no_address_is_ever_given_twice(steps: list[tuple[str, int]]) -> None:
     addresses = space("10.1.0.0/28")
-    given_out: set[IPv4Address] = set()
+    given_out: set[Address] = set()
     for verb, number in steps:
         wanted = IPv4Address("10.1.0.0") + number
         if verb == "release":

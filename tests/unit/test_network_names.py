@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
+import msgspec
 import pytest
 from dnslib import EDNS0, QTYPE, RR, A, DNSHeader, DNSQuestion, DNSRecord
 from hypothesis import given
@@ -27,7 +28,7 @@ def endpoint(
         container_name=container,
         network_id=f"id-{network}",
         network_name=network,
-        address=IPv4Address(f"10.0.0.{last}"),
+        addresses=(IPv4Address(f"10.0.0.{last}"),),
         names=(container, *names),
         links=links,
         leads_out=leads_out,
@@ -134,6 +135,22 @@ def test_answers_and_the_absence_of_other_records(table: NameTable) -> None:
     unknown = bytes(DNSRecord.question("example.org").pack())
     assert answers.answer("db", unknown, over_tcp=False) is FORWARD
     assert ask(answers, "db", "web", edns=4096).ar[0].rtype == QTYPE.OPT
+
+
+def test_each_family_has_its_records_and_its_reverse_names() -> None:
+    table = NameTable()
+    four = IPv4Address("10.0.0.1")
+    six = IPv6Address("fd00::1")
+    table.add(msgspec.structs.replace(endpoint("web", "dual", 1), addresses=(four, six)))
+    answers = Answers(table)
+    assert [str(r.rdata) for r in ask(answers, "web", "web", "A").rr] == ["10.0.0.1"]
+    assert [str(r.rdata) for r in ask(answers, "web", "web", "AAAA").rr] == ["fd00::1"]
+    assert {r.rtype for r in ask(answers, "web", "web", "ANY").rr} == {QTYPE.A, QTYPE.AAAA}
+    found = ask(answers, "web", six.reverse_pointer, "PTR")
+    assert str(found.rr[0].rdata) == "web.dual."
+    for broken in ("1.0.ip6.arpa", "x." * 32 + "ip6.arpa", "300.0.0.10.in-addr.arpa"):
+        question = bytes(DNSRecord.question(broken, "PTR").pack())
+        assert answers.answer("web", question, over_tcp=False) is FORWARD
 
 
 def test_kept_answers_follow_the_table() -> None:

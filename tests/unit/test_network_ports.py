@@ -12,9 +12,9 @@ from tests.free_ports import free_port
 from deskd.domain.container import PortBinding
 from deskd.domain.network import PortRequest
 from deskd.errors import InvalidArgument, ResourceExhausted
-from deskd.network.ports import RANDOM_PORTS, HostPorts, parse_host_ports
+from deskd.network.ports import RANDOM_PORTS, HostPorts, Target, parse_host_ports
 
-TARGET = IPv4Address("172.17.0.2")
+TARGET = Target(IPv4Address("172.17.0.2"))
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_held_port_is_taken_for_everybody(ports: HostPorts, protocol: str) -> No
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     port = free_port(kind)
     (publication,) = ports.hold_all([want(str(port), protocol=protocol)], TARGET)
-    assert (publication.host_port, publication.container_address) == (port, TARGET)
+    assert (publication.host_port, publication.container_address) == (port, TARGET.ipv4)
     for reuse in (0, 1):
         with socket.socket(socket.AF_INET, kind) as other:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
@@ -113,3 +113,9 @@ def test_address_of_another_machine_is_named(ports: HostPorts) -> None:
 def test_nonsense_addresses(ports: HostPorts, host_ip: str) -> None:
     with pytest.raises(InvalidArgument):
         ports.hold_all([want("8080", host_ip=host_ip)], TARGET)
+
+
+def test_default_address_of_a_network_serves_bindings_without_one(ports: HostPorts) -> None:
+    target = Target(IPv4Address("172.17.0.2"), default=IPv4Address("127.0.0.1"))
+    (publication,) = ports.hold_all([want("", host_ip="")], target)
+    assert str(publication.host_address) == "127.0.0.1"

@@ -124,12 +124,13 @@ class NetworkDisconnectRequest(ApiStruct, frozen=True):
 
 class NetworkRecord(ApiStruct, frozen=True):
     """A network in the database: everything but its endpoints, which containers' records hold.
-    ``chosen_subnet``: nobody gave one, so nobody can count on an address in it."""
+    ``chosen_subnet``: nobody gave one for IPv4, so nobody can count on an address in it."""
 
     id: str
     name: str
     created: str
     driver: str = "bridge"
+    enable_ipv4: bool = True
     enable_ipv6: bool = False
     ipam: Ipam = Ipam()
     internal: bool = False
@@ -137,6 +138,7 @@ class NetworkRecord(ApiStruct, frozen=True):
     options: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     chosen_subnet: bool = False
+    chosen_subnet_ipv6: bool = False
 
 
 class NetworkRecords(Protocol):
@@ -171,6 +173,7 @@ class EndpointRequest(Record):
     ports: tuple[PortRequest, ...] = ()
     interface: str = "eth0"
     default_route: bool = True
+    default_route_ipv6: bool = True
     hostname: str = ""
 
 
@@ -187,13 +190,28 @@ class NetlinkScript(Record):
     """Encoded rtnetlink requests that a namespace-less helper can send as they are.
 
     ``outside`` run in the engine's network namespace; where ``pid_offset`` is set, the 4 bytes at
-    that offset receive the PID that names the container's namespace. ``inside`` run in the
-    container's namespace afterwards. Each request asks for an acknowledgement.
+    that offset receive the PID that names the container's namespace. ``sysctls`` of the form
+    ``net.…`` are set and ``inside`` run in the container's namespace afterwards. Each request asks
+    for an acknowledgement.
     """
 
     outside: tuple[bytes, ...] = ()
     outside_pid_offsets: tuple[int | None, ...] = ()
     inside: tuple[bytes, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
+
+
+class Gateways(Record):
+    """The IDs of the networks by which a container sends what goes out, one for each family;
+    empty where none leads out."""
+
+    ipv4: str = ""
+    ipv6: str = ""
+
+    @property
+    def ports(self) -> str:
+        """The network by which ports are published."""
+        return self.ipv4 or self.ipv6
 
 
 class Endpoint(Record):

@@ -8,15 +8,16 @@ after the port is published anew. Source: the kernel's nfnetlink_conntrack.h.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from collections.abc import Collection
-from ipaddress import IPv4Address
 from typing import Any
 
 from deskd.kernel import netlink
 
 NETLINK_NETFILTER = 12
 SUBSYSTEM = 1 << 8  # NFNL_SUBSYS_CTNETLINK
+_SOURCES = ("CTA_IP_V4_SRC", "CTA_IP_V6_SRC")
 GET, DELETE = SUBSYSTEM | 1, SUBSYSTEM | 2
 
 
@@ -26,7 +27,7 @@ def _message_class() -> Any:
     return nfct_msg
 
 
-def forget_udp(*, containers: Collection[IPv4Address], host_ports: Collection[int]) -> int:
+def forget_udp(*, containers: Collection[netlink.IpAddress], host_ports: Collection[int]) -> int:
     """Forget the UDP flows that were sent to these containers, and those to these ports of the
     machine; return how many. Blocks, for some microseconds per flow on the machine."""
     nfct_msg = _message_class()
@@ -53,7 +54,7 @@ def forget_udp(*, containers: Collection[IPv4Address], host_ports: Collection[in
     return forgotten
 
 
-def _is_meant(message: Any, addresses: Collection[str], host_ports: Collection[int]) -> bool:
+def _is_meant(message: Any, addresses: set[str], host_ports: Collection[int]) -> bool:
     original = message.get_attr("CTA_TUPLE_ORIG")
     reply = message.get_attr("CTA_TUPLE_REPLY")
     if not original or not reply:
@@ -62,19 +63,24 @@ def _is_meant(message: Any, addresses: Collection[str], host_ports: Collection[i
     if protocol.get_attr("CTA_PROTO_NUM") != socket.IPPROTO_UDP:
         return False
     return (
-        reply.get_attr("CTA_TUPLE_IP").get_attr("CTA_IP_V4_SRC") in addresses
+        bool(addresses.intersection(_values(reply.get_attr("CTA_TUPLE_IP"), *_SOURCES)))
         or protocol.get_attr("CTA_PROTO_DST_PORT") in host_ports
     )
+
+
+def _values(attributes: Any, *names: str) -> list[str]:
+    """Return those that are there, IPv6 addresses in their one written form."""
+    values = [attributes.get_attr(name) for name in names]
+    return [str(ipaddress.ip_address(value)) for value in values if value]
 
 
 def _delete_request(nfct_msg: Any, original: Any) -> bytes:
     addresses = original.get_attr("CTA_TUPLE_IP")
     protocol = original.get_attr("CTA_TUPLE_PROTO")
+    is_ipv6 = bool(_values(addresses, "CTA_IP_V6_SRC"))
+    names = ("CTA_IP_V6_SRC", "CTA_IP_V6_DST") if is_ipv6 else ("CTA_IP_V4_SRC", "CTA_IP_V4_DST")
     flow = [
-        (
-            "CTA_TUPLE_IP",
-            {"attrs": [(n, addresses.get_attr(n)) for n in ("CTA_IP_V4_SRC", "CTA_IP_V4_DST")]},
-        ),
+        ("CTA_TUPLE_IP", {"attrs": [(n, addresses.get_attr(n)) for n in names]}),
         (
             "CTA_TUPLE_PROTO",
             {
@@ -86,6 +92,6 @@ def _delete_request(nfct_msg: Any, original: Any) -> bytes:
         ),
     ]
     message = nfct_msg()
-    message["nfgen_family"] = socket.AF_INET
+    message["nfgen_family"] = socket.AF_INET6 if is_ipv6 else socket.AF_INET
     message["attrs"] = [("CTA_TUPLE_ORIG", {"attrs": flow})]
     return netlink.encode(message, DELETE, 0)

@@ -40,6 +40,7 @@ NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x2, 0x4, 0x300
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200  # flags of an acknowledgement
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 IFF_UP = 0x1
+IFA_F_NODAD = 0x2
 IN6_ADDR_GEN_MODE_NONE = 1
 SOL_NETLINK = 270
 NETLINK_EXT_ACK = 11
@@ -224,7 +225,10 @@ def set_bridge_port(index: int, *, hairpin: bool = False, isolated: bool = False
 
 
 def add_address(index: int, address: IpAddress, prefix_length: int) -> bytes:
-    """Give a link an address; an IPv4 one with its subnet's broadcast address."""
+    """Give a link an address; an IPv4 one with its subnet's broadcast address.
+
+    An IPv6 one serves at once: who gives it knows that nobody else on the link has it.
+    """
     return _address(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, index, address, prefix_length)
 
 
@@ -240,6 +244,8 @@ def _address(
     message["family"] = socket.AF_INET if address.version == 4 else socket.AF_INET6
     message["prefixlen"] = prefix_length
     message["index"] = index
+    if address.version == 6:
+        message["flags"] = IFA_F_NODAD
     attributes = [("IFA_ADDRESS", str(address)), ("IFA_LOCAL", str(address))]
     if address.version == 4 and prefix_length < 31:
         network = ipaddress.ip_network(f"{address}/{prefix_length}", strict=False)
@@ -304,7 +310,11 @@ MARK_NAME = "vethzqxjkwv"  # as long as every real name: "veth" and 7 hexadecima
 MARK_INDEX = 0x5A5A0001
 MARK_PID = 0x5A5A0002
 MARK_MAC = "5a:a5:5a:a5:5a:a5"
-MARK_ADDRESS = ipaddress.ip_address("90.165.90.165")
+MARK_ADDRESSES: Mapping[int, IpAddress] = {
+    4: ipaddress.ip_address("90.165.90.165"),
+    6: ipaddress.ip_address("5aa5:a55a:5aa5:a55a:5aa5:a55a:5aa5:a55a"),
+}
+"""An address of each family that stands where an endpoint's address goes."""
 
 
 def uint32(number: int) -> bytes:
@@ -333,15 +343,16 @@ def bridge_port_template(*, hairpin: bool, isolated: bool) -> Template:
     return Template(request, {"index": uint32(MARK_INDEX)})
 
 
-def address_template(index: int, network: ipaddress.IPv4Network) -> Template:
-    """Return ``add_address`` with the field ``address`` for addresses of one IPv4 subnet."""
-    request = add_address(index, MARK_ADDRESS, network.prefixlen)
-    if network.prefixlen < 31:
-        wrong = ipaddress.ip_network(f"{MARK_ADDRESS}/{network.prefixlen}", strict=False)
+def address_template(index: int, network: IpNetwork) -> Template:
+    """Return ``add_address`` with the field ``address`` for addresses of one subnet."""
+    mark = MARK_ADDRESSES[network.version]
+    request = add_address(index, mark, network.prefixlen)
+    if network.version == 4 and network.prefixlen < 31:
+        wrong = ipaddress.ip_network(f"{mark}/{network.prefixlen}", strict=False)
         broadcast = wrong.broadcast_address.packed
         place = request.rindex(broadcast)
         request = request[:place] + network.broadcast_address.packed + request[place + 4 :]
-    return Template(request, {"address": MARK_ADDRESS.packed})
+    return Template(request, {"address": mark.packed})
 
 
 # --- talking to the kernel ----------------------------------------------------------------------

@@ -13,13 +13,14 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 
 import msgspec
 
 from deskd.domain.network import NetlinkScript
-from deskd.errors import Conflict, SystemFailure, Unavailable
+from deskd.errors import Conflict, SystemFailure, Unavailable, Unsupported
 from deskd.kernel import netlink
 from deskd.layout import DEFAULT_DATA_ROOT
 from deskd.network.ipam import Address, Subnet, SubnetPlan
@@ -69,7 +70,7 @@ class BridgeSpec(msgspec.Struct, frozen=True):
 
     name: str
     network_id: str
-    plan: SubnetPlan
+    plans: tuple[SubnetPlan, ...]
     mtu: int = 0
     inter_container: bool = True
 
@@ -90,27 +91,28 @@ class Machine(msgspec.Struct, frozen=True):
         """Return the interface with this name."""
         return next((link for link in self.links if link.name == name), None)
 
-    def ipv4_of(self, index: int) -> list[tuple[Address, int]]:
-        """Return an interface's IPv4 addresses with their prefix lengths."""
+    def addresses_of(self, index: int) -> list[tuple[Address, int]]:
+        """Return an interface's addresses with their prefix lengths, link-local IPv6 ones left
+        out: the kernel makes them."""
         return [
             (address, length)
             for owner, address, length in self.addresses
-            if owner == index and isinstance(address, Address)
+            if owner == index and not _is_the_kernels(address)
         ]
 
     def subnets(self, *, without: Collection[str] = ()) -> list[Subnet]:
-        """Return every IPv4 subnet that the machine routes or has an address in, except those of
-        the interfaces named in ``without``."""
+        """Return every subnet that the machine routes or has an address in, except those of the
+        interfaces named in ``without``."""
         skipped = {link.index for link in self.links if link.name in without}
-        found = {
-            network
-            for index, network in self.routes
-            if isinstance(network, Subnet) and index not in skipped
-        }
+        found = {network for index, network in self.routes if index not in skipped}
         for index, address, length in self.addresses:
-            if isinstance(address, Address) and index not in skipped:
-                found.add(Subnet(f"{address}/{length}", strict=False))
+            if index not in skipped:
+                found.add(ip_network(f"{address}/{length}", strict=False))
         return list(found)
+
+
+def _is_the_kernels(address: Address) -> bool:
+    return address.version == 6 and address.is_link_local
 
 
 @contextlib.contextmanager
@@ -150,6 +152,32 @@ def enable_forwarding() -> None:
         ) from error
 
 
+def enable_ipv6_forwarding() -> None:
+    """Let the machine route IPv6, too.
+
+    A kernel that forwards takes no more router advertisements (accept_ra 1) and forgets the routes
+    that it has from them; with 2 it goes on. So a laptop keeps its own IPv6.
+    """
+    settings = Path(IPV6_SETTINGS, "conf")
+    if not settings.is_dir():
+        raise Unsupported(
+            "the kernel has no IPv6: leave --ipv6 out, or use a kernel with CONFIG_IPV6 that was "
+            "not started with ipv6.disable=1"
+        )
+    try:
+        if (settings / "all/forwarding").read_text(encoding="ascii").strip() == "1":
+            return
+        for accepting in settings.glob("*/accept_ra"):
+            if accepting.read_text(encoding="ascii").strip() == "1":
+                accepting.write_text("2", encoding="ascii")
+        (settings / "all/forwarding").write_text("1", encoding="ascii")
+    except OSError as error:
+        raise SystemFailure(
+            f"IPv6 forwarding cannot be switched on ({settings}: {error.strerror}): run "
+            "`sysctl -w net.ipv6.conf.all.forwarding=1`, or leave --ipv6 out"
+        ) from error
+
+
 def ensure_bridge(
     route: netlink.RouteSocket, machine: Machine, names: EngineNames, spec: BridgeSpec
 ) -> int:
@@ -174,15 +202,19 @@ def ensure_bridge(
             present = []
         else:
             index = link.index
-            present = machine.ipv4_of(index)
+            present = machine.addresses_of(index)
             if not link.up:
                 route.request(netlink.set_up(index))
-        wanted = (spec.plan.gateway, spec.plan.subnet.prefixlen)
-        if wanted not in present:
-            route.request(netlink.add_address(index, *wanted))
+        wanted = [(plan.gateway, plan.subnet.prefixlen) for plan in spec.plans]
+        if any(address.version == 6 for address, _ in wanted):
+            _write_setting(f"{IPV6_SETTINGS}/conf/{spec.name}/accept_ra", "0")
+            _write_setting(f"{IPV6_SETTINGS}/conf/{spec.name}/disable_ipv6", "0")
+        for item in wanted:
+            if item not in present:
+                route.request(netlink.add_address(index, *item))
         if link is not None and link.alias.startswith(names.alias()):
             for address, length in present:
-                if (address, length) != wanted:
+                if (address, length) not in wanted:
                     route.request(netlink.delete_address(index, address, length))
         _allow_loopback(spec.name)
         if not spec.inter_container or link is not None:
@@ -212,6 +244,16 @@ def _answer_for_isolated(name: str, *, answer: bool) -> None:
     except OSError as error:
         raise SystemFailure(
             f"links cannot be opened on {name} ({path}: {error.strerror}): mount /proc/sys "
+            "writable for deskd"
+        ) from error
+
+
+def _write_setting(path: str, value: str) -> None:
+    try:
+        Path(path).write_text(value, encoding="ascii")
+    except OSError as error:
+        raise SystemFailure(
+            f"the bridge cannot be made ready for IPv6 ({path}: {error.strerror}): mount /proc/sys "
             "writable for deskd"
         ) from error
 
@@ -280,19 +322,24 @@ def loopback_script() -> NetlinkScript:
 class _Templates(msgspec.Struct, frozen=True):
     veth: netlink.Template
     port: netlink.Template
-    address: netlink.Template
+    addresses: tuple[tuple[Subnet, netlink.Template], ...]
     up: tuple[bytes, ...]
-    default_route: bytes
+    default_routes: dict[int, bytes]
 
 
 class EndpointScripts:
     """Writes the netlink requests of endpoints on one bridge, from templates made once."""
 
     def __init__(
-        self, bridge_index: int, plan: SubnetPlan, mtu: int = 0, *, inter_container: bool = True
+        self,
+        bridge_index: int,
+        plans: Sequence[SubnetPlan],
+        mtu: int = 0,
+        *,
+        inter_container: bool = True,
     ) -> None:
         self._bridge_index = bridge_index
-        self._plan = plan
+        self._plans = plans
         self._mtu = mtu
         self._inter_container = inter_container
         self._loopback = netlink.set_up(netlink.LOOPBACK_INDEX)
@@ -301,13 +348,14 @@ class EndpointScripts:
     def script(
         self,
         endpoint_id: str,
-        address: Address,
+        addresses: Sequence[Address],
         mac: str,
         *,
         interface: str = "eth0",
-        default_route: bool = True,
+        default_routes: Collection[int] = (4, 6),
     ) -> NetlinkScript:
-        """Return the requests for one endpoint; nothing is sent."""
+        """Return the requests for one endpoint; nothing is sent. ``default_routes`` are the
+        families in which everything goes out here."""
         if interface not in self._templates:
             self._templates[interface] = self._make_templates(interface)
         templates = self._templates[interface]
@@ -317,17 +365,29 @@ class EndpointScripts:
             index=netlink.uint32(index),
             peer_mac=bytes.fromhex(mac.replace(":", "")),
         )
-        addressing = templates.address.render(address=address.packed)
-        inside = [self._loopback, addressing, *templates.up]
-        if default_route:
-            inside.append(templates.default_route)
+        inside = [self._loopback]
+        for address in addresses:
+            template = next(t for subnet, t in templates.addresses if address in subnet)
+            inside.append(template.render(address=address.packed))
+        inside += templates.up
+        inside += [
+            r for version, r in templates.default_routes.items() if version in default_routes
+        ]
         port = templates.port.render(index=netlink.uint32(index))
-        return NetlinkScript((create, port), (templates.veth.offset("pid"), None), tuple(inside))
+        has_ipv6 = any(address.version == 6 for address in addresses)
+        return NetlinkScript(
+            (create, port),
+            (templates.veth.offset("pid"), None),
+            tuple(inside),
+            ipv6_sysctls(interface) if has_ipv6 else (),
+        )
 
     def _make_templates(self, interface: str) -> _Templates:
         index = peer_index(interface)
-        has_ipv6 = os.path.isdir(IPV6_SETTINGS)
-        no_link_local = (netlink.set_no_link_local(index),) if has_ipv6 else ()
+        uses_ipv6 = any(plan.subnet.version == 6 for plan in self._plans)
+        knows_ipv6 = os.path.isdir(IPV6_SETTINGS)
+        # A link-local address would make programs in an IPv4 network ask for IPv6 addresses.
+        quiet = (netlink.set_no_link_local(index),) if knows_ipv6 and not uses_ipv6 else ()
         return _Templates(
             netlink.veth_template(
                 bridge_index=self._bridge_index, peer=interface, peer_index=index, mtu=self._mtu
@@ -335,8 +395,19 @@ class EndpointScripts:
             # With br_netfilter, a container that calls its own published port is sent back on the
             # bridge itself rather than routed: that takes a hairpin port.
             netlink.bridge_port_template(hairpin=True, isolated=not self._inter_container),
-            netlink.address_template(index, self._plan.subnet),
-            # A link-local address would make programs in an IPv4 network ask for IPv6 addresses.
-            (*no_link_local, netlink.set_up(index)),
-            netlink.add_default_route(index, self._plan.gateway),
+            tuple(
+                (plan.subnet, netlink.address_template(index, plan.subnet)) for plan in self._plans
+            ),
+            (*quiet, netlink.set_up(index)),
+            {
+                plan.subnet.version: netlink.add_default_route(index, plan.gateway)
+                for plan in self._plans
+            },
         )
+
+
+def ipv6_sysctls(interface: str) -> tuple[tuple[str, str], ...]:
+    """Return the settings of a container's interface with IPv6: addresses and routes come from
+    the engine, and not from whoever in the network advertises some."""
+    prefix = f"net.ipv6.conf.{interface}"
+    return ((f"{prefix}.disable_ipv6", "0"), (f"{prefix}.accept_ra", "0"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -16,6 +16,7 @@ from deskd.domain.network import (
     OPTION_INTER_CONTAINER,
     OPTION_MASQUERADE,
     OPTION_MTU,
+    Gateways,
     Ipam,
     Network,
     NetworkContainer,
@@ -49,6 +50,7 @@ class Catalog:
         mtu: int = 0,
         *,
         inter_container: bool = True,
+        enable_ipv6: bool = False,
     ) -> None:
         self._records = records
         self._by_id = {record.id: record for record in records.all()}
@@ -56,9 +58,13 @@ class Catalog:
         for name, driver in PREDEFINED.items():
             if name not in names:
                 self.put(_new_record(name, driver))
-        self._set_default_options(default_bridge, mtu, inter_container=inter_container)
+        self._set_default_options(
+            default_bridge, mtu, inter_container=inter_container, enable_ipv6=enable_ipv6
+        )
 
-    def _set_default_options(self, bridge: str, mtu: int, *, inter_container: bool) -> None:
+    def _set_default_options(
+        self, bridge: str, mtu: int, *, inter_container: bool, enable_ipv6: bool
+    ) -> None:
         default = self.find(DEFAULT_NETWORK)
         options = {
             OPTION_DEFAULT_BRIDGE: "true",
@@ -68,8 +74,8 @@ class Catalog:
             OPTION_BRIDGE_NAME: bridge,
             OPTION_MTU: str(mtu or 1500),
         }
-        if default.options != options:
-            self.put(msgspec.structs.replace(default, options=options))
+        if default.options != options or default.enable_ipv6 != enable_ipv6:
+            self.put(msgspec.structs.replace(default, options=options, enable_ipv6=enable_ipv6))
 
     def all(self) -> list[NetworkRecord]:
         """Return every network, the oldest first."""
@@ -132,8 +138,9 @@ class Catalog:
             raise Unsupported(
                 "config-from networks are not supported: give the settings themselves"
             )
-        if request.enable_ipv6 or request.enable_ipv4 is False:
-            raise Unsupported("IPv6 networks are not supported yet: leave --ipv6 out")
+        enable_ipv4, enable_ipv6 = request.enable_ipv4 is not False, bool(request.enable_ipv6)
+        if not enable_ipv4 and not enable_ipv6:
+            raise InvalidArgument("IPv4 or IPv6 must be enabled: add --ipv6")
         options = dict(request.options or {})
         check_options(options)
         self._check_bridge_name(options)
@@ -143,6 +150,8 @@ class Catalog:
         record = _new_record(request.name, driver)
         return msgspec.structs.replace(
             record,
+            enable_ipv4=enable_ipv4,
+            enable_ipv6=enable_ipv6,
             internal=request.internal,
             attachable=request.attachable,
             options=options,
@@ -217,15 +226,19 @@ def has_name_server(record: NetworkRecord) -> bool:
     return record.driver == "bridge" and record.name != DEFAULT_NETWORK
 
 
-def leading_out(records: Mapping[str, NetworkRecord]) -> str:
-    """Return the key of the network by which a container in all of these sends what goes out: as
-    with Docker the first by its name of those that are not internal; empty where there is none."""
-    leading = [
+def gateways(records: Mapping[str, NetworkRecord]) -> Gateways:
+    """Return the keys of the networks by which a container in all of these sends what goes out: as
+    with Docker the first by its name of those that are not internal and have the family."""
+    leading = sorted(
         (record.name, key)
         for key, record in records.items()
         if record.driver == "bridge" and not record.internal
-    ]
-    return min(leading, default=("", ""))[1]
+    )
+
+    def first(enabled: Callable[[NetworkRecord], bool]) -> str:
+        return next((key for _, key in leading if enabled(records[key])), "")
+
+    return Gateways(first(lambda r: r.enable_ipv4), first(lambda r: r.enable_ipv6))
 
 
 def _new_record(name: str, driver: str) -> NetworkRecord:
@@ -247,6 +260,7 @@ def describe(
         id=record.id,
         created=record.created,
         driver=record.driver,
+        enable_ipv4=record.enable_ipv4,
         enable_ipv6=record.enable_ipv6,
         ipam=record.ipam,
         internal=record.internal,

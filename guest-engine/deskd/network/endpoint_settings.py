@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
 import msgspec
 
 from deskd.domain.container import EndpointSettings, PortBinding
-from deskd.domain.network import Endpoint, EndpointRequest, NetworkRecord
+from deskd.domain.network import Endpoint, EndpointRequest, NetworkContainer, NetworkRecord
+from deskd.errors import InvalidArgument
 from deskd.network.firewall import Publication
+from deskd.network.ipam import Address, SubnetPlan
 from deskd.network.name_table import NamedEndpoint
 from deskd.record import replace
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z", re.IGNORECASE)
+
+
+def checked_mac(settings: EndpointSettings) -> str:
+    """Return the MAC that an endpoint asks for, empty where any will do."""
+    mac = settings.mac_address
+    if mac and (not _MAC.match(mac) or int(mac[:2], 16) & 1):
+        raise InvalidArgument(
+            f"invalid MAC address {mac!r}: write a unicast one as 02:42:ac:11:00:02"
+        )
+    return mac.lower()
 
 
 def dns_names(request: EndpointRequest) -> list[str]:
@@ -40,10 +55,52 @@ def named(
         container_name=container_name,
         network_id=network.id,
         network_name=network.name,
-        address=IPv4Address(settings.ip_address),
+        addresses=addresses_of(settings),
         names=tuple(settings.dns_names or ()),
         links=_links(settings),
         leads_out=not network.internal,
+    )
+
+
+def addresses_of(settings: EndpointSettings) -> tuple[Address, ...]:
+    """Return the addresses that were given to an endpoint, the IPv4 one first."""
+    texts = (settings.ip_address, settings.global_ipv6_address)
+    return tuple(ip_address(text) for text in texts if text)
+
+
+def with_addresses(
+    settings: EndpointSettings, given: Sequence[tuple[Address, SubnetPlan]], *, internal: bool
+) -> EndpointSettings:
+    """Return settings that say which addresses an endpoint has been given."""
+    for address, plan in given:
+        gateway = "" if internal else str(plan.gateway)
+        if address.version == 4:
+            settings = msgspec.structs.replace(
+                settings,
+                gateway=gateway,
+                ip_address=str(address),
+                ip_prefix_len=plan.subnet.prefixlen,
+            )
+        else:
+            settings = msgspec.structs.replace(
+                settings,
+                ipv6_gateway=gateway,
+                global_ipv6_address=str(address),
+                global_ipv6_prefix_len=plan.subnet.prefixlen,
+            )
+    return settings
+
+
+def described(name: str, endpoint: Endpoint) -> NetworkContainer:
+    """Return an endpoint as ``network inspect`` shows it."""
+    settings = endpoint.settings
+    ipv4, ipv6 = settings.ip_address, settings.global_ipv6_address
+    return NetworkContainer(
+        name=name,
+        endpoint_id=endpoint.endpoint_id,
+        mac_address=settings.mac_address,
+        ipv4_address=f"{ipv4}/{settings.ip_prefix_len}" if ipv4 else "",
+        ipv6_address=f"{ipv6}/{settings.global_ipv6_prefix_len}" if ipv6 else "",
     )
 
 

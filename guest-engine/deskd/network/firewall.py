@@ -11,7 +11,8 @@ Rules, with their reasons:
   let a container reach services that listen on the machine's loopback only. Dropped before
   address translation, so replies to translated connections pass.
 - ``prerouting``, ``output``: connections to any address of the machine itself go to the container
-  that published the port; first bindings to one address, then those to all.
+  that published the port; first bindings to one address, then those to all. ::1 is left out: the
+  kernel takes no answer to it from another interface, and has no ``route_localnet`` for IPv6.
 - ``postrouting``: connections from 127.0.0.0/8 get the bridge's address (the container could not
   answer otherwise); so do connections that come back to their own bridge, whose reply would
   else bypass the translation (the test is by source address, because packets that br_netfilter
@@ -27,13 +28,16 @@ Rules, with their reasons:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import msgspec
 
 from deskd.kernel.nftables import Nftables
+from deskd.network.ipam import Address
 
 ANY = IPv4Address(0)
+ANY_IPV6 = IPv6Address(0)
+LOOPBACK_IPV6 = IPv6Address(1)
 PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 """nft takes names from /etc/protocols, which a small system need not have."""
 
@@ -64,18 +68,40 @@ class Opening(msgspec.Struct, frozen=True):
 
 
 class Publication(msgspec.Struct, frozen=True):
-    """One published port: ``host_address`` 0.0.0.0 means every address of the machine."""
+    """One published port: ``host_address`` 0.0.0.0 or :: means every address of the machine in
+    that family."""
 
     protocol: str
-    host_address: IPv4Address
+    host_address: Address
     host_port: int
-    container_address: IPv4Address
+    container_address: Address
     container_port: int
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Tell whether it is published on every address."""
+        return self.host_address in (ANY, ANY_IPV6)
+
+    @property
+    def is_translated(self) -> bool:
+        """Tell whether the firewall leads connections to the container.
+
+        It cannot from one family to the other, nor from ::1 (see ``relays``).
+        """
+        return (
+            self.host_address.version == self.container_address.version
+            and self.host_address != LOOPBACK_IPV6
+        )
+
+    @property
+    def is_relayed(self) -> bool:
+        """Tell whether connections can reach the machine's own socket, which passes them on."""
+        return self.protocol == "tcp" and (not self.is_translated or self.host_address == ANY_IPV6)
 
     def key(self) -> str:
         """Return the map's key in nft's language."""
         port = f"{PROTOCOL_NUMBERS[self.protocol]} . {self.host_port}"
-        return port if self.host_address == ANY else f"{self.host_address} . {port}"
+        return port if self.is_everywhere else f"{self.host_address} . {port}"
 
     def element(self) -> str:
         """Return the map's element in nft's language."""
@@ -84,23 +110,30 @@ class Publication(msgspec.Struct, frozen=True):
     @property
     def map_name(self) -> str:
         """The map that holds this publication."""
-        return "published" if self.host_address == ANY else "published_on"
+        family = "6" if self.host_address.version == 6 else ""
+        return f"published{family}" if self.is_everywhere else f"published{family}_on"
 
 
 def table_text(table: str) -> str:
     """Return the table without elements, in nft's language."""
     port = "meta l4proto . th dport"
     translate = f"""fib daddr type local dnat ip to ip daddr . {port} map @published_on
-    fib daddr type local dnat ip to {port} map @published"""
+    fib daddr type local dnat ip to {port} map @published
+    ip6 daddr ::1 accept
+    fib daddr type local dnat ip6 to ip6 daddr . {port} map @published6_on
+    fib daddr type local dnat ip6 to {port} map @published6"""
     return f"""table inet {table} {{
   set bridges {{ type ifname; }}
   set open {{ type ifname . ifname; }}
   set local {{ type ifname . ipv4_addr; flags interval; }}
+  set local6 {{ type ifname . ipv6_addr; flags interval; }}
   set masqueraded {{ type ifname; }}
   set internal {{ type ifname; }}
   set linked {{ type ifname . ipv4_addr . ipv4_addr . inet_proto . inet_service; }}
   map published {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
   map published_on {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
+  map published6 {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
+  map published6_on {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }}
   chain raw {{
     type filter hook prerouting priority -300; policy accept;
     iifname @bridges ip daddr 127.0.0.0/8 drop
@@ -117,6 +150,7 @@ def table_text(table: str) -> str:
     type nat hook postrouting priority 100; policy accept;
     oifname @bridges ip saddr 127.0.0.0/8 masquerade
     oifname . ip saddr @local ct status dnat masquerade
+    oifname . ip6 saddr @local6 ct status dnat masquerade
     iifname @masqueraded oifname != @bridges masquerade
   }}
   chain forward {{
@@ -210,7 +244,10 @@ class Firewall:
     def _bridge_elements(self, verb: str, bridge: BridgeRules) -> list[str]:
         quoted = f'"{bridge.name}"'
         sets = [("bridges", quoted)]
-        sets += [("local", f"{quoted} . {subnet}") for subnet in bridge.subnets]
+        sets += [
+            ("local6" if ":" in subnet else "local", f"{quoted} . {subnet}")
+            for subnet in bridge.subnets
+        ]
         if bridge.inter_container:
             sets.append(("open", f"{quoted} . {quoted}"))
         if bridge.masquerade and not bridge.internal:
@@ -226,6 +263,8 @@ class Firewall:
     def _publication_elements(self, verb: str, publications: Iterable[Publication]) -> list[str]:
         by_map: dict[str, list[str]] = {}
         for publication in publications:
+            if not publication.is_translated:
+                continue
             item = publication.element() if verb == "add" else publication.key()
             by_map.setdefault(publication.map_name, []).append(item)
         return [

@@ -10,10 +10,11 @@ import msgspec
 from deskd.domain.network import IpamConfig
 from deskd.errors import Forbidden, InvalidArgument, ResourceExhausted
 
-Address = ipaddress.IPv4Address
-Subnet = ipaddress.IPv4Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MINIMUM_ADDRESSES = 4  # network address, broadcast, gateway and one container
+_PRIVATE_GROUP_BYTES = 5
 
 
 class Pool(msgspec.Struct, frozen=True):
@@ -24,14 +25,30 @@ class Pool(msgspec.Struct, frozen=True):
 
     def subnets(self) -> Iterator[Subnet]:
         """Yield the pool's subnets in order."""
-        return self.base.subnets(new_prefix=self.size)
+        return iter(self.base.subnets(new_prefix=self.size))
 
 
 DEFAULT_POOLS = (
-    *(Pool(Subnet(f"172.{second}.0.0/16"), 16) for second in range(17, 32)),
-    Pool(Subnet("192.168.0.0/16"), 20),
+    *(Pool(ipaddress.IPv4Network(f"172.{second}.0.0/16"), 16) for second in range(17, 32)),
+    Pool(ipaddress.IPv4Network("192.168.0.0/16"), 20),
 )
 """Docker's: 172.17.0.0/16 to 172.31.0.0/16, then 192.168.0.0/16 in /20 pieces."""
+
+
+def private_pool(identity: str) -> Pool:
+    """Return an engine's own IPv6 pool: a /48 of unique local addresses in /64 pieces (RFC 4193).
+
+    ``identity`` is random and kept, 10 hexadecimal digits of it at least.
+    """
+    group = bytes.fromhex(identity[: 2 * _PRIVATE_GROUP_BYTES])
+    return Pool(ipaddress.IPv6Network((b"\xfd" + group + bytes(10), 48)), 64)
+
+
+def overlap(one: Subnet, other: Subnet) -> bool:
+    """Tell whether two subnets share addresses; those of different families never do."""
+    return one.version == other.version and (
+        one.network_address in other or other.network_address in one
+    )
 
 
 def choose_subnet(pools: Sequence[Pool], taken: Iterable[Subnet]) -> Subnet:
@@ -42,7 +59,7 @@ def choose_subnet(pools: Sequence[Pool], taken: Iterable[Subnet]) -> Subnet:
     occupied = list(taken)
     for pool in pools:
         for subnet in pool.subnets():
-            if not any(subnet.overlaps(other) for other in occupied):
+            if not any(overlap(subnet, other) for other in occupied):
                 return subnet
     raise ResourceExhausted(
         "all predefined address pools have been fully subnetted: remove a network that is not "
@@ -51,11 +68,11 @@ def choose_subnet(pools: Sequence[Pool], taken: Iterable[Subnet]) -> Subnet:
 
 
 def hardware_address(address: Address) -> str:
-    """Return the locally administered MAC that belongs to an IPv4 address.
+    """Return the locally administered MAC that belongs to an address.
 
     Neighbours' caches stay right when an address passes to the next container.
     """
-    return "02:42:" + ":".join(f"{byte:02x}" for byte in address.packed)
+    return "02:42:" + ":".join(f"{byte:02x}" for byte in address.packed[-4:])
 
 
 class SubnetPlan(msgspec.Struct, frozen=True):
@@ -77,16 +94,12 @@ class SubnetPlan(msgspec.Struct, frozen=True):
 
 
 def parse_subnet(text: str) -> Subnet:
-    """Read an IPv4 subnet; host bits are an error, as in Docker."""
+    """Read a subnet; host bits are an error, as in Docker."""
     try:
-        return Subnet(text)
+        return ipaddress.ip_network(text)
     except ValueError as error:
-        if ":" in text:
-            raise InvalidArgument(
-                f"the subnet {text} cannot be used: this engine's networks are IPv4 only"
-            ) from error
         raise InvalidArgument(
-            f"invalid subnet {text}: {error}; write it as 172.28.0.0/16"
+            f"invalid subnet {text}: {error}; write it as 172.28.0.0/16 or fd00:28::/64"
         ) from error
 
 
@@ -95,12 +108,13 @@ def check_config(config: IpamConfig) -> SubnetPlan:
     subnet = parse_subnet(config.subnet)
     if subnet.num_addresses < MINIMUM_ADDRESSES:
         raise InvalidArgument(
-            f"the subnet {subnet} leaves no address for containers: use /30 or more"
+            f"the subnet {subnet} leaves no address for containers: use "
+            f"/{subnet.max_prefixlen - 2} or more"
         )
-    if subnet.is_loopback or subnet.is_multicast:
+    if subnet.is_loopback or subnet.is_multicast or (subnet.version == 6 and subnet.is_link_local):
         raise InvalidArgument(f"the subnet {subnet} is reserved: use one of the private ranges")
     ip_range = parse_subnet(config.ip_range) if config.ip_range else subnet
-    if not ip_range.subnet_of(subnet):
+    if ip_range.version != subnet.version or not _lies_in(ip_range, subnet):
         raise InvalidArgument(f"the IP range {ip_range} does not lie in the subnet {subnet}")
     auxiliary = tuple(
         _address_in(text, subnet, f"auxiliary address {name}")
@@ -118,12 +132,23 @@ def check_config(config: IpamConfig) -> SubnetPlan:
     return SubnetPlan(subnet, gateway, ip_range, auxiliary)
 
 
+def _lies_in(inner: Subnet, outer: Subnet) -> bool:
+    return inner.network_address in outer and inner.prefixlen >= outer.prefixlen
+
+
+def _unusable(subnet: Subnet) -> tuple[Address, ...]:
+    """Return the addresses that mean more than one interface: IPv6 knows no broadcast."""
+    if subnet.version == 4:
+        return subnet.network_address, subnet.broadcast_address
+    return (subnet.network_address,)
+
+
 def _address_in(text: str, subnet: Subnet, what: str) -> Address:
     try:
-        address = Address(text.partition("/")[0])
+        address = ipaddress.ip_address(text.partition("/")[0])
     except ValueError as error:
-        raise InvalidArgument(f"the {what} {text} is not an IPv4 address") from error
-    if address not in subnet or address in (subnet.network_address, subnet.broadcast_address):
+        raise InvalidArgument(f"the {what} {text} is not an IP address") from error
+    if address not in subnet or address in _unusable(subnet):
         raise InvalidArgument(f"the {what} {text} is no usable address of the subnet {subnet}")
     return address
 
@@ -138,8 +163,7 @@ class AddressSpace:
     def __init__(self, plan: SubnetPlan) -> None:
         self.plan = plan
         self._reserved = {
-            int(plan.subnet.network_address),
-            int(plan.subnet.broadcast_address),
+            *(int(address) for address in _unusable(plan.subnet)),
             int(plan.gateway),
             *(int(address) for address in plan.auxiliary),
         }
@@ -148,17 +172,23 @@ class AddressSpace:
         self._last = int(plan.ip_range.broadcast_address)
         self._cursor = self._first
 
+    def is_full(self) -> bool:
+        """Tell whether the range has no free address left."""
+        occupied = self._reserved | self._used
+        numbers = range(self._cursor, self._last + 1)
+        return all(number in occupied for number in numbers)
+
     def allocate(self) -> Address:
         """Give the lowest free address of the range; ``ResourceExhausted`` when there is none."""
         for number in range(self._cursor, self._last + 1):
             if number not in self._reserved and number not in self._used:
                 self._used.add(number)
                 self._cursor = number + 1
-                return Address(number)
+                return self._address(number)
         self._cursor = self._last + 1
         raise ResourceExhausted(
-            f"no available IPv4 addresses in {self.plan.ip_range}: remove containers, or make a "
-            "network with a larger subnet"
+            f"no available IPv{self.plan.subnet.version} addresses in {self.plan.ip_range}: "
+            "remove containers, or make a network with a larger subnet"
         )
 
     def reserve(self, text: str) -> Address:
@@ -167,9 +197,9 @@ class AddressSpace:
         Raises ``InvalidArgument`` for one outside the subnet, ``Forbidden`` for one in use.
         """
         try:
-            address = Address(text)
+            address = ipaddress.ip_address(text)
         except ValueError as error:
-            raise InvalidArgument(f"invalid IPv4 address {text}") from error
+            raise InvalidArgument(f"invalid IP address {text}") from error
         if address not in self.plan.subnet:
             raise InvalidArgument(
                 f"no configured subnet contains the IP address {text}: use one of "
@@ -191,4 +221,8 @@ class AddressSpace:
     @property
     def used(self) -> frozenset[Address]:
         """The addresses that are given."""
-        return frozenset(Address(number) for number in self._used)
+        return frozenset(self._address(number) for number in self._used)
+
+    def _address(self, number: int) -> Address:
+        # The type is given: a small number would else be taken for an IPv4 address.
+        return type(self.plan.subnet.network_address)(number)

@@ -18,11 +18,13 @@ from deskd.errors import DeskdError, Forbidden, InvalidArgument, SystemFailure, 
 from deskd.kernel import netlink
 from deskd.kernel.nftables import Nftables
 from deskd.network import catalog as networks
+from deskd.network.addresses import VERSIONS, plans_of, used_configs
 from deskd.network.bridge import (
     BridgeSpec,
     EngineNames,
     Machine,
     enable_forwarding,
+    enable_ipv6_forwarding,
     ensure_bridge,
     machine_lock,
     remove_stale,
@@ -36,6 +38,8 @@ from deskd.network.ipam import (
     SubnetPlan,
     check_config,
     choose_subnet,
+    overlap,
+    private_pool,
 )
 from deskd.settings import Settings
 
@@ -49,7 +53,8 @@ class KernelState:
         self._names = names
         self._catalog = catalog
         self._settings = settings
-        self._pools = _pools(settings)
+        identity = catalog.find(networks.DEFAULT_NETWORK).id
+        self._pools = _pools(settings, identity)
         self._indices: dict[str, int] = {}
         self._nftables: Nftables | None = None
         self._firewall: Firewall | None = None
@@ -84,6 +89,8 @@ class KernelState:
         with self._translated(), machine_lock(), netlink.RouteSocket() as route:
             netlink.check_kinds(route, "bridge", "veth")
             enable_forwarding()
+            if any(record.enable_ipv6 for record in self._bridge_records()):
+                self._try_ipv6_forwarding()
             if self._nftables is None:
                 self._nftables = Nftables()
             machine = Machine.read(route)
@@ -129,11 +136,21 @@ class KernelState:
         rules = [bridge_rules(record) for record in records]
         self.firewall.replace(rules, publications, openings)
 
+    def _try_ipv6_forwarding(self) -> None:
+        """A kernel that has lost its IPv6 takes that from the networks, not their IPv4."""
+        try:
+            enable_ipv6_forwarding()
+        except DeskdError as error:
+            log.warning("IPv6 does not work in container networks: %s", error)
+
     def _set_up_default(self, route: netlink.RouteSocket, machine: Machine) -> None:
         record = self._catalog.find(networks.DEFAULT_NETWORK)
-        plan = self._default_plan(record, machine)
-        self._indices[record.id] = ensure_bridge(route, machine, self._names, _spec(record, plan))
-        ipam = Ipam(config=[plan.config()])
+        plans = [self._default_plan(record, machine)]
+        if record.enable_ipv6:
+            plans.append(self._default_ipv6_plan(record, machine))
+        spec = _spec(record, plans)
+        self._indices[record.id] = ensure_bridge(route, machine, self._names, spec)
+        ipam = Ipam(config=[plan.config() for plan in plans])
         if record.ipam != ipam:
             self._catalog.put(msgspec.structs.replace(record, ipam=ipam))
 
@@ -144,26 +161,37 @@ class KernelState:
                 IpamConfig(subnet=str(interface.network), gateway=str(interface.ip))
             )
         link = machine.link(self._names.default_bridge)
-        for address, length in machine.ipv4_of(link.index) if link else ():
-            subnet = Subnet(f"{address}/{length}", strict=False)
-            return check_config(IpamConfig(subnet=str(subnet), gateway=str(address)))
+        for address, length in machine.addresses_of(link.index) if link else ():
+            if address.version == 4:
+                subnet = ip_network(f"{address}/{length}", strict=False)
+                return check_config(IpamConfig(subnet=str(subnet), gateway=str(address)))
+        return self._known_or_chosen(record, machine, version=4)
+
+    def _default_ipv6_plan(self, record: NetworkRecord, machine: Machine) -> SubnetPlan:
+        if self._settings.fixed_cidr_v6:
+            return check_config(IpamConfig(subnet=self._settings.fixed_cidr_v6))
+        return self._known_or_chosen(record, machine, version=6)
+
+    def _known_or_chosen(
+        self, record: NetworkRecord, machine: Machine, *, version: int
+    ) -> SubnetPlan:
+        """Return what the default network had before where it is free, else what is free."""
         taken = self._taken(machine, without=record)
-        if record.ipam.config:
-            plan = check_config(record.ipam.config[0])
-            if not any(plan.subnet.overlaps(other) for other in taken):
+        for config in record.ipam.config or ():
+            plan = check_config(config)
+            if plan.subnet.version == version and not any(
+                overlap(plan.subnet, other) for other in taken
+            ):
                 return plan
-        subnet = choose_subnet(self._pools, taken)
-        return check_config(IpamConfig(subnet=str(subnet)))
+        return check_config(IpamConfig(subnet=str(choose_subnet(self._pools[version], taken))))
 
     def _set_up_known(
         self, route: netlink.RouteSocket, machine: Machine, record: NetworkRecord
     ) -> None:
         """Make a user's network again; one that cannot be is logged, the others go on."""
         try:
-            plan = check_config((record.ipam.config or [IpamConfig()])[0])
-            self._indices[record.id] = ensure_bridge(
-                route, machine, self._names, _spec(record, plan)
-            )
+            spec = _spec(record, plans_of(record))
+            self._indices[record.id] = ensure_bridge(route, machine, self._names, spec)
         except (DeskdError, OSError) as error:
             log.warning("network %s cannot be made again: %s", record.name, error)
 
@@ -172,21 +200,14 @@ class KernelState:
         with self._translated(), machine_lock(), netlink.RouteSocket() as route:
             machine = Machine.read(route)
             name = networks.bridge_name(record)
-            given = list((ipam.config if ipam else None) or [])
-            if len(given) > 1:
-                raise InvalidArgument("a bridge network takes one IPv4 subnet: give --subnet once")
-            plan = self._new_plan(record, machine, given[0] if given else None)
+            if record.enable_ipv6:
+                enable_ipv6_forwarding()
+            record, plans = self._planned(record, machine, ipam or Ipam())
             existed = machine.link(name) is not None
             with contextlib.ExitStack() as undo:
-                index = ensure_bridge(route, machine, self._names, _spec(record, plan))
+                index = ensure_bridge(route, machine, self._names, _spec(record, plans))
                 if not existed:
                     undo.callback(route.request, netlink.delete_link(name))
-                options = ipam.options if ipam else None
-                shown = Ipam(
-                    options=options or {}, config=[plan.config(given[0] if given else None)]
-                )
-                chosen = not (given and given[0].subnet)
-                record = msgspec.structs.replace(record, ipam=shown, chosen_subnet=chosen)
                 rules = bridge_rules(record)
                 self.firewall.add_bridge(rules)
                 undo.callback(self.firewall.remove_bridge, rules)
@@ -195,34 +216,66 @@ class KernelState:
             self._indices[record.id] = index
         return record
 
-    def _new_plan(
-        self, record: NetworkRecord, machine: Machine, given: IpamConfig | None
-    ) -> SubnetPlan:
-        if given is None or not given.subnet:
-            if given is not None and (given.gateway or given.ip_range or given.auxiliary_addresses):
+    def _planned(
+        self, record: NetworkRecord, machine: Machine, ipam: Ipam
+    ) -> tuple[NetworkRecord, list[SubnetPlan]]:
+        """Check the given subnets and choose those that are missing."""
+        given = list(ipam.config or ())
+        for config in given:
+            if not config.subnet and (
+                config.gateway or config.ip_range or config.auxiliary_addresses
+            ):
                 raise InvalidArgument(
                     "a gateway, an IP range or auxiliary addresses need a subnet: add --subnet"
                 )
-            subnet = choose_subnet(self._pools, self._taken(machine, without=record))
-            return check_config(IpamConfig(subnet=str(subnet)))
-        plan = check_config(given)
+            if config.subnet:
+                check_config(config)
+        used = used_configs(record, given)
+        plans = []
+        shown = [config for config in given if config.subnet and config not in used]
+        missing = []
+        for version in _versions(record):
+            own = [config for config in used if (":" in config.subnet) == (version == 6)]
+            if len(own) > 1:
+                raise Forbidden(
+                    f"a bridge network takes one IPv{version} subnet: give --subnet once for each "
+                    "family"
+                )
+            if own:
+                plan = check_config(own[0])
+                self._check_free(record, machine, plan)
+            else:
+                missing.append(version)
+                taken = self._taken(machine, without=record)
+                subnet = choose_subnet(self._pools[version], taken)
+                plan = check_config(IpamConfig(subnet=str(subnet)))
+            plans.append(plan)
+            shown.append(plan.config(own[0] if own else None))
+        record = msgspec.structs.replace(
+            record,
+            ipam=Ipam(options=ipam.options or {}, config=shown),
+            chosen_subnet=4 in missing,
+            chosen_subnet_ipv6=6 in missing,
+        )
+        return record, plans
+
+    def _check_free(self, record: NetworkRecord, machine: Machine, plan: SubnetPlan) -> None:
         for other in self._bridge_records():
-            for config in other.ipam.config or []:
-                if plan.subnet.overlaps(Subnet(config.subnet)):
+            for config in used_configs(other, other.ipam.config or ()):
+                if overlap(plan.subnet, ip_network(config.subnet)):
                     raise Forbidden(
                         f"invalid pool request: Pool overlaps with other one on this address "
                         f"space: {plan.subnet} and network {other.name} ({config.subnet})"
                     )
         for index, address, length in machine.addresses:
             subnet_there = ip_network(f"{address}/{length}", strict=False)
-            if isinstance(subnet_there, Subnet) and plan.subnet.overlaps(subnet_there):
+            if overlap(plan.subnet, subnet_there):
                 link = next((link for link in machine.links if link.index == index), None)
                 if link is not None and link.name != networks.bridge_name(record):
                     raise Forbidden(
                         f"the subnet {plan.subnet} overlaps with {subnet_there}, which the "
                         f"machine's interface {link.name} is in: choose another --subnet"
                     )
-        return plan
 
     def remove(self, record: NetworkRecord) -> None:
         """Take a network's rules and bridge away; a bridge that is not ours stays."""
@@ -256,7 +309,8 @@ class KernelState:
         taken = machine.subnets(without=[networks.bridge_name(without)])
         for record in self._bridge_records():
             if record.id != without.id:
-                taken += [Subnet(config.subnet) for config in record.ipam.config or []]
+                configs = used_configs(record, record.ipam.config or ())
+                taken += [ip_network(config.subnet) for config in configs]
         return taken
 
     @contextlib.contextmanager
@@ -277,11 +331,16 @@ class KernelState:
             ) from error
 
 
-def _spec(record: NetworkRecord, plan: SubnetPlan) -> BridgeSpec:
+def _versions(record: NetworkRecord) -> list[int]:
+    enabled = {4: record.enable_ipv4, 6: record.enable_ipv6}
+    return [version for version in VERSIONS if enabled[version]]
+
+
+def _spec(record: NetworkRecord, plans: Sequence[SubnetPlan]) -> BridgeSpec:
     return BridgeSpec(
         networks.bridge_name(record),
         record.id,
-        plan,
+        tuple(plans),
         networks.bridge_mtu(record),
         inter_container=networks.allows_inter_container(record),
     )
@@ -294,20 +353,17 @@ def bridge_rules(record: NetworkRecord) -> BridgeRules:
         masquerade=networks.is_true(record.options.get(OPTION_MASQUERADE, "true")),
         internal=record.internal,
         inter_container=networks.allows_inter_container(record),
-        subnets=tuple(config.subnet for config in record.ipam.config or []),
+        subnets=tuple(c.subnet for c in used_configs(record, record.ipam.config or ())),
     )
 
 
-def _pools(settings: Settings) -> Sequence[Pool]:
-    if not settings.default_address_pools:
-        return DEFAULT_POOLS
-    pools = []
-    for pool in settings.default_address_pools:
-        if ":" in pool.base:
-            log.warning("address pool %s is not used: networks are IPv4 only", pool.base)
-            continue
-        pools.append(Pool(Subnet(pool.base), pool.size))
-    return pools or DEFAULT_POOLS
+def _pools(settings: Settings, identity: str) -> dict[int, Sequence[Pool]]:
+    """Return where subnets are chosen from, by family."""
+    given = [Pool(ip_network(p.base), p.size) for p in settings.default_address_pools]
+    own: dict[int, Sequence[Pool]] = {
+        version: [pool for pool in given if pool.base.version == version] for version in VERSIONS
+    }
+    return {4: own[4] or DEFAULT_POOLS, 6: own[6] or [private_pool(identity)]}
 
 
 def purge(data_root: str, bridge: str = "") -> None:

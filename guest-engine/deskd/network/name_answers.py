@@ -6,11 +6,12 @@ the first container with a name server runs.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+import ipaddress
 
-from dnslib import CLASS, EDNS0, PTR, QTYPE, RR, A, DNSError, DNSHeader, DNSRecord
+from dnslib import AAAA, CLASS, EDNS0, PTR, QTYPE, RR, A, DNSError, DNSHeader, DNSRecord
 from dnslib.dns import OPCODE, RCODE
 
+from deskd.network.ipam import Address
 from deskd.network.name_table import NameTable
 
 HEADER_BYTES = 12
@@ -19,7 +20,9 @@ UDP_BYTES = 512
 _OWN_EDNS_BYTES = 1232
 _TCP_BYTES = 65535
 _RESPONSE_BIT = 0x80
-_ADDRESS_RECORD_BYTES = 16
+_RECORD_BYTES = {4: 16, 6: 28}
+"""Of an address record whose name points to the question."""
+_REVERSE_LABELS = {".in-addr.arpa": 4, ".ip6.arpa": 32}
 TTL_S = 5
 """Short, because containers come and go and an answer costs next to nothing."""
 _CACHE_ENTRIES = 4096
@@ -110,27 +113,56 @@ class Answers:
             addresses = self._table.look_up(container_id, name)
             if not addresses:
                 return FORWARD
-            kept.wanted = min(len(addresses), _VARIANTS)
-            first = (kept.start + len(kept.packets)) % len(addresses)
-            addresses = addresses[first:] + addresses[:first]
             # Of a name that is known here all is known: there are no records of other types.
-            if question.q.qtype in (QTYPE.A, QTYPE.ANY):
-                for address in _fitting(reply, addresses, _room(question, over_tcp=over_tcp)):
-                    rdata = A(tuple(address.packed))
-                    reply.add_answer(RR(question.q.qname, QTYPE.A, ttl=TTL_S, rdata=rdata))
+            addresses = tuple(
+                address for address in addresses if question.q.qtype in _types(address)
+            )
+            if addresses:
+                kept.wanted = min(len(addresses), _VARIANTS)
+                first = (kept.start + len(kept.packets)) % len(addresses)
+                addresses = addresses[first:] + addresses[:first]
+            for address in _fitting(reply, addresses, _room(question, over_tcp=over_tcp)):
+                reply.add_answer(_record(question.q.qname, address))
         packed = bytes(reply.pack())
         kept.packets.append(packed[2:])
         return packed
 
     def _reverse(self, container_id: str, name: str) -> str:
-        digits = name.removesuffix(".in-addr.arpa")
-        if digits == name:
-            return ""
+        address = _reversed_address(name)
+        return self._table.reverse(container_id, address) if address is not None else ""
+
+
+def _types(address: Address) -> tuple[int, int]:
+    """Return the question types that ask for an address."""
+    return (QTYPE.A if address.version == 4 else QTYPE.AAAA), QTYPE.ANY
+
+
+def _record(name: object, address: Address) -> RR:
+    rdata = tuple(address.packed)
+    if address.version == 4:
+        return RR(name, QTYPE.A, ttl=TTL_S, rdata=A(rdata))
+    return RR(name, QTYPE.AAAA, ttl=TTL_S, rdata=AAAA(rdata))
+
+
+def _reversed_address(name: str) -> Address | None:
+    """Read the name that asks for an address's name (RFC 1035, RFC 3596)."""
+    for ending, count in _REVERSE_LABELS.items():
+        labels = name.removesuffix(ending).split(".")
+        if not name.endswith(ending) or len(labels) != count:
+            continue
+        parts = list(reversed(labels))
+        if count == 32:
+            text = "".join(parts)
+            return ipaddress.IPv6Address(bytes.fromhex(text)) if _is_hex(text) else None
         try:
-            address = IPv4Address(".".join(reversed(digits.split("."))))
+            return ipaddress.IPv4Address(".".join(parts))
         except ValueError:
-            return ""
-        return self._table.reverse(container_id, address)
+            return None
+    return None
+
+
+def _is_hex(text: str) -> bool:
+    return len(text) == 32 and set(text) <= set("0123456789abcdef")
 
 
 def failure(packet: bytes, code: int) -> bytes:
@@ -172,11 +204,12 @@ def _room(question: DNSRecord, *, over_tcp: bool) -> int:
     return UDP_BYTES if edns is None else max(UDP_BYTES, min(edns.rclass, _OWN_EDNS_BYTES))
 
 
-def _fitting(
-    reply: DNSRecord, addresses: tuple[IPv4Address, ...], room: int
-) -> tuple[IPv4Address, ...]:
+def _fitting(reply: DNSRecord, addresses: tuple[Address, ...], room: int) -> tuple[Address, ...]:
     """Return as many addresses as fit; where that is not all, the reply says so (TC)."""
-    count = (room - len(reply.pack())) // _ADDRESS_RECORD_BYTES
-    if count < len(addresses):
-        reply.header.tc = 1
-    return addresses[:count]
+    room -= len(reply.pack())
+    for count, address in enumerate(addresses):
+        room -= _RECORD_BYTES[address.version]
+        if room < 0:
+            reply.header.tc = 1
+            return addresses[:count]
+    return addresses

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Address
 from typing import TypeVar
 
 import msgspec
+
+from deskd.network.ipam import Address
 
 K = TypeVar("K")
 
@@ -19,7 +20,7 @@ class NamedEndpoint(msgspec.Struct, frozen=True):
     container_name: str
     network_id: str
     network_name: str
-    address: IPv4Address
+    addresses: tuple[Address, ...]
     names: tuple[str, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     leads_out: bool = True
@@ -32,7 +33,7 @@ class NameTable:
         self._changed = changed
         self._by_container: dict[str, dict[str, NamedEndpoint]] = {}
         self._names: dict[tuple[str, str], list[NamedEndpoint]] = {}
-        self._addresses: dict[IPv4Address, list[NamedEndpoint]] = {}
+        self._addresses: dict[Address, list[NamedEndpoint]] = {}
 
     def add(self, endpoint: NamedEndpoint) -> None:
         """Add an endpoint, or replace the one of this container in this network."""
@@ -40,7 +41,8 @@ class NameTable:
         self._by_container.setdefault(endpoint.container_id, {})[endpoint.network_id] = endpoint
         for key in _keys(endpoint):
             self._names.setdefault(key, []).append(endpoint)
-        self._addresses.setdefault(endpoint.address, []).append(endpoint)
+        for address in endpoint.addresses:
+            self._addresses.setdefault(address, []).append(endpoint)
         self._changed()
 
     def remove(self, container_id: str, network_id: str) -> None:
@@ -53,7 +55,8 @@ class NameTable:
             del self._by_container[container_id]
         for key in _keys(endpoint):
             _take(self._names, key, endpoint)
-        _take(self._addresses, endpoint.address, endpoint)
+        for address in endpoint.addresses:
+            _take(self._addresses, address, endpoint)
         self._changed()
 
     def endpoints(self, container_id: str) -> list[NamedEndpoint]:
@@ -65,8 +68,9 @@ class NameTable:
         own = self._by_container.get(container_id)
         return not own or any(endpoint.leads_out for endpoint in own.values())
 
-    def look_up(self, container_id: str, name: str) -> tuple[IPv4Address, ...]:
-        """Return the addresses that a name means to a container, none where it means nothing.
+    def look_up(self, container_id: str, name: str) -> tuple[Address, ...]:
+        """Return the addresses of both families that a name means to a container, none where it
+        means nothing.
 
         ``name`` is in lower case and without its final dot. It may be followed by the name of a
         network. Several containers may share it.
@@ -93,7 +97,7 @@ class NameTable:
         target = dict(asking.links).get(name, name)
         return self._names.get((asking.network_id, target), [])
 
-    def reverse(self, container_id: str, address: IPv4Address) -> str:
+    def reverse(self, container_id: str, address: Address) -> str:
         """Return ``CONTAINER.NETWORK`` for an address in one of the asking container's networks,
         else ``""``."""
         own: Mapping[str, NamedEndpoint] = self._by_container.get(container_id, {})
@@ -103,8 +107,8 @@ class NameTable:
         return ""
 
 
-def _addresses(found: list[NamedEndpoint]) -> tuple[IPv4Address, ...]:
-    return tuple(dict.fromkeys(endpoint.address for endpoint in found))
+def _addresses(found: list[NamedEndpoint]) -> tuple[Address, ...]:
+    return tuple(dict.fromkeys(item for endpoint in found for item in endpoint.addresses))
 
 
 def _keys(endpoint: NamedEndpoint) -> Iterable[tuple[str, str]]:

@@ -11,12 +11,14 @@ import contextlib
 import errno
 import socket
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
 from deskd.domain.container import PortBinding
 from deskd.domain.network import PortRequest
 from deskd.errors import InvalidArgument, ResourceExhausted, SystemFailure
-from deskd.network.firewall import ANY, Publication
+from deskd.network.firewall import ANY, ANY_IPV6, Publication
+from deskd.network.ipam import Address
+from deskd.record import Record
 
 RANDOM_PORTS = range(32768, 61000)
 """Where a port comes from that nobody chose, as in Docker (the kernel's ephemeral range)."""
@@ -27,7 +29,9 @@ PROTOCOLS = {
     "sctp": (socket.SOCK_SEQPACKET, socket.IPPROTO_SCTP),
 }
 
-Key = tuple[str, IPv4Address, int]
+_BACKLOG = 128
+
+Key = tuple[str, Address, int]
 
 
 def parse_host_ports(text: str) -> range | None:
@@ -45,22 +49,39 @@ def parse_host_ports(text: str) -> range | None:
     return ports
 
 
-def parse_host_address(text: str, default: IPv4Address = ANY) -> IPv4Address | None:
-    """Read a binding's address; None for an IPv6 one, which IPv4 networks do not publish."""
-    if not text:
-        return default
-    if ":" in text:
-        try:
-            socket.inet_pton(socket.AF_INET6, text.strip("[]"))
-        except OSError as error:
-            raise InvalidArgument(
-                f"invalid host address {text!r}: it is not an IP address"
-            ) from error
-        return None
+def parse_host_address(text: str) -> Address:
+    """Read a binding's address. Raises ``InvalidArgument``."""
     try:
-        return IPv4Address(text)
+        return ip_address(text.strip("[]"))
     except ValueError as error:
         raise InvalidArgument(f"invalid host address {text!r}: it is not an IP address") from error
+
+
+class Target(Record):
+    """Where a container's ports lead: its addresses in a network, and where they are published
+    unless a binding says so."""
+
+    ipv4: Address | None = None
+    ipv6: Address | None = None
+    default: Address = ANY
+
+    def places(self, host_ip: str) -> list[tuple[Address, Address]]:
+        """Return pairs of the machine's and the container's address for one binding.
+
+        Without an address of its own it is published in every family that the container has. One
+        in a family that the container lacks leads to the other address, by a relay.
+        """
+        if host_ip:
+            address = parse_host_address(host_ip)
+        elif self.default == ANY:
+            pairs = ((ANY, self.ipv4), (ANY_IPV6, self.ipv6))
+            return [(machine, own) for machine, own in pairs if own is not None]
+        else:
+            address = self.default
+        own = self.ipv6 if address.version == 6 else self.ipv4
+        own = own or self.ipv4 or self.ipv6
+        assert own is not None
+        return [(address, own)]
 
 
 class HostPorts:
@@ -70,13 +91,10 @@ class HostPorts:
         self._held: dict[Key, socket.socket | None] = {}
         self._next_random = 0
 
-    def hold_all(
-        self, requests: Sequence[PortRequest], target: IPv4Address, default: IPv4Address = ANY
-    ) -> list[Publication]:
+    def hold_all(self, requests: Sequence[PortRequest], target: Target) -> list[Publication]:
         """Hold a port for every binding, or none of them.
 
-        ``default`` is the address of bindings that name none. Raises ``ResourceExhausted`` with
-        Docker's words for a port that is taken.
+        Raises ``ResourceExhausted`` with Docker's words for a port that is taken.
         """
         publications: list[Publication] = []
         with contextlib.ExitStack() as undo:
@@ -87,23 +105,37 @@ class HostPorts:
                         "use a port between 1 and 65535 with tcp, udp or sctp"
                     )
                 for binding in request.bindings:
-                    publication = self._hold_one(request, binding, target, default)
-                    if publication is not None:
-                        undo.callback(self.release, [publication])
-                        publications.append(publication)
+                    held = self._hold_one(request, binding, target)
+                    undo.callback(self.release, held)
+                    publications += held
             undo.pop_all()
         return publications
 
     def hold(self, publication: Publication) -> bool:
-        """Hold exactly this port again; False where somebody else has it."""
-        return self._try(publication.protocol, publication.host_address, publication.host_port)
+        """Hold exactly this port; False where somebody else has it."""
+        key = _key(publication)
+        if key in self._held:
+            return False
+        try:
+            held = _bind(publication)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            protocol, address, port = key
+            where = f"{f'[{address}]' if address.version == 6 else address}:{port}/{protocol}"
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise ResourceExhausted(
+                    f"failed to bind host port {where}: cannot assign requested address; use an "
+                    "address of this machine or leave it out"
+                ) from error
+            raise SystemFailure(f"failed to bind host port {where}: {error.strerror}") from error
+        self._held[key] = held
+        return True
 
     def release(self, publications: Sequence[Publication]) -> None:
         """Let go of ports; idempotent."""
         for publication in publications:
-            held = self._held.pop(
-                (publication.protocol, publication.host_address, publication.host_port), None
-            )
+            held = self._held.pop(_key(publication), None)
             if held is not None:
                 held.close()
 
@@ -114,28 +146,40 @@ class HostPorts:
                 held.close()
         self._held.clear()
 
+    def listener(self, publication: Publication) -> socket.socket | None:
+        """Return the socket of a relayed publication; it listens."""
+        return self._held.get(_key(publication)) if publication.is_relayed else None
+
     def _hold_one(
-        self,
-        request: PortRequest,
-        binding: PortBinding,
-        target: IPv4Address,
-        default: IPv4Address,
-    ) -> Publication | None:
-        address = parse_host_address(binding.host_ip, default)
-        if address is None:
-            return None
+        self, request: PortRequest, binding: PortBinding, target: Target
+    ) -> list[Publication]:
+        places = target.places(binding.host_ip)
         wanted = parse_host_ports(binding.host_port)
         candidates: Sequence[int] = wanted if wanted is not None else self._random_order()
         for port in candidates:
-            if self._try(request.protocol, address, port):
-                return Publication(request.protocol, address, port, target, request.container_port)
+            publications = [
+                Publication(request.protocol, machine, port, own, request.container_port)
+                for machine, own in places
+            ]
+            _check_reachable(publications)
+            if self._hold_together(publications):
+                return publications
+        where = " and ".join(str(machine) for machine, _ in places)
         if wanted is None:
             raise ResourceExhausted(
-                f"no port between {RANDOM_PORTS[0]} and {RANDOM_PORTS[-1]} is free on {address}: "
+                f"no port between {RANDOM_PORTS[0]} and {RANDOM_PORTS[-1]} is free on {where}: "
                 "stop what uses them"
             )
-        which = f"{address}:{binding.host_port}"
+        first = places[0][0]
+        which = f"{f'[{first}]' if first.version == 6 else first}:{binding.host_port}"
         raise ResourceExhausted(f"Bind for {which} failed: port is already allocated")
+
+    def _hold_together(self, publications: Sequence[Publication]) -> bool:
+        for number, publication in enumerate(publications):
+            if not self.hold(publication):
+                self.release(publications[:number])
+                return False
+        return True
 
     def _random_order(self) -> Sequence[int]:
         start = self._next_random
@@ -143,37 +187,37 @@ class HostPorts:
         self._next_random = (start + 1) % len(RANDOM_PORTS)
         return order
 
-    def _try(self, protocol: str, address: IPv4Address, port: int) -> bool:
-        key = (protocol, address, port)
-        if key in self._held:
-            return False
-        try:
-            held = _bind(protocol, address, port)
-        except OSError as error:
-            if error.errno in (errno.EADDRINUSE,):
-                return False
-            where = f"{address}:{port}/{protocol}"
-            if error.errno == errno.EADDRNOTAVAIL:
-                raise ResourceExhausted(
-                    f"failed to bind host port {where}: cannot assign requested address; use an "
-                    "address of this machine or leave it out"
-                ) from error
-            raise SystemFailure(f"failed to bind host port {where}: {error.strerror}") from error
-        self._held[key] = held
-        return True
+
+def _key(publication: Publication) -> Key:
+    return publication.protocol, publication.host_address, publication.host_port
 
 
-def _bind(protocol: str, address: IPv4Address, port: int) -> socket.socket | None:
+def _check_reachable(publications: Sequence[Publication]) -> None:
+    """Raise ``InvalidArgument`` for what neither the firewall nor a relay carries."""
+    for item in publications:
+        if not item.is_translated and not item.is_relayed:
+            raise InvalidArgument(
+                f"the port {item.container_port}/{item.protocol} cannot be published on "
+                f"{item.host_address}: only TCP is there, because the container's address is "
+                f"{item.container_address}; leave the address out"
+            )
+
+
+def _bind(publication: Publication) -> socket.socket | None:
+    protocol, address, port = _key(publication)
     kind, number = PROTOCOLS[protocol]
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
-        held = socket.socket(socket.AF_INET, kind | socket.SOCK_CLOEXEC, number)
+        held = socket.socket(family, kind | socket.SOCK_CLOEXEC, number)
     except OSError as error:
         if protocol == "sctp" and error.errno in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT):
             return None  # a machine without SCTP has nobody who could take the port
         raise
     try:
+        if family == socket.AF_INET6:
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if protocol == "tcp":
-            _hold_tcp(held, address, port)
+            _hold_tcp(held, address, port, relayed=publication.is_relayed)
         else:
             held.bind((str(address), port))
     except BaseException:
@@ -182,8 +226,8 @@ def _bind(protocol: str, address: IPv4Address, port: int) -> socket.socket | Non
     return held
 
 
-def _hold_tcp(held: socket.socket, address: IPv4Address, port: int) -> None:
-    """Bind for good without listening.
+def _hold_tcp(held: socket.socket, address: Address, port: int, *, relayed: bool) -> None:
+    """Bind for good, and listen only where connections are relayed.
 
     SO_REUSEADDR lets connections in TIME_WAIT not count as a use of the port; with it, only
     ``listen`` finds out about another holder. Afterwards the socket stops listening (a stray
@@ -191,6 +235,10 @@ def _hold_tcp(held: socket.socket, address: IPv4Address, port: int) -> None:
     """
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     held.bind((str(address), port))
+    if relayed:
+        held.setblocking(False)
+        held.listen(_BACKLOG)
+        return
     held.listen(1)
     held.shutdown(socket.SHUT_RD)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)

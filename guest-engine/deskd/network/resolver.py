@@ -112,6 +112,7 @@ def for_container(
     search: Sequence[str] = (),
     options: Sequence[str] = (),
     shares_machine: bool = False,
+    has_ipv6: bool = False,
     name_server: str = "",
 ) -> ResolverConfig:
     """Return a container's configuration: given values win over the machine's, one by one.
@@ -122,8 +123,8 @@ def for_container(
     """
     chosen = tuple(servers) or machine.servers
     if not servers and not shares_machine:
-        # Bridge networks are IPv4 only: an IPv6 server would cost every look-up a time-out.
-        chosen = tuple(s for s in chosen if not is_loopback(s) and ":" not in s)
+        # Without IPv6 in the network such a server would cost every look-up a time-out.
+        chosen = tuple(s for s in chosen if not is_loopback(s) and (has_ipv6 or ":" not in s))
         chosen = chosen or PUBLIC_SERVERS
     domains = tuple(search) or machine.search
     wanted = tuple(options) or machine.options

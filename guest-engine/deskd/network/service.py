@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -26,25 +25,30 @@ import msgspec
 
 from deskd.domain.container import EndpointSettings, HostConfig
 from deskd.domain.network import (
-    OPTION_HOST_BINDING,
     Endpoint,
     EndpointRequest,
+    Gateways,
     LinkedPort,
     NetlinkScript,
     Network,
-    NetworkContainer,
     NetworkCreateRequest,
     NetworkCreateResponse,
     NetworkRecord,
     NetworkRecords,
     PortRequest,
 )
-from deskd.errors import Conflict, DeskdError, Forbidden, InvalidArgument, ResourceExhausted
+from deskd.errors import Conflict, DeskdError, Forbidden
 from deskd.kernel import netlink
-from deskd.kernel.conntrack import forget_udp
 from deskd.kernel.name_sockets import ADDRESS as NAME_SERVER
 from deskd.network import catalog as networks
 from deskd.network import resolver
+from deskd.network.addresses import (
+    VERSIONS,
+    NetworkAddresses,
+    plans_of,
+    unused_subnets,
+    wanted_address,
+)
 from deskd.network.bridge import (
     EndpointScripts,
     EngineNames,
@@ -53,12 +57,21 @@ from deskd.network.bridge import (
     peer_index,
     remove_link,
 )
-from deskd.network.endpoint_settings import dns_names, named, port_bindings, with_dns_names
-from deskd.network.firewall import ANY, Opening, Publication
-from deskd.network.ipam import Address, AddressSpace, check_config, hardware_address
+from deskd.network.endpoint_settings import (
+    addresses_of,
+    checked_mac,
+    described,
+    dns_names,
+    named,
+    port_bindings,
+    with_addresses,
+    with_dns_names,
+)
+from deskd.network.firewall import Opening, Publication
+from deskd.network.ipam import Address, hardware_address
 from deskd.network.kernel_state import KernelState, purge
 from deskd.network.name_server import NameServer
-from deskd.network.ports import HostPorts, parse_host_address
+from deskd.network.publishing import Publishing, forgetting_flows
 from deskd.record import replace
 from deskd.settings import Settings
 
@@ -71,14 +84,12 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z", re.IGNORECASE)
-
 
 class _Member(msgspec.Struct, frozen=True):
     """One granted endpoint with what has to be given back."""
 
     endpoint: Endpoint
-    address: Address | None = None
+    addresses: tuple[Address, ...] = ()
     publications: tuple[Publication, ...] = ()
 
 
@@ -90,16 +101,20 @@ class NetworkService:
         self._names = EngineNames.for_data_root(settings.data_root, settings.bridge)
         networks.check_interface_name(self._names.default_bridge)
         self._catalog = networks.Catalog(
-            records, self._names.default_bridge, settings.mtu, inter_container=settings.icc
+            records,
+            self._names.default_bridge,
+            settings.mtu,
+            inter_container=settings.icc,
+            enable_ipv6=settings.ipv6,
         )
         self._kernel = KernelState(self._names, self._catalog, settings)
-        self._ports = HostPorts()
+        self._publishing = Publishing(lambda: self._kernel.firewall)
         self._machine_resolver = resolver.MachineResolver()
         self._name_server = NameServer(lambda: resolver.servers_for(self._machine_resolver.read()))
         self._openings: frozenset[Opening] = frozenset()
         self._members: dict[tuple[str, str], _Member] = {}
         self._container_names: dict[str, str] = {}
-        self._spaces: dict[str, AddressSpace] = {}
+        self._addresses: dict[str, NetworkAddresses] = {}
         self._scripts: dict[str, EndpointScripts] = {}
         self._change = asyncio.Lock()
         self._is_ready = False
@@ -145,10 +160,10 @@ class NetworkService:
         await self._name_server.close()
         await self.interfaces_removed()
         async with self._change:
-            if not any(member.address for member in self._members.values()):
+            if not any(member.addresses for member in self._members.values()):
                 await asyncio.to_thread(self._kernel.remove_all)
             self._kernel.close()
-            self._ports.close()
+            await self._publishing.close()
             self._is_ready = False
 
     async def restore(
@@ -183,30 +198,16 @@ class NetworkService:
             )
 
     def _restored(self, record: NetworkRecord, endpoint: Endpoint) -> _Member:
-        if record.driver != "bridge" or not endpoint.settings.ip_address:
+        addresses = addresses_of(endpoint.settings)
+        if record.driver != "bridge" or not addresses:
             return _Member(endpoint)
-        address = IPv4Address(endpoint.settings.ip_address)
-        try:
-            self._space(record).reserve(str(address))
-        except DeskdError as error:
-            log.warning("address %s cannot be restored: %s", address, error)
-        publications: list[Publication] = []
-        for key, bindings in endpoint.ports.items():
-            port, _, protocol = key.partition("/")
-            for binding in bindings:
-                host_address = parse_host_address(binding.host_ip) or ANY
-                publication = Publication(
-                    protocol, host_address, int(binding.host_port), address, int(port)
-                )
-                if self._ports.hold(publication):
-                    publications.append(publication)
-                else:
-                    log.warning(
-                        "port %s:%s cannot be published again: another program has taken it",
-                        host_address,
-                        binding.host_port,
-                    )
-        return _Member(endpoint, address, tuple(publications))
+        for address in addresses:
+            try:
+                self._addresses_of(record).reserve(str(address))
+            except DeskdError as error:
+                log.warning("address %s cannot be restored: %s", address, error)
+        publications = self._publishing.restore(endpoint, addresses)
+        return _Member(endpoint, addresses, tuple(publications))
 
     # --- containers -----------------------------------------------------------------------------
 
@@ -230,7 +231,7 @@ class NetworkService:
         return member.endpoint
 
     def _add_names(self, container_id: str, record: NetworkRecord, member: _Member) -> None:
-        if member.address is not None and networks.has_name_server(record):
+        if member.addresses and networks.has_name_server(record):
             name = self._container_names.get(container_id, "")
             self._name_server.table.add(named(container_id, name, record, member.endpoint))
 
@@ -250,20 +251,20 @@ class NetworkService:
     def _join_bridge(self, record: NetworkRecord, request: EndpointRequest) -> _Member:
         # A removal that ran while this task waited for ``ready`` has taken the network away.
         record = self._catalog.find(record.id)
-        space = self._space(record)
-        mac = self._checked_mac(request.settings)
+        given = self._addresses_of(record)
+        mac = checked_mac(request.settings)
         with contextlib.ExitStack() as undo:
-            address = self._address(record, space, request.settings)
-            undo.callback(space.release, address)
-            publications = self._publish(record, request, address, undo)
+            addresses = self._give(record, given, request.settings, undo)
+            publications = self._publishing.publish(record, request, addresses, undo)
             endpoint_id = self._new_endpoint_id()
-            mac = mac or hardware_address(address)
+            mac = mac or hardware_address(addresses[0])
+            wanted_routes = {4: request.default_route, 6: request.default_route_ipv6}
             script = self._scripts_of(record).script(
                 endpoint_id,
-                address,
+                addresses,
                 mac,
                 interface=request.interface,
-                default_route=request.default_route and not record.internal,
+                default_routes=() if record.internal else [v for v in VERSIONS if wanted_routes[v]],
             )
             undo.pop_all()
         is_default = record.name == networks.DEFAULT_NETWORK
@@ -272,74 +273,39 @@ class NetworkService:
             network_id=record.id,
             endpoint_id=endpoint_id,
             mac_address=mac,
-            gateway="" if record.internal else str(space.plan.gateway),
-            ip_address=str(address),
-            ip_prefix_len=space.plan.subnet.prefixlen,
             dns_names=None if is_default else dns_names(request),
         )
         endpoint = Endpoint(
             record.id,
             record.name,
             endpoint_id,
-            settings,
+            with_addresses(
+                settings,
+                [(address, given.plan_of(address)) for address in addresses],
+                internal=record.internal,
+            ),
             script,
             port_bindings(publications),
             record.driver,
         )
-        return _Member(endpoint, address, tuple(publications))
+        return _Member(endpoint, addresses, tuple(publications))
 
-    def _address(
-        self, record: NetworkRecord, space: AddressSpace, settings: EndpointSettings
-    ) -> Address:
-        wanted = settings.ipam_config
-        if wanted is not None and wanted.ipv6_address:
-            raise InvalidArgument(
-                f"network {record.name} has no IPv6: leave out the address {wanted.ipv6_address}"
-            )
-        if wanted is None or not wanted.ipv4_address:
-            return space.allocate()
-        if record.name == networks.DEFAULT_NETWORK:
-            raise InvalidArgument(
-                "user specified IP address is supported on user defined networks only: make one "
-                "with `docker network create --subnet`"
-            )
-        if record.chosen_subnet:
-            raise InvalidArgument(
-                f"invalid config for network {record.name}: invalid endpoint settings: user "
-                "specified IP address is supported only when connecting to networks with user "
-                "configured subnets"
-            )
-        return space.reserve(wanted.ipv4_address)
-
-    def _checked_mac(self, settings: EndpointSettings) -> str:
-        mac = settings.mac_address
-        if mac and (not _MAC.match(mac) or int(mac[:2], 16) & 1):
-            raise InvalidArgument(
-                f"invalid MAC address {mac!r}: write a unicast one as 02:42:ac:11:00:02"
-            )
-        return mac.lower()
-
-    def _publish(
+    def _give(
         self,
         record: NetworkRecord,
-        request: EndpointRequest,
-        address: Address,
+        given: NetworkAddresses,
+        settings: EndpointSettings,
         undo: contextlib.ExitStack,
-    ) -> list[Publication]:
-        if not request.ports or record.internal:
-            return []
-        default = parse_host_address(record.options.get(OPTION_HOST_BINDING, "")) or ANY
-        try:
-            publications = self._ports.hold_all(request.ports, address, default)
-        except ResourceExhausted as error:
-            raise ResourceExhausted(
-                "driver failed programming external connectivity on endpoint "
-                f"{request.container_name} ({request.container_id[:12]}): {error}"
-            ) from error
-        undo.callback(self._ports.release, publications)
-        self._kernel.firewall.publish(publications)
-        undo.callback(self._kernel.firewall.withdraw, publications)
-        return publications
+    ) -> tuple[Address, ...]:
+        """Give an endpoint one address of each family that the network has."""
+        found = []
+        for version in VERSIONS:
+            wanted = wanted_address(record, settings, version)
+            address = given.reserve(wanted) if wanted else given.allocate(version)
+            if address is not None:
+                undo.callback(given.release, [address])
+                found.append(address)
+        return tuple(found)
 
     async def leave(self, container_id: str, network_id: str) -> None:
         """Give back everything that ``join`` took; idempotent.
@@ -349,28 +315,23 @@ class NetworkService:
         """
         member = self._members.pop((container_id, network_id), None)
         self._name_server.table.remove(container_id, network_id)
-        if member is None or member.address is None:
+        if member is None or not member.addresses:
             return
         record = self._catalog.get(network_id)
         try:
-            if member.publications and self._is_ready:
-                self._kernel.firewall.withdraw(member.publications)
+            self._publishing.withdraw(member.publications, is_ready=self._is_ready)
         finally:
-            self._ports.release(member.publications)
             if record is not None:
-                self._space(record).release(member.address)
+                self._addresses_of(record).release(member.addresses)
             name, _ = host_interface(member.endpoint.endpoint_id)
             self._in_background(f"interface {name} cannot be deleted", partial(remove_link, name))
             self._forget_flows(member)
 
     def _forget_flows(self, member: _Member) -> None:
         """Let UDP clients that keep their port meet the published port as it is now."""
-        ports = {item.host_port for item in member.publications if item.protocol == "udp"}
-        if ports and member.address is not None:
-            self._in_background(
-                "UDP flows cannot be forgotten (CONFIG_NF_CT_NETLINK)",
-                partial(forget_udp, containers={member.address}, host_ports=ports),
-            )
+        forgetting = forgetting_flows(member.publications)
+        if forgetting is not None:
+            self._in_background("UDP flows cannot be forgotten (CONFIG_NF_CT_NETLINK)", forgetting)
 
     def _in_background(self, failure: str, work: Callable[[], object]) -> None:
         async def run() -> None:
@@ -459,22 +420,22 @@ class NetworkService:
         """Return a container's endpoints in the order in which it joined."""
         return [m.endpoint for (owner, _), m in self._members.items() if owner == container_id]
 
-    def gateway_network(self, references: Sequence[str]) -> str:
-        """Return which of these networks leads out, empty where none does."""
-        return networks.leading_out(
+    def gateways(self, references: Sequence[str]) -> Gateways:
+        """Return which of these networks lead out."""
+        return networks.gateways(
             {reference: self._catalog.find(reference) for reference in references}
         )
 
-    def default_route(self, network_id: str, interface: str) -> NetlinkScript:
+    def default_route(self, network_id: str, interface: str, version: int) -> NetlinkScript:
         """Return what makes a running container send everything out by one of its networks."""
-        gateway = self._space(self._catalog.find(network_id)).plan.gateway
+        gateway = self._addresses_of(self._catalog.find(network_id)).gateway(version)
+        assert gateway is not None
         request = netlink.add_default_route(peer_index(interface), gateway, replace=True)
         return NetlinkScript(inside=(request,))
 
     def publish(self, container_id: str, network_id: str, ports: Sequence[PortRequest]) -> Endpoint:
         """Publish ports of a container by another of its networks than the one that had them."""
         member = self._members[container_id, network_id]
-        assert member.address is not None
         record = self._catalog.find(network_id)
         request = EndpointRequest(
             container_id,
@@ -483,7 +444,7 @@ class NetworkService:
             ports=tuple(ports),
         )
         with contextlib.ExitStack() as undo:
-            publications = self._publish(record, request, member.address, undo)
+            publications = self._publishing.publish(record, request, member.addresses, undo)
             undo.pop_all()
         endpoint = replace(member.endpoint, ports=port_bindings(publications))
         member = msgspec.structs.replace(
@@ -494,8 +455,7 @@ class NetworkService:
 
     def resolv_conf(self, host_config: HostConfig, references: Sequence[str]) -> str:
         """Return the text of the /etc/resolv.conf of a container in these networks."""
-        drivers = {self._catalog.find(reference).driver for reference in references}
-        shares_machine = "host" in drivers
+        records = [self._catalog.find(reference) for reference in references]
         settings = self._settings
         return resolver.for_container(
             self._machine_resolver.read(),
@@ -503,13 +463,15 @@ class NetworkService:
             servers=host_config.dns or settings.dns,
             search=host_config.dns_search or settings.dns_search,
             options=host_config.dns_options or settings.dns_options,
-            shares_machine=shares_machine,
+            shares_machine=any(record.driver == "host" for record in records),
+            has_ipv6=any(record.enable_ipv6 and not record.internal for record in records),
         ).text()
 
     async def host_gateway(self) -> str:
         """Return the address by which containers reach the machine (``host-gateway``)."""
         await self.ready()
-        return str(self._space(self._catalog.find(networks.DEFAULT_NETWORK)).plan.gateway)
+        default = self._catalog.find(networks.DEFAULT_NETWORK)
+        return str(self._addresses_of(default).gateway(4))
 
     # --- the API --------------------------------------------------------------------------------
 
@@ -530,7 +492,7 @@ class NetworkService:
         await self._settled()
         record = self._catalog.find(reference)
         containers = {
-            container_id: _describe_member(self._container_names.get(container_id, ""), member)
+            container_id: described(self._container_names.get(container_id, ""), member.endpoint)
             for (container_id, network_id), member in self._members.items()
             if network_id == record.id
         }
@@ -555,7 +517,13 @@ class NetworkService:
             await asyncio.to_thread(self._kernel.create, record, request.ipam)
 
         await self._to_its_end(make)
-        return NetworkCreateResponse(id=record.id)
+        unused = unused_subnets(self._catalog.find(record.id))
+        return NetworkCreateResponse(
+            id=record.id,
+            warning=f"the subnet {unused[0]} is not used: the network has no IPv6; add --ipv6"
+            if unused
+            else "",
+        )
 
     async def remove(self, reference: str) -> Network:
         """Remove a network that no container uses and return what it was."""
@@ -578,7 +546,7 @@ class NetworkService:
         except BaseException:
             self._catalog.put(record)
             raise
-        self._spaces.pop(record.id, None)
+        self._addresses.pop(record.id, None)
         self._scripts.pop(record.id, None)
         return record
 
@@ -602,19 +570,19 @@ class NetworkService:
 
     # --- what belongs to a network --------------------------------------------------------------
 
-    def _space(self, record: NetworkRecord) -> AddressSpace:
-        if record.id not in self._spaces:
-            configs = self._catalog.find(record.id).ipam.config
-            if not configs:
+    def _addresses_of(self, record: NetworkRecord) -> NetworkAddresses:
+        if record.id not in self._addresses:
+            plans = plans_of(self._catalog.find(record.id))
+            if not plans:
                 raise Conflict(f"network {record.name} has no subnet yet: try again")
-            self._spaces[record.id] = AddressSpace(check_config(configs[0]))
-        return self._spaces[record.id]
+            self._addresses[record.id] = NetworkAddresses(plans)
+        return self._addresses[record.id]
 
     def _scripts_of(self, record: NetworkRecord) -> EndpointScripts:
         if record.id not in self._scripts:
             self._scripts[record.id] = EndpointScripts(
                 self._kernel.bridge_index(record.id),
-                self._space(record).plan,
+                self._addresses_of(record).plans,
                 networks.bridge_mtu(record),
                 inter_container=networks.allows_inter_container(record),
             )
@@ -632,14 +600,3 @@ class NetworkService:
 
     def _publications(self) -> list[Publication]:
         return [item for member in self._members.values() for item in member.publications]
-
-
-def _describe_member(name: str, member: _Member) -> NetworkContainer:
-    settings = member.endpoint.settings
-    address = f"{settings.ip_address}/{settings.ip_prefix_len}" if settings.ip_address else ""
-    return NetworkContainer(
-        name=name,
-        endpoint_id=member.endpoint.endpoint_id,
-        mac_address=settings.mac_address,
-        ipv4_address=address,
-    )

@@ -15,7 +15,14 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from deskd.errors import DeskdError
-from deskd.kernel import apparmor, name_sockets, namespaces, process, rtnetlink_raw
+from deskd.kernel import (
+    apparmor,
+    name_sockets,
+    namespaces,
+    network_sysctls,
+    process,
+    rtnetlink_raw,
+)
 from deskd.kernel import mount as sys_mount
 from deskd.kernel.cgroup import Cgroup
 from deskd.kernel.probe import explain
@@ -209,6 +216,10 @@ class Child(Record, frozen=False):
         messages = [rtnetlink_raw.loopback_up()]
         for network in self.plan.networks:
             messages += network.inside
+            for name, value in network.sysctls:
+                self.step = f"sysctl {name}"
+                network_sysctls.write(name, value)
+        self.step = "network"
         rtnetlink_raw.send(messages)
         if self.plan.name_sockets:
             self.step = "name server"

@@ -22,13 +22,14 @@ class NetlinkMessages(Record):
     """Encoded rtnetlink requests, each asking for an acknowledgement.
 
     ``outside`` run in the engine's network namespace; where ``outside_pid_offsets`` has a number,
-    the 4 bytes there receive the PID that names the container's namespace. ``inside`` run in the
-    container's namespace afterwards.
+    the 4 bytes there receive the PID that names the container's namespace. Afterwards ``sysctls``
+    are set and ``inside`` run in the container's namespace.
     """
 
     outside: tuple[bytes, ...] = ()
     outside_pid_offsets: tuple[int | None, ...] = ()
     inside: tuple[bytes, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
 
 
 class Rlimit(Record):
@@ -225,6 +226,7 @@ def decode_netlink(data: Mapping[str, Any]) -> NetlinkMessages:
         outside=tuple(bytes.fromhex(item) for item in data["outside"]),
         outside_pid_offsets=tuple(data["outside_pid_offsets"]),
         inside=tuple(bytes.fromhex(item) for item in data["inside"]),
+        sysctls=tuple((name, value) for name, value in data["sysctls"]),
     )
 
 

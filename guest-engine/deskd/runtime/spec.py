@@ -40,6 +40,8 @@ class _Messages(Protocol):
     def outside_pid_offsets(self) -> tuple[int | None, ...]: ...
     @property
     def inside(self) -> tuple[bytes, ...]: ...
+    @property
+    def sysctls(self) -> tuple[tuple[str, str], ...]: ...
 
 
 class ContainerInputs(Record, kw_only=True):
@@ -142,7 +144,10 @@ def build_container_plan(inputs: ContainerInputs) -> Plan:
         root=_root(inputs, hostname, init),
         networks=tuple(
             NetlinkMessages(
-                tuple(script.outside), tuple(script.outside_pid_offsets), tuple(script.inside)
+                tuple(script.outside),
+                tuple(script.outside_pid_offsets),
+                tuple(script.inside),
+                tuple(script.sysctls),
             )
             for script in inputs.networks
         ),

@@ -13,6 +13,7 @@ from deskd.domain.filters import Filters
 from deskd.domain.network import (
     Endpoint,
     EndpointRequest,
+    Gateways,
     NetlinkScript,
     Network,
     NetworkCreateRequest,
@@ -39,7 +40,7 @@ class NetworkAdministration(ContainerNetworks, Protocol):
     async def remove(self, reference: str) -> Network: ...
     async def prune(self, filters: Mapping[str, list[str]] | None = None) -> list[Network]: ...
     async def interfaces_removed(self) -> None: ...
-    def default_route(self, network_id: str, interface: str) -> NetlinkScript: ...
+    def default_route(self, network_id: str, interface: str, version: int) -> NetlinkScript: ...
     def publish(
         self, container_id: str, network_id: str, ports: Sequence[PortRequest]
     ) -> Endpoint: ...
@@ -114,19 +115,19 @@ class Networks:
     ) -> None:
         record = container.record
         taken = len(record.endpoints)
-        before = self._gateway(record)
-        after = self._administration.gateway_network(
+        before = self._gateways(record)
+        after = self._administration.gateways(
             [endpoint.network_id for endpoint in record.endpoints.values()] + [network.id]
         )
-        leads_out_first = after == network.id and not before
         request = EndpointRequest(
             container_id=record.id,
             container_name=record.name,
             network=network.id,
             settings=settings,
             interface=f"eth{_next_interface(record.endpoint_interfaces, taken)}",
-            ports=port_requests(record) if leads_out_first else (),
-            default_route=leads_out_first,
+            ports=port_requests(record) if after.ports == network.id and not before.ports else (),
+            default_route=after.ipv4 == network.id and not before.ipv4,
+            default_route_ipv6=after.ipv6 == network.id and not before.ipv6,
             hostname=record.config.hostname,
         )
         endpoint = await self._administration.join(request)
@@ -135,8 +136,10 @@ class Networks:
             await self._send(record, endpoint.script)
             record.endpoint_interfaces[name] = request.interface
             record.endpoints[name] = store(endpoint)
-            if not leads_out_first:
-                await self._settle_gateway(record, before)
+            await self._settle_gateways(
+                record,
+                Gateways(before.ipv4 or after.ipv4, before.ipv6 or after.ipv6),
+            )
             self._endpoints.settle_links()
             await self._endpoints.connected(record, record.state.pid)
         except BaseException:
@@ -148,19 +151,21 @@ class Networks:
     async def _send(self, record: ContainerRecord, script: NetlinkScript) -> None:
         await self._runtime.run_job("netlink", _job(script, record.state.pid), ())
 
-    def _gateway(self, record: ContainerRecord) -> str:
-        """Return the ID of the network by which a running container sends what goes out."""
-        return self._administration.gateway_network(
+    def _gateways(self, record: ContainerRecord) -> Gateways:
+        """Return the networks by which a running container sends what goes out."""
+        return self._administration.gateways(
             [endpoint.network_id for endpoint in record.endpoints.values()]
         )
 
-    async def _settle_gateway(self, record: ContainerRecord, before: str) -> None:
-        """Move a running container's default route where it belongs, after a change."""
-        gateway = self._gateway(record)
-        for name, endpoint in record.endpoints.items():
-            if endpoint.network_id == gateway and gateway != before:
-                interface = record.endpoint_interfaces[name]
-                await self._send(record, self._administration.default_route(gateway, interface))
+    async def _settle_gateways(self, record: ContainerRecord, before: Gateways) -> None:
+        """Move a running container's default routes where they belong, after a change."""
+        now = self._gateways(record)
+        for version, old, gateway in ((4, before.ipv4, now.ipv4), (6, before.ipv6, now.ipv6)):
+            for name, endpoint in record.endpoints.items():
+                if endpoint.network_id == gateway and gateway != old:
+                    interface = record.endpoint_interfaces[name]
+                    script = self._administration.default_route(gateway, interface, version)
+                    await self._send(record, script)
 
     async def disconnect(self, network: str, container: str, *, force: bool) -> None:
         """Take a container out of a network. Raises ``NotFound`` where it is not in it."""
@@ -179,7 +184,7 @@ class Networks:
             if described.name == "host":
                 raise InvalidArgument(_HOST)
             left = record.endpoints.get(described.name)
-            before = self._gateway(record) if record.state.running else ""
+            before = self._gateways(record) if record.state.running else Gateways()
             await self._administration.leave(record.id, described.id)
             await self._administration.interfaces_removed()
             record.networks.pop(described.name, None)
@@ -189,14 +194,14 @@ class Networks:
             self._endpoints.settle_links()
             self._registry.save(found)
             if record.state.running and left is not None:
-                await self._settle_gateway(record, before)
+                await self._settle_gateways(record, before)
                 self._move_ports(record, left)
                 self._registry.save(found)
         self._tell("disconnect", described.id, described.name, described.driver, record.id)
 
     def _move_ports(self, record: ContainerRecord, left: StoredEndpoint) -> None:
         """Publish by another network what was published by the one that a container has left."""
-        gateway = self._gateway(record)
+        gateway = self._gateways(record).ports
         if not gateway or not left.ports:
             return
         ports = []
@@ -251,6 +256,7 @@ def _job(script: NetlinkScript, pid: int) -> dict[str, object]:
         "outside": [message.hex() for message in script.outside],
         "outside_pid_offsets": list(script.outside_pid_offsets),
         "inside": [message.hex() for message in script.inside],
+        "sysctls": [list(item) for item in script.sysctls],
     }
 
 

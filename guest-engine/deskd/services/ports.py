@@ -15,6 +15,7 @@ from deskd.domain.container import HostConfig
 from deskd.domain.mount import MountStep
 from deskd.domain.network import Endpoint as Endpoint
 from deskd.domain.network import EndpointRequest as EndpointRequest
+from deskd.domain.network import Gateways as Gateways
 from deskd.domain.network import LinkedPort as LinkedPort
 from deskd.domain.network import NetlinkScript as NetlinkScript
 from deskd.domain.network import PortRequest as PortRequest
@@ -146,9 +147,9 @@ class ContainerNetworks(Protocol):
     async def host_gateway(self) -> str:
         """Return the address by which containers reach the machine."""
 
-    def gateway_network(self, networks: Sequence[str]) -> str:
-        """Choose, among the networks of one container, the one that has its default route and its
-        published ports; empty where none of them leads out."""
+    def gateways(self, networks: Sequence[str]) -> Gateways:
+        """Choose, among the networks of one container, those that have its default routes; one of
+        them has its published ports."""
 
     def has_name_server(self, networks: Sequence[str]) -> bool:
         """Tell whether a container in these networks finds others by name. It needs the sockets

@@ -62,16 +62,17 @@ class Endpoints:
         undo.callback(self.settle_links)
         scripts = []
         ports = port_requests(record)
-        gateway = self._networks.gateway_network(list(record.networks))
+        gateways = self._networks.gateways(list(record.networks))
         for index, (network, settings) in enumerate(list(record.networks.items())):
             request = EndpointRequest(
                 container_id=record.id,
                 container_name=record.name,
                 network=network,
                 settings=settings,
-                ports=ports if network == gateway else (),
+                ports=ports if network == gateways.ports else (),
                 interface=f"eth{index}",
-                default_route=network == gateway,
+                default_route=network == gateways.ipv4,
+                default_route_ipv6=network == gateways.ipv6,
                 hostname=record.config.hostname,
             )
             endpoint = await self._networks.join(request)
@@ -201,9 +202,10 @@ class Endpoints:
             lines.append(f"{address}\t{name}")
         names = _own_names(record)
         lines += [
-            f"{endpoint.settings.ip_address}\t{names}"
+            f"{address}\t{names}"
             for endpoint in record.endpoints.values()
-            if endpoint.settings.ip_address
+            for address in (endpoint.settings.ip_address, endpoint.settings.global_ipv6_address)
+            if address
         ]
         lines += self._links.hosts_lines(record)
         return (
