@@ -66,7 +66,9 @@ def test_each_platform_has_its_accelerator_machine_and_cpu(
     assert values(argv, "-smp") == ["4"]
     assert values(argv, "-m") == ["3072M"]
     emulated = accelerators[0] == "tcg"
-    assert values(argv, "-append") == ["console=ttyS0 quiet" + " rodata=off" * emulated]
+    assert values(argv, "-append") == [
+        "console=ttyS0 quiet" + " rodata=off init_on_alloc=0 norandmaps" * emulated
+    ]
 
 
 def test_foreign_guests_are_emulated() -> None:

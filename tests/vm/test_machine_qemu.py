@@ -74,6 +74,8 @@ def run(manager: Manager, command: str) -> str:
 def test_guest_is_the_one_that_was_asked_for(manager: Manager, paths: MachinePaths) -> None:
     assert run(manager, "hostname") == NAME
     assert run(manager, "nproc") == "2"
+    # The boot does without under emulation; what runs afterwards has random addresses.
+    assert run(manager, "cat /proc/sys/kernel/randomize_va_space") == "2"
     assert 600 < int(run(manager, "grep MemTotal /proc/meminfo").split()[1]) / 1024 < 768
     assert [name for name, _s in console.stages(paths.console_log)][:3] == [
         "initramfs",

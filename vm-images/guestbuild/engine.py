@@ -10,7 +10,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from guestbuild import recipe
+from guestbuild import elf, recipe
 from guestbuild.errors import BuildError
 from guestbuild.progress import run
 
@@ -100,35 +100,47 @@ root, tree = sys.argv[1:]
 library = root + "/usr/lib"
 sys.path[:] = [library + "/python{v}", library + "/python{v}/lib-dynload",
                library + "/python3/dist-packages"]
+def list_read():
+    maps = (line.split(None, 5) for line in open("/proc/self/maps"))
+    read = [fields[5].strip() for fields in maps if len(fields) > 5 and fields[5].startswith("/")]
+    modules = list(sys.modules.values())
+    read += [getattr(m, "__cached__", None) or getattr(m, "__file__", None) for m in modules]
+    for path in filter(None, dict.fromkeys(read)):
+        for prefix in (root, tree):
+            if path.startswith(prefix + "/usr/"):
+                place = path.removeprefix(prefix)
+                if place.endswith(".py"):
+                    place += "c"
+                if os.path.exists(root + place):
+                    print(os.path.realpath(root + place).removeprefix(root))
 import deskd.__main__, deskd.runtime.launching, deskd.opening
+list_read()
+print()
 import deskd.runtime.launcher, deskd.compose
-maps = (line.split(None, 5) for line in open("/proc/self/maps"))
-read = [fields[5].strip() for fields in maps if len(fields) > 5 and fields[5].startswith("/")]
-modules = list(sys.modules.values())
-read += [getattr(m, "__cached__", None) or getattr(m, "__file__", None) for m in modules]
-for path in filter(None, dict.fromkeys(read)):
-    for prefix in (root, tree):
-        if path.startswith(prefix + "/usr/"):
-            place = path.removeprefix(prefix)
-            if place.endswith(".py"):
-                place += "c"
-            if os.path.exists(root + place):
-                print(os.path.realpath(root + place).removeprefix(root))
+list_read()
 """
+_LOGIN = ("sbin/sshd", "lib/openssh/sshd-session", "lib/openssh/sshd-auth")
 
 
 def list_prefetch(arch: recipe.Architecture, tree: Path, root: Path) -> None:
-    """Write the list of files that the engine reads while it starts, in the order of their use.
+    """Write the lists of files that the engine reads while it starts, in the order of their use:
+    ``prefetch`` until its greeting, with sshd's programs, and ``prefetch-later`` after it.
 
     The guest reads them ahead on its other processor. Raises ``BuildError`` where the engine's
     modules cannot be imported with what the image holds.
     """
     program = _LIST_READ.format(v=recipe.PYTHON)
     argv = [*_guest_python(arch, tree), "-I", "-S", "-B", "-c", program, str(root), str(tree)]
-    output = run(argv, what="importing the engine from the image")
-    names = dict.fromkeys(output.decode().split())
-    listing = "".join(f"{name}\n" for name in names)
-    (root / "usr/share/desk/prefetch").write_text(listing, "utf-8")
+    output = run(argv, what="importing the engine from the image").decode()
+    greeting, _, whole = output.partition("\n\n")
+    login = [f"/usr/{name}" for name in _LOGIN if (root / "usr" / name).exists()]
+    libraries = elf.needed(root / name.removeprefix("/") for name in login)
+    login += [f"/usr/lib/{arch.triplet}/{name}" for name in sorted(libraries)]
+    first = dict.fromkeys([*greeting.split(), *login])
+    later = [name for name in dict.fromkeys(whole.split()) if name not in first]
+    for place, names in (("prefetch", first), ("prefetch-later", later)):
+        listing = "".join(f"{name}\n" for name in names)
+        (root / "usr/share/desk" / place).write_text(listing, "utf-8")
 
 
 def _other_packages(library: Path) -> list[Path]:

@@ -20,6 +20,10 @@ _MAGIC = 0x202
 _PAYLOAD = 0x248
 _PT_LOAD = 1
 _PT_NOTE = 4
+_LEFT_OUT = (".BTF", ".BTF.base", ".orc_unwind", ".orc_unwind_ip", ".orc_header", ".call_sites")
+"""Sections of modules: types for BPF; the unwinder's tables, a quarter of a module, which the
+kernel relocates and sorts at each load (without them a stack trace marks the module's functions as
+uncertain); and the call sites that only ``retbleed=stuff`` patches."""
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -147,13 +151,13 @@ class Modules:
     def write(self, name: str, target: Path) -> None:
         """Write the module uncompressed: unpacking xz under emulation costs more than reading.
 
-        Its type information (BTF) and symbols go, half of its size; so does its signature, which
-        the guest's kernel does not ask for.
+        What the kernel does without goes: type information, symbols, the signature, and the tables
+        of ``_LEFT_OUT``, together more than half of its size.
         """
         path = self._files[name]
         data = path.read_bytes()
         target.write_bytes(lzma.decompress(data) if path.suffix == ".xz" else data)
-        elf.strip([target], self._triplet, sections=(".BTF", ".BTF.base"))
+        elf.strip([target], self._triplet, sections=_LEFT_OUT)
 
     def install(self, root: Path) -> list[str]:
         """Put the selection with its index files below ``root``; return the names."""

@@ -32,9 +32,12 @@ _COSTLY_UNDER_TCG = "-erms,-la57,-smap"
 pages byte by byte (``rep movsb``), which TCG does one after the other; "la57" is one more level
 of every page table walk; "smap" ends a translated block twice for each access to user memory."""
 
-_CMDLINE_TCG = "rodata=off"
-"""The kernel's memory is not write-protected against the kernel itself under emulation: protecting
-it interrupts the other processors for each module, and checking it walks all page tables."""
+_CMDLINE_TCG = "rodata=off init_on_alloc=0 norandmaps"
+"""What the guest's kernel leaves out under emulation. Write-protecting its memory against itself
+interrupts the other processors for each module, and checking that walks all page tables; zeroing
+all memory that it gives itself is work, too. Code that programs have at other addresses each time
+is translated anew each time: a sixth of all translations of a boot. Once the engine answers, the
+guest turns random addresses on (``wait-engine``), so that containers have them."""
 
 _CMDLINE_PLUG = "swiotlb=noforce"
 """Where memory may come above 4 GiB, Linux keeps 64 MiB to bounce the data of devices that cannot
