@@ -55,6 +55,13 @@ def test_the_manifest_names_the_files_with_their_checksums(
     assert manifest["python_packages"]["pyroute2"]
 
 
+def test_what_is_read_ahead_is_there_and_no_more_than_the_greeting_needs(usr: Path) -> None:
+    names = (usr / "share/desk/prefetch").read_text("utf-8").split()
+    assert all((usr / name.removeprefix("/usr/")).is_file() for name in names)
+    assert any(name.endswith("/deskd/__pycache__/opening.cpython-313.pyc") for name in names)
+    assert not any("/compose." in name for name in names)
+
+
 def test_the_image_is_small(guest_image: Path, manifest: dict[str, Any]) -> None:
     files = [guest_image / manifest[part]["file"] for part in ("kernel", "initramfs", "root")]
     total = sum(file.stat().st_size for file in files)

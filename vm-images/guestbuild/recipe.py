@@ -239,17 +239,18 @@ CMDLINE = (
     "lsm=landlock,yama,apparmor,bpf "
     "initcall_blacklist=cmos_init,jent_mod_init,load_system_certificate_list,crypto_kdf108_init,"
     "trace_eval_init,ftrace_check_for_weak_functions,init_ima,init_evm,init_encrypted,"
-    "blake2s_mod_init,btree_module_init,damon_reclaim_init,damon_lru_sort_init"
+    "blake2s_mod_init,bpf_dummy_struct_ops_init,btree_module_init,damon_reclaim_init,"
+    "damon_lru_sort_init"
 )
 """``lpj`` saves a calibration; the blacklisted initialisers cost time under emulation and give
 nothing here: the clock is read without the RTC driver, there is a virtio entropy device, and
 modules are not checked for signatures. ``cryptomgr.notests`` leaves out self-tests of ciphers, of
-which ``crypto_kdf108_init`` and ``blake2s_mod_init`` are two more. ``trace_eval_init`` writes the
-values of enumerations into the formats of all trace events; ``ftrace_check_for_weak_functions``
-looks up the names of 45,000 functions, a sixth of the kernel's boot, to leave some out of a list.
-Nothing uses the B-trees or DAMON's two policies. Of the security modules those stay that programs
-in containers can use; the others (TOMOYO, IMA, EVM, lockdown) do nothing without a policy but are
-asked each time."""
+which ``crypto_kdf108_init``, ``blake2s_mod_init`` and ``bpf_dummy_struct_ops_init`` are more.
+``trace_eval_init`` writes the values of enumerations into the formats of all trace events;
+``ftrace_check_for_weak_functions`` looks up the names of 45,000 functions, a sixth of the kernel's
+boot, to leave some out of a list. Nothing uses the B-trees or DAMON's two policies. Of the security
+modules those stay that programs in containers can use; the others (TOMOYO, IMA, EVM, lockdown) do
+nothing without a policy but are asked each time."""
 
 CMDLINE_BOX = "no_timer_check"
 """Under a real hypervisor Linux leaves this check out by itself. Emulated on a busy computer, the
