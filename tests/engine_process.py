@@ -370,11 +370,12 @@ class EngineProcess:
         return self.log_path.read_text(errors="replace")[-4000:]
 
     def remove_everything(self) -> None:
-        """Remove all containers, volumes and networks."""
+        """Remove all containers, volumes, networks and their faults."""
         for container in self.api.get("/containers/json", all=True):
             with contextlib.suppress(ApiError):  # it removes itself
                 self.api.delete(f"/containers/{container['Id']}", force=True, v=True)
         until(lambda: not self.api.get("/containers/json", all=True))  # and it does
+        self.api.delete("/desk/faults")
         self.api.post("/networks/prune")
         self.api.post("/volumes/prune", filters={"all": ["true"]})
 

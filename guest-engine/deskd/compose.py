@@ -39,6 +39,7 @@ from deskd.services.distribution import Distribution
 from deskd.services.engine import Engine
 from deskd.services.events import Events
 from deskd.services.exec import Execs
+from deskd.services.faults import Faults
 from deskd.services.folders import Folders
 from deskd.services.images import Images
 from deskd.services.memory_use import MemoryUse
@@ -126,6 +127,7 @@ class Daemon:
     async def _compose(
         self, stack: AsyncExitStack, runtime: LauncherRuntime
     ) -> tuple[Engine, NetworkService]:
+        from deskd.domain.fault import FaultRecord
         from deskd.domain.network import NetworkRecord
         from deskd.domain.state import ContainerRecord
         from deskd.network.service import NetworkService
@@ -172,6 +174,15 @@ class Daemon:
             records.networks(database, NetworkRecord, key=lambda r: r.id, name=lambda r: r.name),
         )
         stack.push_async_callback(network.close)
+        faults = Faults(
+            records.faults(database, FaultRecord, key=lambda r: r.name),
+            network.faults,
+            network,
+            registry,
+            events,
+        )
+        faults.load()
+        stack.push_async_callback(faults.close)
         endpoints = Endpoints(network, self._data, Links(registry), runtime, remapping)
         stack.push_async_callback(endpoints.close)
         execs = Execs(registry, runtime, cgroup_parent=settings.cgroup_parent)
@@ -212,7 +223,10 @@ class Daemon:
             execs=execs,
             images=images,
             distribution=distribution,
-            networks=Networks(network, registry, runtime, events, endpoints),
+            networks=Networks(
+                network, registry, runtime, events, endpoints, faults.network_removed
+            ),
+            faults=faults,
             volumes=volumes,
             system=System(
                 settings, machine, database, registry, listing, images, volumes, events, features

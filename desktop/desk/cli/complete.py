@@ -127,6 +127,11 @@ def networks(ctx: click.Context, _param: click.Parameter, incomplete: str) -> li
     return _offer(ctx, incomplete, lambda client: [item["Name"] for item in client.networks.list()])
 
 
+def faults(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of network faults."""
+    return _offer(ctx, incomplete, lambda client: [item["Name"] for item in client.faults.list()])
+
+
 def volumes(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     return _offer(ctx, incomplete, lambda client: [item["Name"] for item in client.volumes.list()])
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from desk.engine.connection import EngineConnection
 from desk.engine.containers import Containers, Execs
+from desk.engine.faults import Faults
 from desk.engine.images import Images
 from desk.engine.resources import Networks, Volumes
 from desk.engine.system import System
@@ -22,7 +23,8 @@ from desk.engine.transport import Transport
 
 
 class EngineClient:
-    """One engine; ``containers``, ``execs``, ``images``, ``networks``, ``volumes``, ``system``."""
+    """One engine; ``containers``, ``execs``, ``images``, ``networks``, ``volumes``, ``faults``,
+    ``system``."""
 
     def __init__(
         self,
@@ -40,6 +42,7 @@ class EngineClient:
         self.images = Images(self.connection)
         self.networks = Networks(self.connection)
         self.volumes = Volumes(self.connection)
+        self.faults = Faults(self.connection)
         self.system = System(self.connection)
 
     @property

@@ -40,6 +40,7 @@ NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x2, 0x4, 0x300
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200  # flags of an acknowledgement
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 IFF_UP = 0x1
+IFF_LOWER_UP = 0x10000
 IFA_F_NODAD = 0x2
 IN6_ADDR_GEN_MODE_NONE = 1
 SOL_NETLINK = 270
@@ -445,6 +446,17 @@ class RouteSocket(NetlinkSocket):
                 )
             )
         return found
+
+    def is_connected(self, index: int) -> bool:
+        """Tell whether an interface exists and has a carrier: for one end of a veth pair, whether
+        both ends are up. (IFF_RUNNING is also set for a moment before the first such state.)"""
+        question = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
+        header = _HEADER.pack(_HEADER.size + len(question), RTM_GETLINK, NLM_F_REQUEST, 0, 0)
+        self._socket.send(header + question)
+        for kind, _, body in _split(self._socket.recv(_RECEIVE_BYTES)):
+            if kind == RTM_NEWLINK:
+                return bool(struct.unpack_from("=I", body, 8)[0] & IFF_LOWER_UP)
+        return False
 
     def addresses(self) -> list[tuple[int, IpAddress, int]]:
         """List all addresses as (interface index, address, prefix length)."""

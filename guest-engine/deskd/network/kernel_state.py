@@ -30,6 +30,7 @@ from deskd.network.bridge import (
     remove_stale,
 )
 from deskd.network.catalog import Catalog
+from deskd.network.fault_rules import FaultRules
 from deskd.network.firewall import BridgeRules, Firewall, Opening, Publication
 from deskd.network.ipam import (
     DEFAULT_POOLS,
@@ -376,6 +377,9 @@ def purge(data_root: str, bridge: str = "") -> None:
         nftables = Nftables()
         try:
             Firewall(names.table, nftables).remove()
+            faults = FaultRules(names.table, nftables)
+            if faults.present():  # not every kernel knows tables for bridges
+                faults.remove()
         finally:
             nftables.close()
         remove_stale(route, Machine.read(route), names)

@@ -175,12 +175,21 @@ def failure(packet: bytes, code: int) -> bytes:
 
 def server_failure(packet: bytes) -> bytes:
     """Answer that nobody could be asked; the question is repeated, as resolvers check it."""
+    return _refusal(packet, RCODE.SERVFAIL)
+
+
+def no_such_name(packet: bytes) -> bytes:
+    """Answer that there is no such name."""
+    return _refusal(packet, RCODE.NXDOMAIN)
+
+
+def _refusal(packet: bytes, code: int) -> bytes:
     try:
         reply = _reply_to(DNSRecord.parse(packet))
     except DNSError:
-        return failure(packet, RCODE.SERVFAIL)
+        return failure(packet, code)
     reply.header.aa = 0
-    reply.header.set_rcode(RCODE.SERVFAIL)
+    reply.header.set_rcode(code)
     return bytes(reply.pack())
 
 

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
+from deskd.domain.fault import DnsFault
 from deskd.network.name_table import NameTable
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class _Served:
         self.servers = servers
         self.inner = inner
         self.forwarding = 0
+        self.slowed = 0
         self.connections = 0
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -60,11 +62,17 @@ class _Served:
 
 class NameServer:
     """Serves all containers of one engine. ``machine_servers`` tells, each time anew, whom to ask
-    for a container that has no servers of its own: laptops change networks."""
+    for a container that has no servers of its own: laptops change networks. ``fault_of`` tells what
+    is to go wrong with a container's question."""
 
-    def __init__(self, machine_servers: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        machine_servers: Callable[[], Sequence[str]],
+        fault_of: Callable[[str, bytes], DnsFault | None] = lambda _container_id, _packet: None,
+    ) -> None:
         self.table = NameTable(self._names_changed)
         self._machine_servers = machine_servers
+        self._fault_of = fault_of
         self._served: dict[str, _Served] = {}
         self._answers: Answers | None = None
         self._forwarder: Forwarder | None = None
@@ -130,6 +138,10 @@ class NameServer:
                 packet, sender = served.udp.recvfrom(_PACKET_BYTES)
             except OSError:  # nothing more, or word of an answer that did not arrive
                 return
+            fault = self._fault_of(served.container_id, packet)
+            if fault is not None:
+                self._answer_faulty_packet(served, packet, sender, fault)
+                continue
             answer = self._answer(served, packet, over_tcp=False)
             if isinstance(answer, bytes):
                 _send(served.udp, answer, sender)
@@ -139,6 +151,38 @@ class NameServer:
     def _answer(self, served: _Served, packet: bytes, *, over_tcp: bool) -> bytes | Forward | None:
         assert self._answers is not None
         return self._answers.answer(served.container_id, packet, over_tcp=over_tcp)
+
+    def _answer_faulty_packet(
+        self, served: _Served, packet: bytes, sender: Any, fault: DnsFault
+    ) -> None:
+        async def answer() -> None:
+            found = await self._faulty_answer(served, packet, fault, over_tcp=False)
+            if found is not None:
+                _send(served.udp, found, sender)
+
+        # A question too many gets no answer, as from a name server that cannot keep up.
+        if fault.answer != "none" and served.slowed < _QUESTIONS_UNDER_WAY:
+            served.begin(answer())
+
+    async def _faulty_answer(
+        self, served: _Served, packet: bytes, fault: DnsFault, *, over_tcp: bool
+    ) -> bytes | None:
+        """Return what a question gets that meets a fault; ``None``: nothing."""
+        if fault.answer == "none":
+            return None
+        if fault.answer == "nxdomain":
+            return _no_such_name(packet)
+        if fault.answer == "servfail":
+            return _server_failure(packet)
+        served.slowed += 1
+        try:
+            await asyncio.sleep(fault.delay_ms / 1000)
+        finally:
+            served.slowed -= 1
+        answer = self._answer(served, packet, over_tcp=over_tcp)
+        if answer is None or isinstance(answer, bytes):
+            return answer
+        return await self._forward(served, packet, over_tcp=over_tcp)
 
     def _forward_packet(self, served: _Served, packet: bytes, sender: Any) -> None:
         if served.forwarding >= _QUESTIONS_UNDER_WAY:
@@ -189,7 +233,14 @@ class NameServer:
                 async with asyncio.timeout(_TCP_IDLE_S):
                     length = int.from_bytes(await reader.readexactly(2), "big")
                     packet = await reader.readexactly(length)
-                answer = self._answer(served, packet, over_tcp=True)
+                fault = self._fault_of(served.container_id, packet)
+                if fault is not None:
+                    faulty = await self._faulty_answer(served, packet, fault, over_tcp=True)
+                    if faulty is None:
+                        continue  # the client waits until one of the two gives up
+                    answer: bytes | Forward | None = faulty
+                else:
+                    answer = self._answer(served, packet, over_tcp=True)
                 if answer is None:
                     return
                 if not isinstance(answer, bytes):
@@ -211,6 +262,12 @@ def _server_failure(packet: bytes) -> bytes:
     from deskd.network.name_answers import server_failure
 
     return server_failure(packet)
+
+
+def _no_such_name(packet: bytes) -> bytes:
+    from deskd.network.name_answers import no_such_name
+
+    return no_such_name(packet)
 
 
 def _send(udp: socket.socket, answer: bytes, sender: Any) -> None:

@@ -67,6 +67,7 @@ from deskd.network.endpoint_settings import (
     with_addresses,
     with_dns_names,
 )
+from deskd.network.faults import NetworkFaults
 from deskd.network.firewall import Opening, Publication
 from deskd.network.ipam import Address, hardware_address
 from deskd.network.kernel_state import KernelState, purge
@@ -110,8 +111,11 @@ class NetworkService:
         self._kernel = KernelState(self._names, self._catalog, settings)
         self._publishing = Publishing(lambda: self._kernel.firewall)
         self._machine_resolver = resolver.MachineResolver()
-        self._name_server = NameServer(lambda: resolver.servers_for(self._machine_resolver.read()))
         self._openings: frozenset[Opening] = frozenset()
+        self.faults = NetworkFaults(self._names.table)
+        self._name_server = NameServer(
+            lambda: resolver.servers_for(self._machine_resolver.read()), self.faults.dns_fault
+        )
         self._members: dict[tuple[str, str], _Member] = {}
         self._container_names: dict[str, str] = {}
         self._addresses: dict[str, NetworkAddresses] = {}
@@ -140,6 +144,7 @@ class NetworkService:
                 publications=self._publications(),
                 openings=tuple(self._openings),
             )
+            await self.faults.begin()
             self._is_ready = True
 
     async def _to_its_end(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -159,6 +164,7 @@ class NetworkService:
         """End with the engine: containers keep their network; without any, nothing is left."""
         await self._name_server.close()
         await self.interfaces_removed()
+        await self.faults.close()
         async with self._change:
             if not any(member.addresses for member in self._members.values()):
                 await asyncio.to_thread(self._kernel.remove_all)
@@ -190,6 +196,8 @@ class NetworkService:
             member = self._restored(record, endpoint)
             self._members[container_id, record.id] = member
             self._add_names(container_id, record, member)
+            if member.addresses:
+                self.faults.add_present(container_id, endpoint)
         if self._is_ready:
             await self._to_its_end(
                 lambda: asyncio.to_thread(
@@ -225,6 +233,14 @@ class NetworkService:
         else:
             member = _Member(await self._join_without_bridge(record, request))
         self._members[request.container_id, record.id] = member
+        if member.addresses:
+            try:
+                endpoint = await self.faults.join(request.container_id, member.endpoint)
+            except BaseException:
+                await self.leave(request.container_id, record.id)
+                raise
+            member = msgspec.structs.replace(member, endpoint=endpoint)
+            self._members[request.container_id, record.id] = member
         self._forget_flows(member)
         self._container_names[request.container_id] = request.container_name
         self._add_names(request.container_id, record, member)
@@ -317,6 +333,7 @@ class NetworkService:
         self._name_server.table.remove(container_id, network_id)
         if member is None or not member.addresses:
             return
+        await self.faults.leave(container_id, network_id)
         record = self._catalog.get(network_id)
         try:
             self._publishing.withdraw(member.publications, is_ready=self._is_ready)
@@ -486,6 +503,10 @@ class NetworkService:
             for record in self._catalog.all()
             if networks.matches(record, filters or {}, used)
         ]
+
+    def known(self) -> list[Network]:
+        """Return all networks as they are recorded."""
+        return [networks.describe(record) for record in self._catalog.all()]
 
     async def inspect(self, reference: str) -> Network:
         """Return one network with its containers; raises ``NotFound``."""

@@ -18,6 +18,7 @@ from deskd.services.containers.updating import Updating
 from deskd.services.distribution import Distribution
 from deskd.services.events import Events
 from deskd.services.exec import Execs
+from deskd.services.faults import Faults
 from deskd.services.folders import Folders
 from deskd.services.images import Images
 from deskd.services.memory_use import MemoryUse
@@ -46,6 +47,7 @@ class Engine(Record):
     images: Images
     distribution: Distribution
     networks: Networks
+    faults: Faults
     volumes: Volumes
     system: System
     events: Events

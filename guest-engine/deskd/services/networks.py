@@ -3,7 +3,7 @@ leaving a network while a container runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -56,8 +56,10 @@ class Networks:
         runtime: Runtime,
         events: Events,
         endpoints: Endpoints,
+        on_removal: Callable[[Network], Awaitable[None]],
     ) -> None:
         self._administration = administration
+        self._on_removal = on_removal
         self._endpoints = endpoints
         self._registry = registry
         self._runtime = runtime
@@ -79,16 +81,19 @@ class Networks:
 
     async def remove(self, reference: str) -> None:
         """Remove a network that nothing uses."""
-        removed = await self._administration.remove(reference)
-        self._tell("destroy", removed.id, removed.name, removed.driver)
+        await self._removed(await self._administration.remove(reference))
 
     async def prune(self, filters: Filters) -> list[str]:
         """Remove the user's networks that nothing uses; return their names."""
         removed = await self._administration.prune(filters.as_mapping())
         for network in removed:
-            self._tell("destroy", network.id, network.name, network.driver)
+            await self._removed(network)
         self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return [network.name for network in removed]
+
+    async def _removed(self, network: Network) -> None:
+        await self._on_removal(network)
+        self._tell("destroy", network.id, network.name, network.driver)
 
     async def connect(self, network: str, container: str, settings: EndpointSettings) -> None:
         """Put a container into a network; a running one gets the interface at once.

@@ -71,3 +71,8 @@ def networks(
 def volumes(database: Database, record_type: type[T], *, key: Callable[[T], str]) -> Records[T]:
     """Volumes by name."""
     return Records(database, "volumes", record_type, key=key)
+
+
+def faults(database: Database, record_type: type[T], *, key: Callable[[T], str]) -> Records[T]:
+    """Network faults by name."""
+    return Records(database, "faults", record_type, key=key)

@@ -42,4 +42,9 @@ def blobs_of_registries(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE blobs (id TEXT PRIMARY KEY, document BLOB NOT NULL)")
 
 
-MIGRATIONS: tuple[Migration, ...] = (first_tables, blobs_of_registries)
+def network_faults(connection: sqlite3.Connection) -> None:
+    """Version 3: network faults by name."""
+    connection.execute("CREATE TABLE faults (id TEXT PRIMARY KEY, document BLOB NOT NULL)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (first_tables, blobs_of_registries, network_faults)

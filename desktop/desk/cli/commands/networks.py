@@ -22,6 +22,7 @@ _GROUP = {
     "connect": Entry("networks:connect", "Connect a container to a network."),
     "create": Entry("networks:create", "Create a network."),
     "disconnect": Entry("networks:disconnect", "Disconnect a container from a network."),
+    "fault": Entry("faults:fault", "Make networks go wrong on purpose, and heal them."),
     "inspect": Entry("details:inspect_network", "Show everything about networks."),
     "ls": Entry("networks:ls", "List networks."),
     "prune": Entry("prune:networks", "Remove unused networks."),

@@ -81,6 +81,12 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/desk/ports/{id}", "publishing:answer"),
     Route("GET", "/desk/folders", "publishing:folder_questions"),
     Route("POST", "/desk/folders/{id}", "publishing:folder_answer"),
+    # Desk's own: network faults
+    Route("GET", "/desk/faults", "faults:select"),
+    Route("POST", "/desk/faults", "faults:create"),
+    Route("DELETE", "/desk/faults", "faults:heal_all"),
+    Route("GET", "/desk/faults/{name}", "faults:inspect"),
+    Route("DELETE", "/desk/faults/{name}", "faults:heal"),
     # Desk's own: the check of the store
     Route("POST", "/desk/store/check", "store:check"),
     # Desk's own: the machine's memory and who holds it

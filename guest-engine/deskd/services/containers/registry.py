@@ -7,7 +7,7 @@ loop, so that a look-up never meets a half-made change.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from deskd.domain.state import ContainerRecord, Status, StoredEndpoint
@@ -123,6 +123,7 @@ class ContainerRegistry:
         self._by_id: dict[str, Container] = {}
         self._by_name: dict[str, Container] = {}
         self._unsettled: dict[str, str] = {}  # the image by the ID
+        self._on_removal: list[Callable[[Container], None]] = []
 
     def load(self) -> None:
         """Read all records; call once, at the engine's start."""
@@ -198,6 +199,12 @@ class ContainerRegistry:
         self._by_id.pop(container.id, None)
         if self._by_name.get(container.name) is container:
             del self._by_name[container.name]
+        for tell in self._on_removal:
+            tell(container)
+
+    def on_removal(self, tell: Callable[[Container], None]) -> None:
+        """Have ``tell`` called for each container whose record is removed from now on."""
+        self._on_removal.append(tell)
 
     def tell(
         self, container: Container, action: str, attributes: Mapping[str, str] | None = None
