@@ -377,7 +377,8 @@ class EngineProcess:
         until(lambda: not self.api.get("/containers/json", all=True))  # and it does
         self.api.delete("/desk/faults")
         self.api.post("/networks/prune")
-        self.api.post("/volumes/prune", filters={"all": ["true"]})
+        for volume in self.api.get("/volumes")["Volumes"]:  # a prune leaves those with options
+            self.api.delete(f"/volumes/{volume['Name']}", force=True)
 
     def close(self) -> list[str]:
         """End everything; return what was left behind, in words."""

@@ -23,6 +23,7 @@ from deskd.services.containers.attaching import Attaching
 from deskd.services.containers.creation import ContainerCreation, Defaults
 from deskd.services.containers.endpoints import Endpoints
 from deskd.services.containers.files import Files
+from deskd.services.containers.first_content import FirstContent
 from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.inspection import Inspection
 from deskd.services.containers.lifecycle import Lifecycle
@@ -47,6 +48,7 @@ from deskd.services.networks import Networks
 from deskd.services.publishers import Publishers
 from deskd.services.store_checks import StoreChecks
 from deskd.services.system import System, look_at_machine
+from deskd.services.volume_mounts import VolumeMounts
 from deskd.services.volumes import VolumeRecord, Volumes
 from deskd.settings import Settings
 from deskd.store import records
@@ -161,6 +163,7 @@ class Daemon:
             self._data,
             events,
             lambda name: [container.id for container in registry.using_volume(name)],
+            VolumeMounts(runtime, self._data),
             self._id_map.root,
         )
 
@@ -198,7 +201,8 @@ class Daemon:
             memory, folders, remapping=remapping, cgroup_parent=settings.cgroup_parent,
         )  # fmt: skip
         stack.push_async_callback(lifecycle.close)
-        files = Files(registry, runtime, roots, self._data, remapping)
+        files = Files(registry, runtime, roots, self._data, remapping, volumes)
+        content = FirstContent(runtime, roots, self._data, remapping, volumes)
         inspection = Inspection(registry, catalog, roots, self._data)
         listing = Listing(registry, inspection, catalog, lifecycle)
         logs = Logs(registry)
@@ -209,7 +213,7 @@ class Daemon:
         engine = Engine(
             registry=registry,
             creation=ContainerCreation(
-                registry, images, roots, volumes, files, self._data, defaults, remapping, folders
+                registry, images, roots, volumes, content, self._data, defaults, remapping, folders
             ),
             lifecycle=lifecycle,
             updating=Updating(registry, resources, features),
@@ -238,7 +242,8 @@ class Daemon:
             store_checks=StoreChecks(self._data, database, layers, registry, roots, volumes),
             memory_use=memory_use,
         )
-        await Recovery(registry, runtime, endpoints, lifecycle, health, self._data).restore()
+        recovery = Recovery(registry, runtime, endpoints, lifecycle, health, self._data, volumes)
+        await recovery.restore()
         memory_use.start()
         return engine, network
 

@@ -20,6 +20,8 @@ class MountStep(Record):
     ``source`` is the directory that relative names in ``data`` start from: the executor changes
     to it before it mounts, because a mount's options must fit one page (4096 bytes, mount(2)) and
     128 layers do so only by short relative names.
+    ``subpath`` is a part of a bind's ``source`` that is mounted alone: symbolic links on the way
+    count from ``source`` and cannot lead out of it.
     ``create`` makes the mount point if it is missing, as a file when the source is one.
     With ``uid_map`` and ``gid_map`` an overlay's layers (all below ``source``) are shown with
     their owners mapped: those of the files on disk count as IDs inside.
@@ -37,6 +39,7 @@ class MountStep(Record):
     create: bool = True
     uid_map: IdRanges = ()
     gid_map: IdRanges = ()
+    subpath: str = ""
 
     def describe(self) -> str:
         """Say what the step does, for logs and errors."""

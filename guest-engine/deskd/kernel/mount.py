@@ -14,11 +14,13 @@ MS_NODEV = 4
 MS_NOEXEC = 8
 MS_SYNCHRONOUS = 16
 MS_REMOUNT = 32
+MS_MANDLOCK = 64
 MS_DIRSYNC = 1 << 7
 MS_NOATIME = 1024
 MS_NODIRATIME = 2048
 MS_BIND = 4096
 MS_REC = 16384
+MS_UNBINDABLE = 1 << 17
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
@@ -26,6 +28,7 @@ MS_RELATIME = 1 << 21
 MS_STRICTATIME = 1 << 24
 
 MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
 
 FLAGS = {
     "ro": MS_RDONLY,
@@ -40,6 +43,46 @@ FLAGS = {
     "strictatime": MS_STRICTATIME,
 }
 """Flag words of a ``MountStep`` for ``mount``."""
+
+WORDS: dict[str, tuple[int, bool]] = {
+    "defaults": (0, True),
+    "async": (MS_SYNCHRONOUS, False),
+    "atime": (MS_NOATIME, False),
+    "bind": (MS_BIND, True),
+    "dev": (MS_NODEV, False),
+    "diratime": (MS_NODIRATIME, False),
+    "dirsync": (MS_DIRSYNC, True),
+    "exec": (MS_NOEXEC, False),
+    "mand": (MS_MANDLOCK, True),
+    "noatime": (MS_NOATIME, True),
+    "nodev": (MS_NODEV, True),
+    "nodiratime": (MS_NODIRATIME, True),
+    "noexec": (MS_NOEXEC, True),
+    "nomand": (MS_MANDLOCK, False),
+    "norelatime": (MS_RELATIME, False),
+    "nostrictatime": (MS_STRICTATIME, False),
+    "nosuid": (MS_NOSUID, True),
+    "rbind": (MS_BIND | MS_REC, True),
+    "relatime": (MS_RELATIME, True),
+    "ro": (MS_RDONLY, True),
+    "rw": (MS_RDONLY, False),
+    "strictatime": (MS_STRICTATIME, True),
+    "suid": (MS_NOSUID, False),
+    "sync": (MS_SYNCHRONOUS, True),
+}
+"""The words of mount(8) that are flags, and whether each sets or clears its own."""
+
+PROPAGATION_WORDS = {
+    f"{'r' if deep else ''}{name}": flag | deep
+    for name, flag in (
+        ("private", MS_PRIVATE),
+        ("shared", MS_SHARED),
+        ("slave", MS_SLAVE),
+        ("unbindable", MS_UNBINDABLE),
+    )
+    for deep in (0, MS_REC)
+}
+"""The words of mount(8) that say how mounts below travel."""
 
 PROPAGATION = {"private": MS_PRIVATE, "slave": MS_SLAVE, "shared": MS_SHARED}
 

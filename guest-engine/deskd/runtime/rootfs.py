@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable, Sequence
 
 from deskd.domain.mount import MountStep
-from deskd.errors import InvalidArgument
+from deskd.errors import InvalidArgument, NotFound
 from deskd.kernel import mount as sys
 from deskd.kernel import namespaces
 
@@ -317,9 +317,34 @@ def _cover_with_mapped(step: MountStep) -> None:
             os.close(fd)
 
 
+def _clone(step: MountStep) -> int:
+    return sys.open_tree(step.source, recursive=step.recursive)
+
+
+def _clone_part(step: MountStep) -> int:
+    """Clone what is at ``subpath``, which whoever can write to the source may change meanwhile."""
+    whole = os.open(step.source, _DIRECTORY | os.O_CLOEXEC)
+    try:
+        resolve = sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_MAGICLINKS
+        part = sys.openat2(whole, step.subpath, os.O_PATH, resolve)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            raise
+        raise NotFound(
+            f"cannot access path {step.source}/{step.subpath}: {(error.strerror or '').lower()};"
+            " make it in the volume first"
+        ) from error
+    finally:
+        os.close(whole)
+    try:
+        return sys.open_tree("", directory_fd=part, recursive=step.recursive)
+    finally:
+        os.close(part)
+
+
 def clone_source(step: MountStep) -> int:
     """Make the detached mount of a bind, with its flags; return its descriptor."""
-    tree = sys.open_tree(step.source, recursive=step.recursive)
+    tree = _clone_part(step) if step.subpath else _clone(step)
     attributes = sys.MOUNT_ATTR_RDONLY if step.read_only else 0
     for word in step.flags:
         attributes |= sys.ATTRIBUTES.get(word, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import re
 import secrets
@@ -11,52 +12,63 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from deskd.domain.filters import Filters
+from deskd.domain.state import MountPoint
 from deskd.domain.times import rfc3339
-from deskd.errors import Conflict, InvalidArgument, NotFound, SystemFailure, Unsupported
+from deskd.domain.volume_options import check_options, needs_mount
+from deskd.errors import Conflict, DeskdError, InvalidArgument, NotFound, SystemFailure
+from deskd.kernel import mount_table
 from deskd.layout import DataRoot
 from deskd.services.events import Events
+from deskd.services.volume_mounts import VolumeMounts
 from deskd.store.database import Records
 
+log = logging.getLogger(__name__)
+
 MAX_NAME_LENGTH = 255
-_OPTIONS = ("device", "o", "type")
-_BIND_TYPES = ("", "none", "bind")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _LIST_FILTERS = ("dangling", "driver", "label", "name")
 _PRUNE_FILTERS = ("all", "label", "label!")
+UNFINISHED_PREFIX = "fill-"
+"""Beside ``_data``: a volume's first content, before it is complete."""
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 
 
 class VolumeRecord(msgspec.Struct, kw_only=True, frozen=True):
-    """A volume of the database."""
+    """A volume of the database. ``removing``: its files are being deleted; an engine that finds
+    it so at its start goes on with that."""
 
     name: str
     created_ns: int
-    labels: dict[str, str] = {}
-    options: dict[str, str] = {}
+    labels: dict[str, str] | None = None
+    options: dict[str, str] | None = None
+    removing: bool = False
 
     @property
     def anonymous(self) -> bool:
-        return ANONYMOUS_LABEL in self.labels
+        return ANONYMOUS_LABEL in (self.labels or {})
 
     @property
-    def device(self) -> str:
-        """The machine's directory that the volume stands for (``o=bind``), else ``""``."""
-        return self.options.get("device", "")
-
-    @property
-    def read_only(self) -> bool:
-        return "ro" in self.options.get("o", "").split(",")
+    def needs_mount(self) -> bool:
+        """True where the data is a file system that is mounted while a container uses it."""
+        return needs_mount(self.options)
 
 
 class Volumes:
-    """The volume service. ``users_of`` names the containers that have a volume mounted; ``owner``
-    is the containers' root, to whom new volumes belong."""
+    """The volume service. ``users_of`` names the containers that have a volume among their mounts;
+    ``owner`` is the containers' root, to whom new volumes belong.
+
+    A container that is being created is no container yet: it claims its volumes (``create``,
+    ``claim``) until ``settle_claims`` or ``abandon``. One that runs holds them (``hold``,
+    ``release``).
+    """
 
     def __init__(
         self,
@@ -64,56 +76,81 @@ class Volumes:
         layout: DataRoot,
         events: Events,
         users_of: Callable[[str], list[str]],
+        mounts: VolumeMounts,
         owner: tuple[int, int] = (0, 0),
     ) -> None:
         self._records = records
         self._layout = layout
         self._events = events
         self._users_of = users_of
+        self._mounts = mounts
         self._owner = owner
+        self._claims: dict[str, set[str]] = {}
+        self._made_for: dict[str, list[str]] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def mountpoint(self, name: str) -> str:
         """Return the directory that holds the volume's data."""
         return self._layout.volume_data(name)
 
-    def create(
+    def _alone(self, name: str) -> asyncio.Lock:
+        """Return what keeps a volume from being made, mounted and removed at the same time."""
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        return lock
+
+    # --- making ---------------------------------------------------------------------------------
+
+    async def create(
         self,
         name: str = "",
         *,
         driver: str = "",
         options: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
-    ) -> tuple[VolumeRecord, bool]:
-        """Make a volume, or return the one of this name; the flag tells whether it is new.
+        claimant: str = "",
+    ) -> VolumeRecord:
+        """Make a volume, or return the one of this name; ``claimant`` is a container to be.
 
-        Raises ``InvalidArgument`` for a bad name or option, ``NotFound`` for an unknown driver
-        and ``Unsupported`` for options that mount another file system.
+        Raises ``InvalidArgument`` for a bad name or option and ``NotFound`` for an unknown driver.
         """
         if driver not in ("", "local"):
             raise NotFound(
-                f'error looking up volume plugin {driver}: plugin "{driver}" not found; '
-                "the only volume driver is local"
+                f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not '
+                "found; the only volume driver is local"
             )
-        check_options(options or {})
-        all_labels = dict(labels or {})
-        if not name:
+        wanted = None if labels is None else dict(labels)
+        anonymous = not name
+        if anonymous:
             name = secrets.token_hex(32)
-            all_labels[ANONYMOUS_LABEL] = ""
+            wanted = {**(wanted or {}), ANONYMOUS_LABEL: ""}
         check_volume_name(name)
-        present = self._records.get(name)
-        if present is not None:
-            return present, False
+        async with self._alone(name):
+            record = self._records.get(name)
+            if record is None:
+                record = self._make(name, wanted, options)
+                if claimant and anonymous:
+                    self._made_for.setdefault(claimant, []).append(name)
+            if claimant:
+                self.claim(name, claimant)
+        return record
+
+    def _make(
+        self, name: str, labels: dict[str, str] | None, options: Mapping[str, str] | None
+    ) -> VolumeRecord:
+        check_options(name, options or {})
         record = VolumeRecord(
             name=name,
             created_ns=time.time_ns(),
-            labels=all_labels,
-            options=dict(options or {}),
+            labels=labels,
+            options=None if options is None else dict(options),
         )
         with self._records.database.transaction():  # a check sees both, or neither
             self._make_directory(name)
             self._records.insert(record)
         self._events.publish("volume", "create", name, {"driver": "local"})
-        return record, True
+        return record
 
     def _make_directory(self, name: str) -> None:
         path = self.mountpoint(name)
@@ -127,6 +164,36 @@ class Volumes:
                 f"the volume {name} cannot be made in {path}: {error.strerror}"
             ) from error
 
+    def claim(self, name: str, claimant: str) -> None:
+        """Keep a volume from being removed while a container is created."""
+        self._claims.setdefault(claimant, set()).add(name)
+
+    def is_claimed_alone(self, name: str, claimant: str) -> bool:
+        """Say whether nothing but this container to be can have a volume's directory open."""
+        return self._users(name) == [claimant]
+
+    def settle_claims(self, claimant: str) -> None:
+        """End the claims of a container, which there is now; idempotent."""
+        self._claims.pop(claimant, None)
+        self._made_for.pop(claimant, None)
+
+    async def abandon(self, claimant: str) -> None:
+        """End the claims of a container that could not be created, and remove the anonymous
+        volumes that were made for it."""
+        made = self._made_for.get(claimant, [])
+        self.settle_claims(claimant)
+        for name in made:
+            try:
+                await self.remove(name, force=True)
+            except DeskdError:
+                log.exception("the volume %s of no container cannot be removed now", name)
+
+    def _users(self, name: str) -> list[str]:
+        claimants = [key for key, names in self._claims.items() if name in names]
+        return [*self._users_of(name), *claimants]
+
+    # --- looking --------------------------------------------------------------------------------
+
     def get(self, name: str) -> VolumeRecord:
         """Return a volume. Raises ``NotFound``."""
         record = self._records.get(name)
@@ -139,10 +206,10 @@ class Volumes:
         return {
             "CreatedAt": rfc3339(record.created_ns // 10**9 * 10**9),
             "Driver": "local",
-            "Labels": record.labels or None,
+            "Labels": record.labels,
             "Mountpoint": self.mountpoint(record.name),
             "Name": record.name,
-            "Options": record.options or None,
+            "Options": record.options,
             "Scope": "local",
         }
 
@@ -155,25 +222,65 @@ class Volumes:
             for record in self._records.all()
             if filters.allows("driver", "local")
             and filters.allows_pattern("name", record.name)
-            and filters.allows_labels(record.labels)
-            and (dangling is None or dangling is not bool(self._users_of(record.name)))
+            and filters.allows_labels(record.labels or {})
+            and (dangling is None or dangling is not bool(self._users(record.name)))
         ]
+
+    async def disk_usage(self) -> list[dict[str, Any]]:
+        """Return the volumes on this disk with their ``UsageData``: those without options."""
+        rendered = []
+        for record in self._records.all():
+            if record.options:
+                continue
+            volume = self.render(record)
+            volume["UsageData"] = {
+                "Size": await asyncio.to_thread(size_bytes, self.mountpoint(record.name)),
+                "RefCount": len(self._users(record.name)),
+            }
+            rendered.append(volume)
+        return rendered
+
+    # --- removing -------------------------------------------------------------------------------
 
     async def remove(self, name: str, *, force: bool = False) -> None:
         """Delete a volume. Raises ``NotFound`` (not with ``force``) and ``Conflict`` in use."""
-        record = self._records.get(name)
-        if record is None:
-            if force:
-                return
-            raise NotFound(f"get {name}: no such volume")
-        users = self._users_of(name)
-        if users:
-            raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
-        with self._records.database.transaction():
-            self._records.delete(name)
-            trash = self._put_aside(name)
-        await asyncio.to_thread(shutil.rmtree, trash)
+        await asyncio.shield(self._remove(name, force=force))
+
+    async def _remove(self, name: str, *, force: bool) -> None:
+        async with self._alone(name):
+            record = self._records.get(name)
+            if record is None:
+                if force:
+                    return
+                raise NotFound(f"get {name}: no such volume")
+            users = self._users(name)
+            if users:
+                raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+            await self._delete(record)
         self._events.publish("volume", "destroy", name, {"driver": "local"})
+
+    async def _delete(self, record: VolumeRecord) -> None:
+        """Delete record and files. What is mounted there is never deleted."""
+        name = record.name
+        await self._mounts.unmount(name)
+        directory = os.path.dirname(self.mountpoint(name))
+        if mounted := mount_table.below(directory):
+            raise Conflict(f"remove {name}: something is mounted at {mounted[0]}; unmount it first")
+        self._records.put(msgspec.structs.replace(record, removing=True))
+        try:
+            with self._records.database.transaction():
+                self._records.delete(name)
+                trash = self._put_aside(name)
+        except SystemFailure:
+            self._records.put(record)
+            raise
+        try:
+            await asyncio.to_thread(shutil.rmtree, trash)
+        except OSError as error:
+            raise SystemFailure(
+                f"the volume {name} is gone, but {error.filename or trash} of it cannot be deleted:"
+                f" {error.strerror}"
+            ) from error
 
     def _put_aside(self, name: str) -> str:
         """Move a volume's directory to where the next start sweeps, so that a new volume of this
@@ -222,59 +329,86 @@ class Volumes:
 
     async def prune(self, filters: Filters, *, everything: bool = False) -> dict[str, Any]:
         """Delete unused volumes: anonymous ones; with ``everything`` or the filter ``all`` named
-        ones too."""
+        ones too. Those with options are more than their directory, and stay."""
         filters.check(_PRUNE_FILTERS)
         everything = everything or filters.flag("all")
         deleted: list[str] = []
         reclaimed = 0
         for record in self._records.all():
-            if self._users_of(record.name) or not filters.allows_prune(record.labels):
+            if record.options or not filters.allows_prune(record.labels or {}):
                 continue
-            if record.anonymous or everything:
-                size = await asyncio.to_thread(size_bytes, self.mountpoint(record.name))
+            if self._users(record.name) or not (record.anonymous or everything):
+                continue
+            size = await asyncio.to_thread(size_bytes, self.mountpoint(record.name))
+            try:
                 await self.remove(record.name)
-                deleted.append(record.name)
-                reclaimed += size
+            except (Conflict, NotFound):
+                continue  # somebody took or removed it meanwhile
+            deleted.append(record.name)
+            reclaimed += size
         attributes = {"reclaimed": str(reclaimed)}
         self._events.publish("volume", "prune", "", attributes)
         return {"VolumesDeleted": deleted or None, "SpaceReclaimed": reclaimed}
 
-    async def disk_usage(self) -> list[dict[str, Any]]:
-        """Return all volumes with their ``UsageData``."""
-        rendered = []
+    # --- use ------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def held(self, points: Iterable[MountPoint], holder: str) -> AsyncIterator[None]:
+        """Have the volumes among ``points`` mounted for a while."""
+        wanted = list(points)
+        try:
+            await self.hold(wanted, holder)
+            yield
+        finally:
+            await self.release(wanted, holder)
+
+    async def hold(self, points: Iterable[MountPoint], holder: str) -> None:
+        """Mount those volumes among ``points`` that have options, where nobody did so before.
+
+        Raises ``NotFound`` for one that is gone, ``SystemFailure`` and ``Unsupported`` for one
+        that cannot be mounted; ``release`` what was held until then.
+        """
+        for name in _volume_names(points):
+            async with self._alone(name):
+                record = self.get(name)
+                if record.needs_mount:
+                    await self._mounts.hold(name, record.options or {}, holder)
+
+    async def release(self, points: Iterable[MountPoint], holder: str) -> None:
+        """End what ``hold`` began; what nobody holds any more is unmounted. Idempotent."""
+        for name in _volume_names(points):
+            if self._mounts.is_held(name, holder):
+                async with self._alone(name):
+                    await self._mounts.release(name, holder)
+
+    # --- the engine's start ---------------------------------------------------------------------
+
+    async def restore(self, holders: Mapping[str, set[str]]) -> None:
+        """Bring records, files and mounts together after an engine that may have been killed.
+        ``holders`` are the running containers by volume. Call once, before any other."""
         for record in self._records.all():
-            volume = self.render(record)
-            volume["UsageData"] = {
-                "Size": await asyncio.to_thread(size_bytes, self.mountpoint(record.name)),
-                "RefCount": len(self._users_of(record.name)),
-            }
-            rendered.append(volume)
-        return rendered
+            directory = os.path.dirname(self.mountpoint(record.name))
+            try:
+                if record.needs_mount:
+                    await self._mounts.restore(record.name, holders.get(record.name, set()))
+                if record.removing:
+                    await self._delete(record)
+                else:
+                    await asyncio.to_thread(_delete_unfinished, directory)
+            except (OSError, DeskdError) as error:
+                log.warning("the volume %s is not as it should be: %s", record.name, error)
 
 
-def check_options(options: Mapping[str, str]) -> None:
-    """Check the options of the driver ``local``: none, or those that make a volume stand for a
-    directory of the machine (``type=none``, ``o=bind``, ``device=/path``).
+def _volume_names(points: Iterable[MountPoint]) -> list[str]:
+    """Return each volume once, in an order that is everybody's."""
+    return sorted({point.name for point in points if point.type == "volume"})
 
-    Raises ``InvalidArgument`` and ``Unsupported``.
-    """
-    for name in options:
-        if name not in _OPTIONS:
-            raise InvalidArgument(f'invalid option: "{name}"')
-    if not options:
-        return
-    words = [word for word in options.get("o", "").split(",") if word]
-    if not {"bind", "rbind"} & set(words) or options.get("type", "none") not in _BIND_TYPES:
-        kind = options.get("type", "") or "none"
-        raise Unsupported(
-            f"the volume driver local mounts directories of the machine only (o=bind), not "
-            f"type={kind} o={options.get('o', '')}; mount it on the machine and bind it"
-        )
-    for word in words:
-        if word not in ("bind", "rbind", "ro", "rw"):
-            raise InvalidArgument(f"invalid mount option {word!r} of a volume with o=bind")
-    if not options.get("device", "").startswith("/"):
-        raise InvalidArgument("missing device in volume options: give an absolute path")
+
+def _delete_unfinished(directory: str) -> None:
+    """Delete what a copy of an image's content left that did not come to its end."""
+    for name in os.listdir(directory):
+        if name.startswith(UNFINISHED_PREFIX):
+            shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
 
 
 def check_volume_name(name: str) -> None:
@@ -283,6 +417,11 @@ def check_volume_name(name: str) -> None:
         raise InvalidArgument(
             f"create {name[:60]}…: a volume's name has at most {MAX_NAME_LENGTH} characters, this"
             f" one has {len(name)}"
+        )
+    if len(name) == 1:
+        raise InvalidArgument(
+            f"create {name}: volume name is too short, names should be at least two alphanumeric "
+            "characters"
         )
     if not _NAME.fullmatch(name):
         raise InvalidArgument(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from deskd.api.http import NO_CONTENT, Answer, Request, json_response
 from deskd.domain.container import ApiStruct
 from deskd.domain.filters import parse_filters
@@ -16,6 +18,7 @@ class _CreateBody(ApiStruct, frozen=True):
     driver: str = ""
     driver_opts: dict[str, str] | None = None
     labels: dict[str, str] | None = None
+    cluster_volume_spec: dict[str, Any] | None = None
 
 
 async def select(engine: Engine, request: Request) -> Answer:
@@ -27,7 +30,12 @@ async def select(engine: Engine, request: Request) -> Answer:
 async def create(engine: Engine, request: Request) -> Answer:
     """``VolumeCreate``"""
     body = await request.optional_json(_CreateBody, _CreateBody())
-    record, _ = engine.volumes.create(
+    if body.cluster_volume_spec is not None:
+        raise Unavailable(
+            "This node is not a swarm manager: a cluster volume needs one, leave ClusterVolumeSpec "
+            "out"
+        )
+    record = await engine.volumes.create(
         body.name, driver=body.driver, options=body.driver_opts, labels=body.labels
     )
     return json_response(engine.volumes.render(record), 201)

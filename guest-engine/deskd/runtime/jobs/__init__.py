@@ -27,5 +27,7 @@ JOBS: dict[str, str] = {
     "archive_put": "deskd.runtime.jobs.archive:put",
     "archive_stat": "deskd.runtime.jobs.archive:stat",
     "export": "deskd.runtime.jobs.archive:export",
+    "mount_volume": "deskd.runtime.jobs.volume_mounts:mount",
+    "unmount_volume": "deskd.runtime.jobs.volume_mounts:unmount",
 }
 """Job names and where their functions are: ``module:function``."""

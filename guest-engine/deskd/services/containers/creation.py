@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 
 import msgspec
 
@@ -21,7 +21,7 @@ from deskd.runtime import confinement, resource_rules, spec
 from deskd.runtime.log_options import log_spec
 from deskd.services.containers import laptop_folders, merging, mounting, sharing
 from deskd.services.containers.config_checks import check_config
-from deskd.services.containers.files import Files
+from deskd.services.containers.first_content import FirstContent
 from deskd.services.containers.links import Links
 from deskd.services.containers.names import check_name, random_name
 from deskd.services.containers.outcomes import log_extra
@@ -63,7 +63,7 @@ class ContainerCreation:
         images: Images,
         roots: RootFilesystems,
         volumes: Volumes,
-        files: Files,
+        content: FirstContent,
         layout: DataRoot,
         defaults: Defaults,
         remapping: Remapping,
@@ -74,7 +74,7 @@ class ContainerCreation:
         self._images = images
         self._roots = roots
         self._volumes = volumes
-        self._files = files
+        self._content = content
         self._layout = layout
         self._defaults = defaults
         self._remapping = remapping
@@ -102,14 +102,17 @@ class ContainerCreation:
         host_config, warnings = settle_resources(request.host_config, self._defaults.features)
         record = self._record(request, host_config, image, name or self._free_name())
         self._check_plan(record)
-        await self._settle_mounts(record)
-        if not request.recursive_read_only:
-            record.mounts = [
-                msgspec.structs.replace(point, recursive_read_only=False) for point in record.mounts
-            ]
         self._registry.unsettled(record.id, record.image_id)
-        with ExitStack() as done, ExitStack() as undo:
+        async with AsyncExitStack() as done, AsyncExitStack() as undo:
             done.callback(self._registry.settled, record.id)
+            done.callback(self._volumes.settle_claims, record.id)
+            undo.push_async_callback(self._volumes.abandon, record.id)
+            await self._settle_mounts(record)
+            if not request.recursive_read_only:
+                record.mounts = [
+                    msgspec.structs.replace(point, recursive_read_only=False)
+                    for point in record.mounts
+                ]
             undo.callback(self._remove_files, record.id)
             self._roots.create(
                 record.id,
@@ -117,7 +120,7 @@ class ContainerCreation:
                 volatile=record.host_config.auto_remove,
                 remapped=bool(self._remapping.of(record.host_config)),
             )
-            await self._files.copy_up(record)
+            await self._content.copy_up(record)
             container = self._registry.add(record)
             undo.pop_all()
         self._registry.tell(container, "create")
@@ -191,9 +194,8 @@ class ContainerCreation:
 
     async def _settle_mounts(self, record: ContainerRecord) -> None:
         folders = laptop_folders.sources(record.host_config)
-        record.mounts = mounting.settle(
-            record.config,
-            record.host_config,
+        record.mounts = await mounting.settle(
+            record,
             self._volumes,
             lambda reference: self._other_container(reference).record,
             await self._folders.find(record.name, folders),

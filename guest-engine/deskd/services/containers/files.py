@@ -1,24 +1,23 @@
-"""A container's files: ``cp`` both ways, ``export``, ``diff``, and filling new volumes."""
+"""A container's files: ``cp`` both ways, ``export`` and ``diff``."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from deskd.domain.id_mapping import IdMapping
-from deskd.domain.state import ContainerRecord, MountPoint
+from deskd.domain.state import ContainerRecord
 from deskd.errors import Conflict, InvalidArgument, NotFound
 from deskd.layout import DataRoot
 from deskd.services.containers.mounting import mount_steps
 from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.containers.remapping import Remapping
 from deskd.services.ports import ByteSource, RootFilesystems, Runtime
+from deskd.services.volumes import Volumes
 
 if TYPE_CHECKING:
     from deskd.images.streams import ByteReader
@@ -39,12 +38,14 @@ class Files:
         roots: RootFilesystems,
         layout: DataRoot,
         remapping: Remapping,
+        volumes: Volumes,
     ) -> None:
         self._registry = registry
         self._runtime = runtime
         self._roots = roots
         self._layout = layout
         self._remapping = remapping
+        self._volumes = volumes
 
     async def stat(self, reference: str, path: str) -> dict[str, Any]:
         """Return the object of the header X-Docker-Container-Path-Stat. Raises ``NotFound``."""
@@ -117,43 +118,6 @@ class Files:
             for change in found
         ]
 
-    async def copy_up(self, record: ContainerRecord) -> None:
-        """Fill a new container's new volumes with what the image has in their places."""
-        for point in record.mounts:
-            if point.type == "volume" and point.copy_up and not point.subpath:
-                try:
-                    await self._copy_up(record, point)
-                finally:
-                    self._roots.put_away(record.id)
-
-    async def _copy_up(self, record: ContainerRecord, point: MountPoint) -> None:
-        arguments = {
-            "container": record.id,
-            "path": f"{point.destination}/",
-            "root": self._roots.mounts(record.id),
-            **self._id_maps(record),
-        }
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        async with _Staging(self._layout) as staging:
-            running = self._writing_job("archive_get", {**arguments, "staging": staging}, writing)
-            filling = asyncio.ensure_future(
-                asyncio.to_thread(
-                    _fill,
-                    reading,
-                    self._layout,
-                    point.source,
-                    self._remapping.of(record.host_config),
-                )
-            )
-            await asyncio.wait([running, filling])
-        os.close(reading)
-        try:
-            await running
-        except (NotFound, InvalidArgument):
-            filling.exception()
-            return  # the image has nothing there
-        await filling
-
     async def _read_job(self, job: str, container: Container, **more: Any) -> AsyncIterator[bytes]:
         """Run a job that writes a stream, and pass the stream on."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -166,6 +130,21 @@ class Files:
                 os.close(reading)
                 await asyncio.wait([running])
             await running
+
+    @asynccontextmanager
+    async def _root_for_us(self, container: Container) -> AsyncIterator[None]:
+        """Keep a container from being started while a job has its root mounted: a writable layer
+        must not be mounted twice. Its volumes are mounted meanwhile."""
+        record = container.record
+        if record.state.running:
+            yield
+            return
+        async with container.lock, self._volumes.held(record.mounts, record.id):
+            try:
+                yield
+            finally:
+                if not record.state.running:
+                    await asyncio.to_thread(self._roots.put_away, record.id)
 
     def _writing_job(
         self, job: str, arguments: dict[str, Any], writing: int
@@ -188,22 +167,8 @@ class Files:
         if record.state.running:
             return arguments | {"pid": record.state.pid}
         owner = self._remapping.of(record.host_config).root
-        steps = (*self._roots.mounts(record.id), *mount_steps(record.mounts, owner))
+        steps = (*self._roots.mounts(record.id), *mount_steps(record.mounts, self._volumes, owner))
         return arguments | {"root": steps, "staging": staging}
-
-    @asynccontextmanager
-    async def _root_for_us(self, container: Container) -> AsyncIterator[None]:
-        """Keep a container from being started while a job has its root mounted: a writable layer
-        must not be mounted twice."""
-        if container.record.state.running:
-            yield
-            return
-        async with container.lock:
-            try:
-                yield
-            finally:
-                if not container.record.state.running:
-                    await asyncio.to_thread(self._roots.put_away, container.id)
 
     def _id_maps(self, record: ContainerRecord) -> dict[str, Any]:
         id_map = self._remapping.of(record.host_config)
@@ -282,39 +247,6 @@ def _write_all(descriptor: int, block: bytes) -> None:
     view = memoryview(block)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _fill(reading: int, layout: DataRoot, target: str, id_map: IdMapping) -> None:
-    """Unpack a tar of ``NAME/…`` so that what is below NAME lands in ``target``."""
-    from deskd.images.streams import decompressed
-    from deskd.images.unpack import IntoExisting, unpack
-
-    staging = tempfile.mkdtemp(prefix="volume-", dir=layout.temporary)
-    try:
-        unpack(
-            decompressed(_PipeReader(reading)), staging, into_existing=IntoExisting(id_map=id_map)
-        )
-        entries = os.listdir(staging)
-        if not entries:
-            return
-        source = os.path.join(staging, entries[0])
-        info = os.lstat(source)
-        for name in os.listdir(source):
-            os.rename(os.path.join(source, name), os.path.join(target, name))
-        os.chown(target, info.st_uid, info.st_gid)
-        os.chmod(target, info.st_mode & 0o7777)
-    finally:
-        shutil.rmtree(staging)
-
-
-class _PipeReader:
-    """A blocking reader of a pipe."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def read(self, size: int = -1, /) -> bytes:
-        return os.read(self._descriptor, size if size > 0 else 65536)
 
 
 def stat_header(found: Mapping[str, Any]) -> str:

@@ -142,7 +142,9 @@ class Lifecycle:
         )
         places = await self._folders.find_again(record.name, laptop_folders.wanted(record.mounts))
         record.mounts = laptop_folders.placed(record.mounts, places)
-        mounts = mounting.mount_steps(record.mounts, id_map.root)
+        undo.push_async_callback(self._volumes.release, record.mounts, record.id)
+        await self._volumes.hold(record.mounts, record.id)
+        mounts = mounting.mount_steps(record.mounts, self._volumes, id_map.root)
         undo.push_async_callback(asyncio.to_thread, self._roots.put_away, record.id)
         root = self._roots.mounts(record.id)
         scripts = await self._endpoints.join_all(record, undo)
@@ -242,6 +244,7 @@ class Lifecycle:
         record.restart_count += will_restart
         left = list(record.endpoints.values())
         await self._leave_networks(container)
+        await self._volumes.release(record.mounts, record.id)
         if will_restart or not auto_remove:
             self._registry.save(container)  # else the monitor's record stands until the removal
         if oom_is_news:

@@ -17,6 +17,7 @@ from deskd.services.containers.lifecycle import Lifecycle
 from deskd.services.containers.outcomes import policy_restarts
 from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.ports import Runtime
+from deskd.services.volumes import Volumes
 
 
 class Recovery:
@@ -30,6 +31,7 @@ class Recovery:
         lifecycle: Lifecycle,
         health: HealthChecks,
         layout: DataRoot,
+        volumes: Volumes,
     ) -> None:
         self._registry = registry
         self._runtime = runtime
@@ -37,11 +39,13 @@ class Recovery:
         self._lifecycle = lifecycle
         self._health = health
         self._layout = layout
+        self._volumes = volumes
 
     async def restore(self) -> None:
         """Find the monitors of an earlier engine, record what ended meanwhile, carry out restart
         policies. Call once, before the first request."""
         found = {monitor.key: monitor for monitor in await self._runtime.reconcile()}
+        await self._volumes.restore(self._holders(found))
         for container in self._registry:
             state = container.record.state
             if state.status in (Status.REMOVING, Status.DEAD):
@@ -58,6 +62,17 @@ class Recovery:
             elsewhere = key not in known and self._layout.container_of_sibling(key)
             if key not in known and monitor.exit is not None and not elsewhere:
                 await self._runtime.forget(key)
+
+    def _holders(self, found: dict[str, FoundMonitor]) -> dict[str, set[str]]:
+        """Return the containers that have each volume mounted, as far as is known now."""
+        holders: dict[str, set[str]] = {}
+        for container in self._registry:
+            monitor = found.get(container.id)
+            if container.record.state.running or (monitor is not None and monitor.exit is None):
+                for point in container.record.mounts:
+                    if point.type == "volume":
+                        holders.setdefault(point.name, set()).add(container.id)
+        return holders
 
     async def _finish_removal(self, container: Container) -> None:
         await asyncio.to_thread(self._lifecycle.delete_files, container.id)
