@@ -56,7 +56,6 @@ BAD: list[dict[str, Any]] = [
     {"ExposedPorts": {"99999/tcp": {}}},
     {"ExposedPorts": {"-1": {}}},
     {"ExposedPorts": {"80/ip": {}}},
-    {"Volumes": {"relative": {}}},
     {"Volumes": {"/": {}}},
     {"Healthcheck": {"Test": ["CMD", "true"], "Interval": -1}},
     {"MacAddress": "nonsense"},
