@@ -5,8 +5,12 @@ The option ``fail`` makes it misbehave: ``create``, ``start`` or ``boot``.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from desk.agent.spec import EngineAccess
@@ -14,8 +18,10 @@ from desk.errors import DriverError
 from desk.machine import process
 from desk.machine.driver import Features, Progress
 from desk.machine.drivers.options import check_known
-from desk.machine.drivers.table import DriverContext
+from desk.machine.drivers.table import DriverContext, DriverTable
+from desk.machine.manager import Manager
 from desk.machine.model import MachineSpec, State
+from desk.paths import Home
 
 SERVER = Path(__file__).with_name("engine_server.py")
 MOST_MIB = 1 << 20
@@ -107,3 +113,17 @@ class FakeDriver:
 
     def diagnose(self) -> str:
         return " ".join(process.last_lines(self._paths.engine_log))
+
+
+@contextlib.contextmanager
+def fake_machines() -> Iterator[Manager]:
+    """A manager whose machines have the driver ``fake``, in a home of its own; its path is short,
+    for the sockets below it."""
+    directory = Path(tempfile.mkdtemp(prefix="desk-"))
+    manager = Manager(Home(directory), DriverTable({"fake": FakeDriver}))
+    try:
+        yield manager
+    finally:
+        for name in manager.names():
+            manager.remove(name, force=True)
+        shutil.rmtree(directory)

@@ -6,25 +6,21 @@ import gzip
 import io
 import json
 import os
-import shutil
 import subprocess
 import tarfile
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fakes.machine_driver import FakeDriver
+from tests.fakes.machine_driver import fake_machines
 
 from desk.errors import Conflict, DeskError, ImageError, MachineError, NotFound, UsageError
 from desk.machine.archives import MachineArchives
 from desk.machine.copies import MachineCopies
-from desk.machine.drivers.table import DriverTable
 from desk.machine.manager import Manager
 from desk.machine.model import MachineSpec, State
 from desk.machine.sparse import copy_sparse, extents
-from desk.paths import Home
 
 MIB = 1 << 20
 
@@ -35,14 +31,10 @@ def silent(_sentence: str) -> None:
 
 @pytest.fixture
 def manager() -> Iterator[Manager]:
-    directory = Path(tempfile.mkdtemp(prefix="desk-"))
-    manager = Manager(Home(directory), DriverTable({"fake": FakeDriver}))
-    manager.create(MachineSpec("box", "fake", memory_mib=512, cpus=3))
-    write_disk(manager, b"first")
-    yield manager
-    for name in manager.names():
-        manager.remove(name, force=True)
-    shutil.rmtree(directory)
+    with fake_machines() as manager:
+        manager.create(MachineSpec("box", "fake", memory_mib=512, cpus=3))
+        write_disk(manager, b"first")
+        yield manager
 
 
 @pytest.fixture

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fakes.machine_driver import FakeDriver
+from tests.fakes.machine_driver import fake_machines
 
 from desk.errors import MachineError, UsageError
 from desk.machine import bug_report, diagnostics, known_problems, logs
 from desk.machine.diagnostics import Check, Verdict
-from desk.machine.drivers.table import DriverTable
 from desk.machine.manager import Manager
 from desk.machine.model import MachineSpec
 from desk.machine.secrets import without_secrets
-from desk.paths import Home
 
 # A line as the program writes it, for every entry of the catalogue.
 EXAMPLES = {
@@ -54,12 +50,9 @@ EXAMPLES = {
 
 @pytest.fixture
 def manager() -> Iterator[Manager]:
-    directory = Path(tempfile.mkdtemp(prefix="desk-"))
-    manager = Manager(Home(directory), DriverTable({"fake": FakeDriver}))
-    manager.create(MachineSpec("box", "fake"))
-    yield manager
-    manager.remove("box", force=True)
-    shutil.rmtree(directory)
+    with fake_machines() as manager:
+        manager.create(MachineSpec("box", "fake"))
+        yield manager
 
 
 def test_every_known_problem_is_found_by_a_line_of_its_own() -> None:

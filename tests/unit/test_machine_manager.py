@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.machine_driver import FakeDriver
+from tests.fakes.machine_driver import FakeDriver, fake_machines
 
 from desk.errors import Conflict, DeskError, DriverError, MachineError, NotFound, UsageError
 from desk.machine import process
@@ -26,12 +24,8 @@ from desk.ssh.endpoint import Endpoint
 
 @pytest.fixture
 def manager() -> Iterator[Manager]:
-    directory = Path(tempfile.mkdtemp(prefix="desk-"))
-    manager = Manager(Home(directory), DriverTable({"fake": FakeDriver}))
-    yield manager
-    for name in manager.names():
-        manager.remove(name, force=True)
-    shutil.rmtree(directory)
+    with fake_machines() as manager:
+        yield manager
 
 
 def spec(name: str = "box", **options: str) -> MachineSpec:

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fakes.machine_driver import FakeDriver
+from tests.fakes.machine_driver import fake_machines
 
 from desk.cli.commands.machine_memory import history_rows, usage_row
 from desk.errors import Conflict, DriverError, MachineNotRunning, NotFound, UsageError
 from desk.machine import process
 from desk.machine.drivers.qemu_memory import host_memory_mib
-from desk.machine.drivers.table import DriverTable
 from desk.machine.manager import Manager
 from desk.machine.memory import MemoryDial, described
 from desk.machine.model import MachineSpec
-from desk.paths import Home
 
 
 @pytest.fixture
 def manager() -> Iterator[Manager]:
-    directory = Path(tempfile.mkdtemp(prefix="desk-"))
-    manager = Manager(Home(directory), DriverTable({"fake": FakeDriver}))
-    manager.create(MachineSpec("box", "fake"))
-    yield manager
-    manager.remove("box", force=True)
-    shutil.rmtree(directory)
+    with fake_machines() as manager:
+        manager.create(MachineSpec("box", "fake"))
+        yield manager
 
 
 @pytest.fixture

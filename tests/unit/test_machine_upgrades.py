@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fakes.machine_driver import FakeDriver
+from tests.fakes.machine_driver import fake_machines
 from tests.unit.test_machine_images import make_image
 
 from desk.errors import ImageError, MachineError, UsageError
 from desk.machine import process
-from desk.machine.drivers.table import DriverTable
 from desk.machine.images import ImageStore, host_architecture
 from desk.machine.manager import Manager
 from desk.machine.model import MachineSpec
 from desk.machine.upgrades import Upgrades
-from desk.paths import Home
 
 OLD, NEW, BAD = (f"{version}-{host_architecture()}" for version in ("1.0.0", "2.0.0", "9.0.0"))
 
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[Manager]:
-    directory = Path(tempfile.mkdtemp(prefix="desk-"))
-    manager = Manager(Home(directory), DriverTable({"fake": FakeDriver}))
-    ImageStore(manager.home).install(str(make_image(tmp_path / "old", version="1.0.0")))
-    manager.create(MachineSpec("box", "fake"), facts={"image": OLD})
-    yield manager
-    for name in manager.names():
-        manager.remove(name, force=True)
-    shutil.rmtree(directory)
+    with fake_machines() as manager:
+        ImageStore(manager.home).install(str(make_image(tmp_path / "old", version="1.0.0")))
+        manager.create(MachineSpec("box", "fake"), facts={"image": OLD})
+        yield manager
 
 
 def facts(manager: Manager) -> dict[str, str]:
