@@ -17,6 +17,7 @@ from desk.machine.qemu_command import (
     candidate_accelerators,
     cpu_model,
     machine_command,
+    plug_memory_mib,
 )
 
 SPEC = MachineSpec("box", memory_mib=3072, cpus=4)
@@ -129,6 +130,13 @@ def test_memory_can_be_added_where_qemu_and_the_host_have_it() -> None:
         argv = command(host, "tcg")
         assert values(argv, "-m") == ["3072M"]
         assert not any("virtio-mem" in device for device in values(argv, "-device"))
+
+
+def test_an_older_guest_image_gets_no_memory_device() -> None:
+    roomy = replace(LINUX, memory_mib=8192)
+    spec = MachineSpec("box", memory_mib=3072)
+    assert plug_memory_mib(spec, roomy, "amd64", "console=ttyS0 acpi=noirq") == 5120
+    assert plug_memory_mib(spec, roomy, "amd64", "console=ttyS0 pci=noacpi quiet") == 0
 
 
 def test_what_the_balloon_holds_is_not_taken_back() -> None:

@@ -122,11 +122,14 @@ def machine_option(accelerator: str, host: HostFacts, guest_arch: str) -> str:
     return "pc,usb=off,vmport=off,dump-guest-core=off"
 
 
-def plug_memory_mib(spec: MachineSpec, host: HostFacts, guest_arch: str) -> int:
+def plug_memory_mib(spec: MachineSpec, host: HostFacts, guest_arch: str, cmdline: str) -> int:
     """Return how much memory can be added to the running machine: up to all that the host has.
 
-    QEMU has virtio-mem on Linux hosts only, and memory without a reservation since 6.1.
+    QEMU has virtio-mem on Linux hosts only, and memory without a reservation since 6.1. An older
+    guest image, with ``pci=noacpi``, would put its devices where the memory is to be.
     """
+    if "pci=noacpi" in cmdline.split():
+        return 0
     if host.platform != "linux" or guest_arch != "amd64" or host.qemu_version < (6, 1, 0):
         return 0
     room_mib = host.memory_mib - spec.memory_mib
@@ -180,7 +183,7 @@ def machine_command(
     """
     if files.root is None or files.data is None or files.seed is None:
         raise ValueError("a machine needs its root, data and seed disks")
-    plug_mib = plug_memory_mib(spec, host, guest_arch)
+    plug_mib = plug_memory_mib(spec, host, guest_arch, cmdline)
     return [
         *boot_command(
             host,

@@ -167,7 +167,7 @@ class QemuDriver:
             cmdline=image.manifest.cmdline,
             ssh_port=self._port(),
         )
-        plug_mib = plug_memory_mib(spec, host, image.manifest.arch)
+        plug_mib = plug_memory_mib(spec, host, image.manifest.arch, image.manifest.cmdline)
         self._record.update({FACT_BOOT: str(spec.memory_mib), FACT_PLUG: str(plug_mib)})
         self._spawn(argv)
 
