@@ -36,7 +36,7 @@ _CMDLINE_TCG = "rodata=off init_on_alloc=0 norandmaps"
 """What the guest's kernel leaves out under emulation. Write-protecting its memory against itself
 interrupts the other processors for each module, and checking that walks all page tables; zeroing
 all memory that it gives itself is work, too. Code that programs have at other addresses each time
-is translated anew each time: a sixth of all translations of a boot. Once the engine answers, the
+is translated anew each time: 7 % of all translations of a boot. Once the engine answers, the
 guest turns random addresses on (``wait-engine``), so that containers have them."""
 
 _CMDLINE_PLUG = "swiotlb=noforce"
