@@ -8,10 +8,13 @@ optionals; readers write ``config.env or []``.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import msgspec
 from msgspec import field
+
+_NESTING = (dict, list)
 
 
 def docker_name(name: str) -> str:
@@ -30,8 +33,28 @@ class StoredStruct(ApiStruct, frozen=True, omit_defaults=True):
 
 def whole(structure: ApiStruct) -> dict[str, Any]:
     """Return a structure as the API shows it, with every field."""
-    names = zip(structure.__struct_fields__, structure.__struct_encode_fields__, strict=True)
-    return {shown: _plain(getattr(structure, name)) for name, shown in names}
+    # A list of containers shows hundreds: what has its default is copied, not looked at.
+    defaults, names = _shape(type(structure))
+    shown = msgspec.to_builtins(structure)
+    for key, value in shown.items():
+        if isinstance(value, _NESTING):  # there may be structures within
+            shown[key] = _plain(getattr(structure, names[key]))
+    return {**defaults, **shown}
+
+
+@functools.cache
+def _shape(kind: type[ApiStruct]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the defaults of a structure, and its fields' own names, both by Docker's names."""
+    fields = msgspec.structs.fields(kind)
+    defaults = {
+        field.encode_name: _plain(_default(field)) for field in fields if not field.required
+    }
+    return defaults, {field.encode_name: field.name for field in fields}
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    made = field.default_factory
+    return field.default if made is msgspec.NODEFAULT else made()
 
 
 def _plain(value: Any) -> Any:
@@ -39,7 +62,7 @@ def _plain(value: Any) -> Any:
         return whole(value)
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
 
