@@ -118,7 +118,7 @@ def _make_key(directory: Path) -> None:
 class _Handler(QuietHandler):
     directory: Path
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:  # noqa: N802 - http.server's name
         """The first form: a query, with Basic credentials where somebody is known."""
         query = parse_qs(urlsplit(self.path).query)
         user, password = "", ""
@@ -130,7 +130,7 @@ class _Handler(QuietHandler):
         offline = query.get("offline_token") == ["true"] and bool(user)
         self._reply("basic" if given else "nobody", user, query, granted=granted, offline=offline)
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:  # noqa: N802 - http.server's name
         """The OAuth2 form: a body that says which grant."""
         body = self.rfile.read(int(self.headers.get("Content-Length", "0"))).decode()
         form = parse_qs(body)

@@ -15,7 +15,7 @@ class _Liar(QuietHandler):
     reply: Callable[[str], Reply]
     seen: list[tuple[str, str]]
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:  # noqa: N802 - http.server's name
         type(self).seen.append((self.path, self.headers.get("Authorization", "")))
         if self.path == "/v2/":
             self.answer(*(type(self).reply("ping") or (200, {}, b"{}")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ def _find(
 ) -> dict[str, str]:
     """Ask one agent for each answer; ``None`` stands for one that goes away without one."""
 
-    async def reply(folders: Folders, questions: AsyncIterator[Any], answer: Any) -> None:
+    async def reply(folders: Folders, questions: AsyncGenerator[Any, None], answer: Any) -> None:
         question = await anext(questions)
         assert (question["Names"], question["Folders"]) == (["/web"], list(sources))
         if answer is None:
-            await questions.aclose()  # type: ignore[attr-defined]
+            await questions.aclose()
         else:
             folders.answer(question["Id"], answer)
 

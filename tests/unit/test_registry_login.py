@@ -26,7 +26,7 @@ class Registry(QuietHandler):
 
     scheme = ""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:  # noqa: N802 - http.server's name
         given = self.headers.get("Authorization", "")
         path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
         if path == "/token":
@@ -40,7 +40,7 @@ class Registry(QuietHandler):
             realm = f"http://127.0.0.1:{port}/token"
             self._answer(401, {}, f'{self.scheme} realm="{realm}",service="here"')
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:  # noqa: N802 - http.server's name
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self._token(parse_qs(body)["refresh_token"] == ["identity"])
 

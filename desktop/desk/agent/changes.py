@@ -69,8 +69,13 @@ class FolderChanges:
         from watchdog.events import FileSystemEventHandler
         from watchdog.observers import Observer
 
-        handler = FileSystemEventHandler()
-        handler.dispatch = self._note  # type: ignore[method-assign]
+        note = self._note
+
+        class Handler(FileSystemEventHandler):
+            def on_any_event(self, event: FileSystemEvent) -> None:
+                note(event)
+
+        handler = Handler()
         self._observer = Observer()
         self.error = ""
         self._observer.start()

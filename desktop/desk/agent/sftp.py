@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from desk.agent.shared_tree import SharedTree, change_open
+from desk.agent.shared_tree import Attributes, SharedTree, change_open
 
 _log = logging.getLogger(__name__)
 
@@ -82,10 +82,10 @@ class _Fields:
     def path(self) -> str:
         return os.fsdecode(self.text())
 
-    def attributes(self) -> dict[str, int | tuple[int, int]]:
+    def attributes(self) -> Attributes:
         """Return what is to be set: ``size``, ``mode``, ``times``; owners are left out."""
         flags = self.number()
-        found: dict[str, int | tuple[int, int]] = {}
+        found: Attributes = {}
         if flags & _HAS_SIZE:
             found["size"] = self.long()
         if flags & _HAS_OWNER:
@@ -215,6 +215,8 @@ class SftpConnection:
             code = _DENIED if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else _FAILURE
             self._status(number, code, error.strerror or "")
         except (ValueError, OverflowError, NotImplementedError) as error:
+            # A time or size that this system cannot hold, a name with a zero byte, or an operation
+            # that its Python lacks (links' modes): the client is told, and the session goes on.
             self._status(number, _FAILURE, str(error))
 
     # --- answers -------------------------------------------------------------------------------
@@ -296,7 +298,7 @@ class SftpConnection:
 
     def _change_open(self, number: int, fields: _Fields) -> None:
         descriptor, path = self._file(fields.text())
-        change_open(descriptor, **fields.attributes())  # type: ignore[arg-type]
+        change_open(descriptor, **fields.attributes())
         self._tree.echoes.note(path, os.fstat(descriptor))
         self._done(number)
 
@@ -312,7 +314,7 @@ class SftpConnection:
 
     def _change(self, number: int, fields: _Fields) -> None:
         path = fields.path()
-        self._tree.change(path, **fields.attributes())  # type: ignore[arg-type]
+        self._tree.change(path, **fields.attributes())
         self._done(number)
 
     def _open_directory(self, number: int, fields: _Fields) -> None:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from desk.agent.echoes import Echoes
 from desk.agent.host_paths import is_below
@@ -325,6 +326,14 @@ class SharedTree:
             Path(f"/proc/self/fd/{held}").chmod(mode)
         finally:
             os.close(held)
+
+
+class Attributes(TypedDict, total=False):
+    """What a client sets of a file: bytes, mode bits, seconds of the last access and change."""
+
+    size: int
+    mode: int
+    times: tuple[int, int]
 
 
 def change_open(

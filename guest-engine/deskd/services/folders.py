@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from itertools import count
 from typing import Any
 
@@ -130,7 +130,7 @@ class Folders:
         """Take an agent's answer. Raises ``NotFound`` where nobody waits for it any more."""
         self._questions.answer(number, answer)
 
-    def questions(self) -> AsyncIterator[dict[str, Any]]:
+    def questions(self) -> AsyncGenerator[dict[str, Any], None]:
         """Return the questions from now on, for one agent."""
         self._expected = True
         return self._questions.follow()

@@ -6,7 +6,7 @@ The engine asks what only a laptop knows: whether it has ports free, where its f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from itertools import count
 from typing import Any, Generic, TypeVar
 
@@ -96,14 +96,14 @@ class Questions(Generic[Answer]):
                     return
         raise NotFound(f"no question {number} about {self._subject} is open: its start is over")
 
-    def follow(self) -> AsyncIterator[dict[str, Any]]:
+    def follow(self) -> AsyncGenerator[dict[str, Any], None]:
         """Return the questions from now on, for one agent."""
         follower: Follower = asyncio.Queue()
         self._followers.add(follower)
         self._came.set()
         return self._deliver(follower)
 
-    async def _deliver(self, follower: Follower) -> AsyncIterator[dict[str, Any]]:
+    async def _deliver(self, follower: Follower) -> AsyncGenerator[dict[str, Any], None]:
         try:
             while True:
                 yield await follower.get()
