@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from deskd.domain.container import EndpointSettings, HostConfig
+from deskd.domain.container import HostConfig
 from deskd.domain.network import (
     Endpoint,
     EndpointRequest,
@@ -37,40 +36,22 @@ from deskd.domain.network import (
     NetworkRecords,
     PortRequest,
 )
-from deskd.errors import Conflict, DeskdError, Forbidden
+from deskd.errors import DeskdError, Forbidden
 from deskd.kernel import netlink
 from deskd.kernel.name_sockets import ADDRESS as NAME_SERVER
 from deskd.network import catalog as networks
 from deskd.network import resolver
-from deskd.network.addresses import (
-    VERSIONS,
-    NetworkAddresses,
-    plans_of,
-    unused_subnets,
-    wanted_address,
-)
-from deskd.network.bridge import (
-    EndpointScripts,
-    EngineNames,
-    host_interface,
-    loopback_script,
-    peer_index,
-    remove_link,
-)
-from deskd.network.endpoint_settings import (
-    addresses_of,
-    checked_mac,
-    described,
-    dns_names,
-    named,
-    port_bindings,
-    with_addresses,
-    with_dns_names,
-)
+from deskd.network.address_book import AddressBook
+from deskd.network.addresses import unused_subnets
+from deskd.network.bridge import EngineNames, host_interface, peer_index, remove_link
+from deskd.network.drivers.bridged import BridgeDriver
+from deskd.network.drivers.contract import Driver
+from deskd.network.drivers.plain import PlainDriver
+from deskd.network.endpoint_settings import addresses_of, port_bindings
 from deskd.network.faults import NetworkFaults
-from deskd.network.firewall import Opening, Publication
-from deskd.network.ipam import Address, hardware_address
+from deskd.network.firewall import Opening
 from deskd.network.kernel_state import KernelState, purge
+from deskd.network.members import Member, Members
 from deskd.network.name_server import NameServer
 from deskd.network.publishing import Publishing, forgetting_flows
 from deskd.record import replace
@@ -84,14 +65,6 @@ __all__ = ["NetworkService", "purge"]
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class _Member(msgspec.Struct, frozen=True):
-    """One granted endpoint with what has to be given back."""
-
-    endpoint: Endpoint
-    addresses: tuple[Address, ...] = ()
-    publications: tuple[Publication, ...] = ()
 
 
 class NetworkService:
@@ -116,10 +89,16 @@ class NetworkService:
         self._name_server = NameServer(
             lambda: resolver.servers_for(self._machine_resolver.read()), self.faults.dns_fault
         )
-        self._members: dict[tuple[str, str], _Member] = {}
-        self._container_names: dict[str, str] = {}
-        self._addresses: dict[str, NetworkAddresses] = {}
-        self._scripts: dict[str, EndpointScripts] = {}
+        self._members = Members(self._catalog, self._name_server.table)
+        self._addresses = AddressBook(self._catalog)
+        self._bridge_driver = BridgeDriver(
+            self._catalog, self._kernel, self._addresses, self._publishing, self._members
+        )
+        self._drivers: dict[str, Driver] = {
+            "bridge": self._bridge_driver,
+            "host": PlainDriver(has_own_loopback=False),
+            "null": PlainDriver(has_own_loopback=True),
+        }
         self._change = asyncio.Lock()
         self._is_ready = False
         self._background: set[asyncio.Task[Any]] = set()
@@ -140,8 +119,8 @@ class NetworkService:
         if not self._is_ready:
             await asyncio.to_thread(
                 self._kernel.set_up,
-                keep_veths=self._host_interfaces(),
-                publications=self._publications(),
+                keep_veths=self._members.host_interfaces(),
+                publications=self._members.publications(),
                 openings=tuple(self._openings),
             )
             await self.faults.begin()
@@ -166,7 +145,7 @@ class NetworkService:
         await self.interfaces_removed()
         await self.faults.close()
         async with self._change:
-            if not any(member.addresses for member in self._members.values()):
+            if not any(member.addresses for member in self._members):
                 await asyncio.to_thread(self._kernel.remove_all)
             self._kernel.close()
             await self._publishing.close()
@@ -183,7 +162,7 @@ class NetworkService:
         moment between the two. What cannot be restored (a port that somebody took meanwhile) is
         logged and left out; the container keeps running.
         """
-        self._container_names.update(container_names or {})
+        self._members.call(container_names or {})
         for container_id, endpoint in endpoints:
             record = self._catalog.get(endpoint.network_id)
             if record is None:
@@ -194,28 +173,30 @@ class NetworkService:
                 )
                 continue
             member = self._restored(record, endpoint)
-            self._members[container_id, record.id] = member
-            self._add_names(container_id, record, member)
+            self._members.add(container_id, record.id, member)
+            self._members.make_known(container_id, record)
             if member.addresses:
                 self.faults.add_present(container_id, endpoint)
         if self._is_ready:
             await self._to_its_end(
                 lambda: asyncio.to_thread(
-                    self._kernel.rebuild_firewall, self._publications(), tuple(self._openings)
+                    self._kernel.rebuild_firewall,
+                    self._members.publications(),
+                    tuple(self._openings),
                 )
             )
 
-    def _restored(self, record: NetworkRecord, endpoint: Endpoint) -> _Member:
+    def _restored(self, record: NetworkRecord, endpoint: Endpoint) -> Member:
         addresses = addresses_of(endpoint.settings)
         if record.driver != "bridge" or not addresses:
-            return _Member(endpoint)
+            return Member(endpoint)
         for address in addresses:
             try:
-                self._addresses_of(record).reserve(str(address))
+                self._addresses.of(record).reserve(str(address))
             except DeskdError as error:
                 log.warning("address %s cannot be restored: %s", address, error)
         publications = self._publishing.restore(endpoint, addresses)
-        return _Member(endpoint, addresses, tuple(publications))
+        return Member(endpoint, addresses, tuple(publications))
 
     # --- containers -----------------------------------------------------------------------------
 
@@ -227,12 +208,13 @@ class NetworkService:
                 f"container {request.container_name or request.container_id[:12]} is already in "
                 f"network {record.name}"
             )
-        if record.driver == "bridge":
+        driver = self._drivers[record.driver]
+        if driver.uses_kernel:
             await self.ready()
-            member = self._join_bridge(record, request)
-        else:
-            member = _Member(await self._join_without_bridge(record, request))
-        self._members[request.container_id, record.id] = member
+            # A removal that ran while this task waited has taken the network away.
+            record = self._catalog.find(record.id)
+        member = await driver.join(record, request)
+        self._members.add(request.container_id, record.id, member)
         if member.addresses:
             try:
                 endpoint = await self.faults.join(request.container_id, member.endpoint)
@@ -240,88 +222,11 @@ class NetworkService:
                 await self.leave(request.container_id, record.id)
                 raise
             member = msgspec.structs.replace(member, endpoint=endpoint)
-            self._members[request.container_id, record.id] = member
+            self._members.add(request.container_id, record.id, member)
         self._forget_flows(member)
-        self._container_names[request.container_id] = request.container_name
-        self._add_names(request.container_id, record, member)
+        self._members.call({request.container_id: request.container_name})
+        self._members.make_known(request.container_id, record)
         return member.endpoint
-
-    def _add_names(self, container_id: str, record: NetworkRecord, member: _Member) -> None:
-        if member.addresses and networks.has_name_server(record):
-            name = self._container_names.get(container_id, "")
-            self._name_server.table.add(named(container_id, name, record, member.endpoint))
-
-    async def _join_without_bridge(
-        self, record: NetworkRecord, request: EndpointRequest
-    ) -> Endpoint:
-        script = NetlinkScript()
-        if record.driver == "null":
-            await asyncio.to_thread(netlink.load_messages)
-            script = loopback_script()
-        endpoint_id = secrets.token_hex(32)
-        settings = msgspec.structs.replace(
-            request.settings, network_id=record.id, endpoint_id=endpoint_id
-        )
-        return Endpoint(record.id, record.name, endpoint_id, settings, script, driver=record.driver)
-
-    def _join_bridge(self, record: NetworkRecord, request: EndpointRequest) -> _Member:
-        # A removal that ran while this task waited for ``ready`` has taken the network away.
-        record = self._catalog.find(record.id)
-        given = self._addresses_of(record)
-        mac = checked_mac(request.settings)
-        with contextlib.ExitStack() as undo:
-            addresses = self._give(record, given, request.settings, undo)
-            publications = self._publishing.publish(record, request, addresses, undo)
-            endpoint_id = self._new_endpoint_id()
-            mac = mac or hardware_address(addresses[0])
-            wanted_routes = {4: request.default_route, 6: request.default_route_ipv6}
-            script = self._scripts_of(record).script(
-                endpoint_id,
-                addresses,
-                mac,
-                interface=request.interface,
-                default_routes=() if record.internal else [v for v in VERSIONS if wanted_routes[v]],
-            )
-            undo.pop_all()
-        is_default = record.name == networks.DEFAULT_NETWORK
-        settings = msgspec.structs.replace(
-            request.settings,
-            network_id=record.id,
-            endpoint_id=endpoint_id,
-            mac_address=mac,
-            dns_names=None if is_default else dns_names(request),
-        )
-        endpoint = Endpoint(
-            record.id,
-            record.name,
-            endpoint_id,
-            with_addresses(
-                settings,
-                [(address, given.plan_of(address)) for address in addresses],
-                internal=record.internal,
-            ),
-            script,
-            port_bindings(publications),
-            record.driver,
-        )
-        return _Member(endpoint, addresses, tuple(publications))
-
-    def _give(
-        self,
-        record: NetworkRecord,
-        given: NetworkAddresses,
-        settings: EndpointSettings,
-        undo: contextlib.ExitStack,
-    ) -> tuple[Address, ...]:
-        """Give an endpoint one address of each family that the network has."""
-        found = []
-        for version in VERSIONS:
-            wanted = wanted_address(record, settings, version)
-            address = given.reserve(wanted) if wanted else given.allocate(version)
-            if address is not None:
-                undo.callback(given.release, [address])
-                found.append(address)
-        return tuple(found)
 
     async def leave(self, container_id: str, network_id: str) -> None:
         """Give back everything that ``join`` took; idempotent.
@@ -329,8 +234,7 @@ class NetworkService:
         The interface ends with the container's namespace. Where that lives on (another
         container shares it), the interface is deleted a moment later, in the background.
         """
-        member = self._members.pop((container_id, network_id), None)
-        self._name_server.table.remove(container_id, network_id)
+        member = self._members.remove(container_id, network_id)
         if member is None or not member.addresses:
             return
         await self.faults.leave(container_id, network_id)
@@ -339,12 +243,12 @@ class NetworkService:
             self._publishing.withdraw(member.publications, is_ready=self._is_ready)
         finally:
             if record is not None:
-                self._addresses_of(record).release(member.addresses)
+                self._addresses.of(record).release(member.addresses)
             name, _ = host_interface(member.endpoint.endpoint_id)
             self._in_background(f"interface {name} cannot be deleted", partial(remove_link, name))
             self._forget_flows(member)
 
-    def _forget_flows(self, member: _Member) -> None:
+    def _forget_flows(self, member: Member) -> None:
         """Let UDP clients that keep their port meet the published port as it is now."""
         forgetting = forgetting_flows(member.publications)
         if forgetting is not None:
@@ -369,21 +273,7 @@ class NetworkService:
     def renamed(self, container_id: str, name: str) -> list[Endpoint]:
         """Take note of a container's new name, for inspect and for those who ask for it; return
         its endpoints as they are now."""
-        old = self._container_names.get(container_id, "")
-        if old:
-            self._container_names[container_id] = name
-        for (owner, network_id), member in list(self._members.items()):
-            record = self._catalog.get(network_id)
-            if owner != container_id or record is None:
-                continue
-            names = member.endpoint.settings.dns_names
-            if names is not None:
-                own = tuple(dict.fromkeys(name if item == old else item for item in names))
-                endpoint = with_dns_names(member.endpoint, list(own))
-                self._members[owner, network_id] = msgspec.structs.replace(
-                    member, endpoint=endpoint
-                )
-            self._add_names(container_id, record, self._members[owner, network_id])
+        self._members.rename(container_id, name)
         return self.endpoints_of(container_id)
 
     def open_linked(self, ports: Sequence[LinkedPort]) -> None:
@@ -435,7 +325,7 @@ class NetworkService:
 
     def endpoints_of(self, container_id: str) -> list[Endpoint]:
         """Return a container's endpoints in the order in which it joined."""
-        return [m.endpoint for (owner, _), m in self._members.items() if owner == container_id]
+        return self._members.endpoints_of(container_id)
 
     def gateways(self, references: Sequence[str]) -> Gateways:
         """Return which of these networks lead out."""
@@ -445,7 +335,7 @@ class NetworkService:
 
     def default_route(self, network_id: str, interface: str, version: int) -> NetlinkScript:
         """Return what makes a running container send everything out by one of its networks."""
-        gateway = self._addresses_of(self._catalog.find(network_id)).gateway(version)
+        gateway = self._addresses.of(self._catalog.find(network_id)).gateway(version)
         assert gateway is not None
         request = netlink.add_default_route(peer_index(interface), gateway, replace=True)
         return NetlinkScript(inside=(request,))
@@ -456,7 +346,7 @@ class NetworkService:
         record = self._catalog.find(network_id)
         request = EndpointRequest(
             container_id,
-            self._container_names.get(container_id, ""),
+            self._members.name_of(container_id),
             record.name,
             ports=tuple(ports),
         )
@@ -467,7 +357,7 @@ class NetworkService:
         member = msgspec.structs.replace(
             member, endpoint=endpoint, publications=tuple(publications)
         )
-        self._members[container_id, network_id] = member
+        self._members.add(container_id, network_id, member)
         return endpoint
 
     def resolv_conf(self, host_config: HostConfig, references: Sequence[str]) -> str:
@@ -488,7 +378,7 @@ class NetworkService:
         """Return the address by which containers reach the machine (``host-gateway``)."""
         await self.ready()
         default = self._catalog.find(networks.DEFAULT_NETWORK)
-        return str(self._addresses_of(default).gateway(4))
+        return str(self._addresses.of(default).gateway(4))
 
     # --- the API --------------------------------------------------------------------------------
 
@@ -497,7 +387,7 @@ class NetworkService:
     ) -> list[Network]:
         """Return the networks that pass the API's filters, without their containers."""
         await self._settled()
-        used = {network_id for _, network_id in self._members}
+        used = self._members.used_networks()
         return [
             networks.describe(record)
             for record in self._catalog.all()
@@ -512,12 +402,7 @@ class NetworkService:
         """Return one network with its containers; raises ``NotFound``."""
         await self._settled()
         record = self._catalog.find(reference)
-        containers = {
-            container_id: described(self._container_names.get(container_id, ""), member.endpoint)
-            for (container_id, network_id), member in self._members.items()
-            if network_id == record.id
-        }
-        return networks.describe(record, containers)
+        return networks.describe(record, self._members.described(record.id))
 
     async def _settled(self) -> None:
         """Let a set-up or change that is under way end first, so that addresses are shown.
@@ -556,7 +441,7 @@ class NetworkService:
 
     async def _remove(self, network_id: str) -> NetworkRecord:
         record = self._catalog.find(network_id)
-        if any(used == record.id for _, used in self._members):
+        if record.id in self._members.used_networks():
             raise Forbidden(
                 f"error while removing network: network {record.name} id {record.id} has "
                 "active endpoints: disconnect or remove its containers first"
@@ -567,14 +452,14 @@ class NetworkService:
         except BaseException:
             self._catalog.put(record)
             raise
-        self._addresses.pop(record.id, None)
-        self._scripts.pop(record.id, None)
+        self._addresses.forget(record.id)
+        self._bridge_driver.forget(record.id)
         return record
 
     async def prune(self, filters: Mapping[str, Sequence[str]] | None = None) -> list[Network]:
         """Remove the user-defined networks that no container uses; return what they were."""
         await self._settled()
-        used = {network_id for _, network_id in self._members}
+        used = self._members.used_networks()
         unused = [
             record
             for record in self._catalog.all()
@@ -588,36 +473,3 @@ class NetworkService:
             with contextlib.suppress(Forbidden):
                 removed.append(await self.remove(record.id))
         return removed
-
-    # --- what belongs to a network --------------------------------------------------------------
-
-    def _addresses_of(self, record: NetworkRecord) -> NetworkAddresses:
-        if record.id not in self._addresses:
-            plans = plans_of(self._catalog.find(record.id))
-            if not plans:
-                raise Conflict(f"network {record.name} has no subnet yet: try again")
-            self._addresses[record.id] = NetworkAddresses(plans)
-        return self._addresses[record.id]
-
-    def _scripts_of(self, record: NetworkRecord) -> EndpointScripts:
-        if record.id not in self._scripts:
-            self._scripts[record.id] = EndpointScripts(
-                self._kernel.bridge_index(record.id),
-                self._addresses_of(record).plans,
-                networks.bridge_mtu(record),
-                inter_container=networks.allows_inter_container(record),
-            )
-        return self._scripts[record.id]
-
-    def _new_endpoint_id(self) -> str:
-        taken = self._host_interfaces()
-        while True:
-            endpoint_id = secrets.token_hex(32)
-            if host_interface(endpoint_id)[0] not in taken:
-                return endpoint_id
-
-    def _host_interfaces(self) -> set[str]:
-        return {host_interface(m.endpoint.endpoint_id)[0] for m in self._members.values()}
-
-    def _publications(self) -> list[Publication]:
-        return [item for member in self._members.values() for item in member.publications]

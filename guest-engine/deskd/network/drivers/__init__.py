@@ -1,0 +1,1 @@
+"""How containers come into networks, a module for each kind of network."""
