@@ -35,6 +35,7 @@ from deskd.services.containers.out_of_memory import MemoryWatching
 from deskd.services.containers.recovery import Recovery
 from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.containers.remapping import Remapping
+from deskd.services.containers.removal import Removal
 from deskd.services.containers.updating import Updating
 from deskd.services.distribution import Distribution
 from deskd.services.engine import Engine
@@ -196,8 +197,10 @@ class Daemon:
         memory = MemoryWatching(registry, resources, machine.memory_bytes)
         stack.callback(memory.close)
         folders = Folders(expected=_has_agents())
+        removal = Removal(registry, runtime, roots, endpoints, volumes, self._data)
+        stack.push_async_callback(removal.close)
         lifecycle = Lifecycle(
-            registry, runtime, resources, roots, endpoints, volumes, self._data, health, publishers,
+            registry, runtime, resources, roots, endpoints, volumes, removal, health, publishers,
             memory, folders, remapping=remapping, cgroup_parent=settings.cgroup_parent,
         )  # fmt: skip
         stack.push_async_callback(lifecycle.close)
@@ -242,7 +245,9 @@ class Daemon:
             store_checks=StoreChecks(self._data, database, layers, registry, roots, volumes),
             memory_use=memory_use,
         )
-        recovery = Recovery(registry, runtime, endpoints, lifecycle, health, self._data, volumes)
+        recovery = Recovery(
+            registry, runtime, endpoints, lifecycle, removal, health, self._data, volumes
+        )
         await recovery.restore()
         memory_use.start()
         return engine, network

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import logging
 import signal as signals
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import msgspec
@@ -15,10 +15,8 @@ from deskd.domain.process import Exit
 from deskd.domain.signals import parse_signal
 from deskd.domain.state import Status
 from deskd.errors import Conflict, DeskdError, InvalidArgument, NotFound, NotModified
-from deskd.layout import DataRoot
 from deskd.runtime import spec
 from deskd.services.containers import laptop_folders, mounting, sharing
-from deskd.services.containers.creation import remove_directory
 from deskd.services.containers.endpoints import Endpoints, published_ports
 from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.links import Links
@@ -26,6 +24,7 @@ from deskd.services.containers.out_of_memory import MemoryWatching
 from deskd.services.containers.outcomes import failed_start_code, log_extra, policy_restarts
 from deskd.services.containers.registry import Container, ContainerRegistry, WaitResult
 from deskd.services.containers.remapping import Remapping
+from deskd.services.containers.removal import Removal
 from deskd.services.folders import Folders
 from deskd.services.ports import Process, Resources, RootFilesystems, Runtime
 from deskd.services.publishers import Publishers
@@ -51,7 +50,7 @@ class Lifecycle:
         roots: RootFilesystems,
         endpoints: Endpoints,
         volumes: Volumes,
-        layout: DataRoot,
+        removal: Removal,
         health: HealthChecks,
         publishers: Publishers,
         memory: MemoryWatching,
@@ -66,7 +65,7 @@ class Lifecycle:
         self._roots = roots
         self._endpoints = endpoints
         self._volumes = volumes
-        self._layout = layout
+        self._removal = removal
         self._health = health
         self._publishers = publishers
         self._folders = folders
@@ -74,7 +73,6 @@ class Lifecycle:
         self._cgroup_parent = cgroup_parent or spec.DEFAULT_CGROUP_PARENT
         self._memory = memory
         self._watchers: set[asyncio.Task[None]] = set()
-        self._cleaning: set[asyncio.Future[None]] = set()
 
     # --- start ----------------------------------------------------------------------------------
 
@@ -497,52 +495,9 @@ class Lifecycle:
     async def remove_locked(
         self, container: Container, *, volumes: bool, wait_for_files: bool = True
     ) -> None:
-        """Remove with the lock held. Without ``wait_for_files`` they go in the background; an
-        engine that ends before they are gone sweeps them at its next start."""
-        record = container.record
+        """Remove with the lock held (``Removal.remove_locked``)."""
         _cancel_restart(container)
-        record.move(Status.REMOVING)
-        try:
-            await self._endpoints.leave_all(record)
-            if wait_for_files:
-                self._registry.save(container)  # an engine that dies now finishes it later
-                await asyncio.to_thread(self.delete_files, record.id)
-        except BaseException:
-            record.move(Status.DEAD)
-            self._registry.save(container)
-            raise
-        if not wait_for_files:
-            self._registry.unsettled(record.id)
-        self._registry.forget(container)
-        self._registry.tell(container, "destroy")
-        if volumes:
-            await self._remove_anonymous_volumes(container)
-        container.tell_removal()
-        if not wait_for_files:
-            self._in_background(self._delete_forgotten(record.id))
-        await self._runtime.forget(record.id)
-
-    def _in_background(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(_logged(work))
-        self._cleaning.add(task)
-        task.add_done_callback(self._cleaning.discard)
-
-    async def _delete_forgotten(self, container_id: str) -> None:
-        try:
-            await asyncio.to_thread(self.delete_files, container_id)
-        finally:
-            self._registry.settled(container_id)
-
-    def delete_files(self, container_id: str) -> None:
-        """Delete the container's root and directory; idempotent. Blocks."""
-        self._roots.remove(container_id)
-        remove_directory(self._layout.container(container_id))
-
-    async def _remove_anonymous_volumes(self, container: Container) -> None:
-        for point in container.record.mounts:
-            if point.type == "volume" and point.anonymous:
-                with suppress(Conflict):  # another container uses it by --volumes-from
-                    await self._volumes.remove(point.name, force=True)
+        await self._removal.remove_locked(container, volumes=volumes, wait_for_files=wait_for_files)
 
     # --- name and waiting ------------------------------------------------------------------------
 
@@ -588,15 +543,7 @@ class Lifecycle:
         tasks += [c.restart_task for c in self._registry if c.restart_task is not None]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, *self._cleaning, return_exceptions=True)
-
-
-async def _logged(work: Awaitable[None]) -> None:
-    """Do work that nobody waits for; a failure is logged, the next start makes up for it."""
-    try:
-        await work
-    except (OSError, DeskdError):
-        log.exception("the files of a removed container cannot be deleted now")
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def in_cgroup(container: Container, work: Callable[[str], None]) -> None:

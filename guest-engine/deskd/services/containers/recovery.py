@@ -16,6 +16,7 @@ from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.lifecycle import Lifecycle
 from deskd.services.containers.outcomes import policy_restarts
 from deskd.services.containers.registry import Container, ContainerRegistry
+from deskd.services.containers.removal import Removal
 from deskd.services.ports import Runtime
 from deskd.services.volumes import Volumes
 
@@ -29,6 +30,7 @@ class Recovery:
         runtime: Runtime,
         endpoints: Endpoints,
         lifecycle: Lifecycle,
+        removal: Removal,
         health: HealthChecks,
         layout: DataRoot,
         volumes: Volumes,
@@ -37,6 +39,7 @@ class Recovery:
         self._runtime = runtime
         self._endpoints = endpoints
         self._lifecycle = lifecycle
+        self._removal = removal
         self._health = health
         self._layout = layout
         self._volumes = volumes
@@ -75,7 +78,7 @@ class Recovery:
         return holders
 
     async def _finish_removal(self, container: Container) -> None:
-        await asyncio.to_thread(self._lifecycle.delete_files, container.id)
+        await asyncio.to_thread(self._removal.delete_files, container.id)
         self._registry.forget(container)
 
     async def _restore_one(self, container: Container, found: dict[str, FoundMonitor]) -> None:
