@@ -30,6 +30,7 @@ from deskd.services.containers.lifecycle import Lifecycle
 from deskd.services.containers.links import Links
 from deskd.services.containers.listing import Listing
 from deskd.services.containers.logs import Logs
+from deskd.services.containers.machine_restart import MachineRestart
 from deskd.services.containers.observing import Observing
 from deskd.services.containers.out_of_memory import MemoryWatching
 from deskd.services.containers.recovery import Recovery
@@ -204,6 +205,8 @@ class Daemon:
             memory, folders, remapping=remapping, cgroup_parent=settings.cgroup_parent,
         )  # fmt: skip
         stack.push_async_callback(lifecycle.close)
+        restart = MachineRestart(registry, lifecycle, folders, database)
+        stack.push_async_callback(restart.close)
         files = Files(registry, runtime, roots, self._data, remapping, volumes)
         content = FirstContent(runtime, roots, self._data, remapping, volumes)
         inspection = Inspection(registry, catalog, roots, self._data)
@@ -244,9 +247,10 @@ class Daemon:
             folders=folders,
             store_checks=StoreChecks(self._data, database, layers, registry, roots, volumes),
             memory_use=memory_use,
+            restart=restart,
         )
         recovery = Recovery(
-            registry, runtime, endpoints, lifecycle, removal, health, self._data, volumes
+            registry, runtime, endpoints, lifecycle, removal, health, self._data, volumes, restart
         )
         await recovery.restore()
         memory_use.start()

@@ -79,6 +79,35 @@ def test_from_nothing_to_a_container_and_back(host: Host) -> None:
     assert "it is this computer itself" in ssh.err
 
 
+def test_a_restart_gives_back_what_ran(host: Host) -> None:
+    assert host("up", "--driver", "local").code == 0
+    assert host("import", "-", "box", stdin=busybox_tar()).code == 0
+    run = ("run", "-d", "--stop-timeout", "0")
+    for name, *flags in (("plain",), ("passing", "--rm"), ("frozen",)):
+        assert host(*run, *flags, "--name", name, "box", "sleep", "600").code == 0
+    assert host("pause", "frozen").code == 0
+    assert host("create", "--name", "new", "box", "sleep", "600").code == 0
+    before = host("ps", "-a", "--format", "{{.Names}} {{.State}}").out
+
+    done = host("machine", "restart")
+    assert done.code == 0, done
+    assert [line.split() for line in done.out.splitlines()] == [
+        ["CONTAINER", "BEFORE", "AFTER"],
+        ["plain", "running", "running"],
+        ["passing", "running", "running"],
+        ["frozen", "paused", "paused"],
+    ]
+    said = done.err.splitlines()[-1]
+    assert said.startswith("Machine default is running again (")
+    assert "containers' return" in said
+    assert host("ps", "-a", "--format", "{{.Names}} {{.State}}").out == before
+
+    done = host("machine", "restart", "--policy-only")
+    assert (done.code, done.out) == (0, "")
+    after = "new created\nfrozen exited\nplain exited\n"
+    assert host("ps", "-a", "--format", "{{.Names}} {{.State}}").out == after
+
+
 def test_removing_asks_and_removes_all(host: Host) -> None:
     assert host("machine", "create", "--driver", "local", "spare").code == 0
     assert host("machine", "use", "spare").code == 0

@@ -51,6 +51,9 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._answer(b"OK", "text/plain")
 
+    def do_POST(self) -> None:
+        self._answer(json.dumps({"Pending": 0, "Containers": []}).encode(), "application/json")
+
     def _answer(self, body: bytes, kind: str) -> None:
         self.send_response(200)
         self.send_header("Api-Version", "1.47")

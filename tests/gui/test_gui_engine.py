@@ -165,6 +165,8 @@ def test_one_click_restarts_the_machine(qtbot: QtBot, app: App, client: EngineCl
     app.window.sidebar.setCurrentRow(2)
     qtbot.waitUntil(lambda: page.state.text() == "Running", timeout=WAIT_MS)
     assert page.url.text().startswith("unix://")
+    ran = run(client, "before", "sleep", "1000")
+    qtbot.waitUntil(lambda: state(app, ran) == "running", timeout=WAIT_MS)
     steps: list[str] = []
     app.machine.step.connect(steps.append)
     with qtbot.waitSignals([app.machine.working_changed] * 2, timeout=120_000):
@@ -172,6 +174,8 @@ def test_one_click_restarts_the_machine(qtbot: QtBot, app: App, client: EngineCl
     assert steps
     qtbot.waitUntil(lambda: page.state.text() == "Running", timeout=WAIT_MS)
     assert not app.window.banner.isVisible()
+    # What ran is back, without a restart policy.
+    assert client.containers.inspect(ran)["State"]["Running"]
     # The list lives on over the restart: the event stream was made anew.
     identifier = run(client, "after", "sleep", "1000")
     qtbot.waitUntil(lambda: state(app, identifier) == "running", timeout=WAIT_MS)

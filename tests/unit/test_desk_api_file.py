@@ -15,6 +15,7 @@ import pytest
 from deskd.api.routes import ROUTES
 from deskd.api.routes.publishing import FolderAnswerBody, PortAnswer
 from deskd.domain import fault
+from deskd.services.containers.machine_restart import RestartRequest
 
 FILE = Path(__file__).parents[2] / "docs" / "desk-api.json"
 API: dict[str, Any] = json.loads(FILE.read_text())
@@ -54,6 +55,7 @@ def test_handlers_are_named_as_in_the_file() -> None:
         ("DnsFault", fault.DnsFault),
         ("PortAnswer", PortAnswer),
         ("FolderAnswer", FolderAnswerBody),
+        ("RestartRequest", RestartRequest),
     ],
 )
 def test_its_structures_are_the_engines(name: str, structure: type[msgspec.Struct]) -> None:

@@ -158,6 +158,7 @@ def test_restart_reports_its_stages(manager: Manager) -> None:
     report = manager.restart("box")
     report = manager.restart("box")
     assert [name for name, _seconds in report.stages] == [
+        "containers' end",
         "agent's end",
         "power off",
         "power on",

@@ -208,11 +208,20 @@ def test_docker_on_a_terminal(stranger: Stranger) -> None:
 
 def test_containers_are_back_after_a_restart(stranger: Stranger) -> None:
     stranger.types("desk run -d --name lasting --restart always busybox sleep 100000")
-    stranger.types("desk machine restart")
+    stranger.types("desk run -d --name plain --stop-timeout 0 busybox sleep 100000")
+    stranger.types("desk run -d --rm --name frozen --stop-timeout 0 busybox sleep 100000")
+    stranger.types("desk pause frozen")
+    lines = [line.split() for line in stranger.out("desk machine restart").splitlines()]
+    assert lines == [
+        ["CONTAINER", "BEFORE", "AFTER"],
+        ["lasting", "running", "running"],
+        ["plain", "running", "running"],
+        ["frozen", "paused", "paused"],
+    ]
     assert "lasting" in stranger.out("desk ps")
     address = stranger.out("desk machine url")
     assert stranger.out('eval "$(desk-env)" && echo $DOCKER_HOST') == address
-    stranger.types("desk rm -f lasting")
+    stranger.types("desk rm -f lasting plain frozen")
 
 
 def test_down_and_a_run_that_starts_the_machine_again(stranger: Stranger) -> None:

@@ -20,14 +20,31 @@ _POWER_LOSS_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
+class Returned:
+    """A container that ran before its machine was restarted: its states before and after, and why
+    it did not come back."""
+
+    name: str
+    before: str
+    after: str
+    error: str = ""
+
+    @property
+    def is_back(self) -> bool:
+        return not self.error and self.after == self.before
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """How long the stages of a start, stop or restart took, in seconds and in their order.
 
-    ``boot`` holds the guest's own stages, counted from the moment its kernel began.
+    ``boot`` holds the guest's own stages, counted from the moment its kernel began; ``containers``
+    what a restart gave back, in the order of their starts.
     """
 
     stages: tuple[tuple[str, float], ...] = ()
     boot: tuple[tuple[str, float], ...] = ()
+    containers: tuple[Returned, ...] = ()
 
     @property
     def total_s(self) -> float:

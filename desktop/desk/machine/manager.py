@@ -378,14 +378,26 @@ class Manager:
         grace_s: float = STOP_GRACE_S,
         deadline_s: float = START_DEADLINE_S,
         cancelled: threading.Event | None = None,
+        policy_only: bool = False,
     ) -> Report:
-        """Stop and start the machine as one step; the report has the stages of both."""
+        """Stop and start the machine as one step; the report has the stages of both.
+
+        What ran comes back in its order, paused where it was paused, unless ``policy_only``: then
+        restart policies decide.
+        """
+        from desk.machine.restart import ContainersOver
+
         self.open(name)
         with self._store.locked(name, "stopping", wait_s=_LOCK_WAIT_S):
-            stopped = self._stop(self.open(name), progress, grace_s)
+            machine = self.open(name)
+            over = ContainersOver(machine, progress)
+            left_s = over.stop(grace_s, policy_only=policy_only)
+            stopped = self._stop(machine, progress, left_s)
             self._store.now(name, "starting")
             started = self._start(self.open(name), progress, deadline_s, cancelled)
-        return Report(stopped.stages + started.stages, started.boot)
+            returned = over.wait(deadline_s)
+        stages = (*over.stages[:1], *stopped.stages, *started.stages, *over.stages[1:])
+        return Report(stages, started.boot, returned)
 
     def kill(self, name: str) -> None:
         """End the machine at once, as if its plug were pulled. It waits for no other command."""

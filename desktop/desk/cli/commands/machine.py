@@ -39,7 +39,9 @@ _GROUP = {
     "kill": Entry("machine:kill", "End machines at once, as if unplugged."),
     "ls": Entry("machine:ls", "List machines."),
     "rename": Entry("machine_copies:rename", "Give a stopped machine another name."),
-    "restart": Entry("machine:restart", "Restart machines."),
+    "restart": Entry(
+        "machine_restart:restart", "Restart machines and give back exactly what ran in them."
+    ),
     "restore": Entry("machine_copies:restore", "Put a stopped machine's disk back to a snapshot."),
     "rm": Entry("machine:rm", "Remove machines and everything in them."),
     "scp": Entry(
@@ -332,20 +334,6 @@ def stop(session: Session, names: tuple[str, ...], grace_s: float) -> None:
         session.progress.done(f"Machine {name} is stopped.")
 
     _each(session, names, end)
-
-
-@click.command(cls=DeskCommand, example="desk machine restart")
-@options.grace_period
-@_many
-@pass_session
-def restart(session: Session, names: tuple[str, ...], grace_s: float) -> None:
-    """Restart machines."""
-
-    def again(name: str) -> None:
-        report = session.desk.manager.restart(name, session.progress, grace_s=grace_s)
-        session.progress.done(f"Machine {name} is running again ({report.total_s:.1f} s).")
-
-    _each(session, names, again)
 
 
 @click.command(cls=DeskCommand, example="desk machine kill")

@@ -91,6 +91,9 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/desk/store/check", "store:check"),
     # Desk's own: the machine's memory and who holds it
     Route("GET", "/desk/memory", "memory:usage"),
+    # Desk's own: a restart of the machine that gives back what ran
+    Route("POST", "/desk/restart", "machine_restart:prepare"),
+    Route("GET", "/desk/restart", "machine_restart:report"),
     # what a Docker engine without a swarm or plugins answers
     Route("GET", "/plugins", "system:plugins"),
     Route("GET", "/swarm", "system:no_swarm"),

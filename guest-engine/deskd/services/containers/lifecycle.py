@@ -88,14 +88,18 @@ class Lifecycle:
                 raise NotModified(f"container {reference} is already running")
             if container.removing or state.status in (Status.REMOVING, Status.DEAD):
                 raise Conflict("container is marked for removal and cannot be started")
-            _cancel_restart(container)
-            container.record.restart_count = 0
-            container.restart_delay_s = 0.0
-            state.manually_stopped = False
+            _forget_restarts(container)
             try:
                 await self.start_locked(container, by_hand=True)
             finally:
                 self._publishers.settle(container.id)
+
+    async def start_again(self, container: Container) -> None:
+        """Start a container that ran before its machine was restarted; nothing where it runs."""
+        async with container.lock:
+            if not (container.removing or container.active):
+                _forget_restarts(container)
+                await self.start_locked(container)
 
     async def start_locked(self, container: Container, *, by_hand: bool = False) -> None:
         """Start with the lock held; a failure is recorded and leaves nothing running.
@@ -119,6 +123,7 @@ class Lifecycle:
             raise
         state = record.state
         record.move(Status.RUNNING)
+        container.ends_with_machine = container.starts_again = False
         state.pid, state.exit_code, state.error = process.pid, 0, ""
         state.oom_killed, state.out_of_memory, state.started_at_ns = False, None, started_at_ns
         container.process = process
@@ -237,7 +242,7 @@ class Lifecycle:
             self._memory.note(container, own_limit=ended.own_memory_limit)
         state.finished_at_ns = ended.finished_at_ns
         will_restart = self._wants_restart(container)
-        auto_remove = record.host_config.auto_remove and not container.restarting_by_hand
+        auto_remove = record.host_config.auto_remove and not container.starts_again
         record.move(Status.RESTARTING if will_restart else Status.EXITED)
         record.restart_count += will_restart
         left = list(record.endpoints.values())
@@ -258,7 +263,7 @@ class Lifecycle:
             await self.remove_locked(container, volumes=True, wait_for_files=False)
             return
         await self._runtime.forget(record.id)
-        if not (will_restart or container.restarting_by_hand):
+        if not (will_restart or container.starts_again):
             await asyncio.to_thread(self._roots.put_away, record.id)
 
     async def _leave_networks(self, container: Container) -> None:
@@ -271,7 +276,7 @@ class Lifecycle:
 
     def _wants_restart(self, container: Container) -> bool:
         policy, state = container.record.host_config.restart_policy, container.record.state
-        if state.manually_stopped:
+        if state.manually_stopped or container.ends_with_machine:
             return False
         return policy_restarts(policy, state.exit_code, container.record.restart_count)
 
@@ -303,8 +308,23 @@ class Lifecycle:
             raise NotModified(f"container {reference} is not running")
         await self._stop(container, timeout_s=timeout_s, signal=signal)
 
+    async def stop_with_machine(
+        self, container: Container, *, timeout_s: int, starts_again: bool
+    ) -> None:
+        """Stop a container because its machine ends, which its restart policy does not take for
+        somebody's wish. One that ``starts_again`` is not removed where it would be at its end."""
+        container.ends_with_machine, container.starts_again = True, starts_again
+        own_s = container.record.config.stop_timeout
+        patience_s = DEFAULT_STOP_TIMEOUT_S if own_s is None or own_s < 0 else own_s
+        await self._stop(container, timeout_s=min(patience_s, timeout_s), by_hand=False)
+
     async def _stop(
-        self, container: Container, *, timeout_s: int | None = None, signal: str = ""
+        self,
+        container: Container,
+        *,
+        timeout_s: int | None = None,
+        signal: str = "",
+        by_hand: bool = True,
     ) -> None:
         config = container.record.config
         number = parse_signal(signal or config.stop_signal or "SIGTERM")
@@ -312,7 +332,7 @@ class Lifecycle:
             timeout_s = config.stop_timeout
         if timeout_s is None:
             timeout_s = DEFAULT_STOP_TIMEOUT_S
-        container.record.state.manually_stopped = True
+        container.record.state.manually_stopped |= by_hand
         if await self._stop_restarting(container):
             return
         if container.record.state.status is Status.PAUSED:
@@ -396,11 +416,11 @@ class Lifecycle:
         """Stop where it runs, and start."""
         container = self._registry.get(reference)
         if container.active:
-            container.restarting_by_hand = True
+            container.starts_again = True
             try:
                 await self._stop(container, timeout_s=timeout_s, signal=signal)
             finally:
-                container.restarting_by_hand = False
+                container.starts_again = False
         with suppress(NotModified):  # somebody else was faster
             await self.start(container.id)
         self._registry.tell(container, "restart")
@@ -568,6 +588,14 @@ def _check_ended(container: Container) -> None:
             f'cannot remove container "/{container.name}": container is {word}: stop the '
             "container before removing or force remove"
         )
+
+
+def _forget_restarts(container: Container) -> None:
+    """Let a container begin anew, whatever its restart policy was about to do."""
+    _cancel_restart(container)
+    container.record.restart_count = 0
+    container.restart_delay_s = 0.0
+    container.record.state.manually_stopped = False
 
 
 def _cancel_restart(container: Container) -> None:

@@ -14,6 +14,7 @@ from deskd.services.containers import laptop_folders
 from deskd.services.containers.endpoints import Endpoints
 from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.lifecycle import Lifecycle
+from deskd.services.containers.machine_restart import MachineRestart
 from deskd.services.containers.outcomes import policy_restarts
 from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.containers.removal import Removal
@@ -34,6 +35,7 @@ class Recovery:
         health: HealthChecks,
         layout: DataRoot,
         volumes: Volumes,
+        restart: MachineRestart,
     ) -> None:
         self._registry = registry
         self._runtime = runtime
@@ -43,10 +45,12 @@ class Recovery:
         self._health = health
         self._layout = layout
         self._volumes = volumes
+        self._restart = restart
 
     async def restore(self) -> None:
         """Find the monitors of an earlier engine, record what ended meanwhile, carry out restart
-        policies. Call once, before the first request."""
+        policies, and begin to give back what a restart of the machine is to give back. Call once,
+        before the first request."""
         found = {monitor.key: monitor for monitor in await self._runtime.reconcile()}
         await self._volumes.restore(self._holders(found))
         for container in self._registry:
@@ -65,6 +69,7 @@ class Recovery:
             elsewhere = key not in known and self._layout.container_of_sibling(key)
             if key not in known and monitor.exit is not None and not elsewhere:
                 await self._runtime.forget(key)
+        self._restart.begin()
 
     def _holders(self, found: dict[str, FoundMonitor]) -> dict[str, set[str]]:
         """Return the containers that have each volume mounted, as far as is known now."""
@@ -86,6 +91,8 @@ class Recovery:
         monitor = found.get(container.id)
         if monitor is not None and monitor.exit is None and self._adopt(container, monitor):
             return
+        comes_back = self._restart.gives_back(container.id)
+        container.ends_with_machine = container.starts_again = comes_back
         if state.running:
             ended = monitor.exit if monitor is not None else None
             if ended is None:
@@ -93,8 +100,10 @@ class Recovery:
             await self._lifecycle.record_exit(container, ended)
         elif state.status is Status.RESTARTING:
             self._lifecycle.schedule_restart(container, 0.0)
-        elif record.host_config.auto_remove:
+        elif record.host_config.auto_remove and not comes_back:
             await self._lifecycle.remove_locked(container, volumes=True)
+        elif self._restart.waiting:
+            return  # what ran comes back in its turn, and nothing else does
         elif _restarts_with_engine(container) and laptop_folders.wanted(record.mounts):
             # Its folders come with the agent, which connects when this is done.
             record.move(Status.RESTARTING)

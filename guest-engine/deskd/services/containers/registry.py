@@ -53,7 +53,8 @@ class Container:
         self.restart_task: asyncio.Task[None] | None = None
         self.restart_delay_s = 0.0
         self.removing = False  # a removal is under way: no start any more
-        self.restarting_by_hand = False  # keeps auto-removal away between stop and start
+        self.starts_again = False  # keeps auto-removal away between stop and start
+        self.ends_with_machine = False  # its restart policy waits for the next engine
         self._exit_waiters: set[asyncio.Future[WaitResult]] = set()
         self._removal_waiters: set[asyncio.Future[WaitResult]] = set()
 
