@@ -188,7 +188,7 @@ class Daemon:
         )
         faults.load()
         stack.push_async_callback(faults.close)
-        endpoints = Endpoints(network, self._data, Links(registry), runtime, remapping)
+        endpoints = Endpoints(network, self._data, Links(registry), runtime, remapping, registry)
         stack.push_async_callback(endpoints.close)
         execs = Execs(registry, runtime, cgroup_parent=settings.cgroup_parent)
         stack.push_async_callback(execs.close)

@@ -204,3 +204,34 @@ def test_ipv6_of_a_container_follows_its_networks(api: Api) -> None:
     assert "fd00:81:" not in routes
     disconnect(api, "sixth", container)
     assert "default" not in output(api, container, "ip", "-6", "route")
+
+
+def test_macvlan_of_a_running_container_comes_and_goes(api: Api, engine: EngineProcess) -> None:
+    """Its interface has no end on the machine: it is taken out of the namespace itself."""
+    make = "ip link add mv0 type veth peer name mv1 && ip link set mv0 up && ip link set mv1 up"
+    subprocess.run(engine.inside_network("sh", "-c", make), check=True)
+    try:
+        config = {"Subnet": "10.73.0.0/24", "Gateway": "10.73.0.254"}
+        body = {"Driver": "macvlan", "Options": {"parent": "mv0"}, "IPAM": {"Config": [config]}}
+        api.post("/networks/create", {"Name": "lan", **body})
+        first = api.run("sleep", "600", name="first", HostConfig={"NetworkMode": "lan"})
+        second = api.run("sleep", "600", name="second")
+        assert default_route(api, first) == "10.73.0.254"
+        assert default_route(api, second) == "172.17.0.1"
+        connect(api, "lan", second, Aliases=["later"], IPAMConfig={"IPv4Address": "10.73.0.9"})
+        assert "64 bytes from 10.73.0.9" in output(api, first, "ping", "-c", "1", "later")
+        disconnect(api, "lan", second)
+        assert "eth1" not in output(api, second, "ip", "addr")
+        connect(api, "lan", second, IPAMConfig={"IPv4Address": "10.73.0.9"})
+        assert "10.73.0.9/24" in output(api, second, "ip", "addr")
+
+        sharer = api.run("sleep", "600", HostConfig={"NetworkMode": f"container:{first}"})
+        assert "10.73.0.1/24" in output(api, sharer, "ip", "addr")
+        api.post(f"/containers/{first}/kill")
+        api.wait(first)
+        assert "eth0" not in output(api, sharer, "ip", "addr"), "its address may be given again"
+        assert api.get("/networks/lan")["Containers"].keys() == {second}
+        api.delete(f"/containers/{second}", force=True)
+        api.delete("/networks/lan")
+    finally:
+        subprocess.run(engine.inside_network("ip", "link", "delete", "mv0"), check=True)

@@ -21,6 +21,10 @@ OPTION_HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
 OPTION_INTER_CONTAINER = "com.docker.network.bridge.enable_icc"
 OPTION_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 OPTION_MTU = "com.docker.network.driver.mtu"
+OPTION_PARENT = "parent"
+OPTION_MACVLAN_MODE = "macvlan_mode"
+OPTION_IPVLAN_MODE = "ipvlan_mode"
+OPTION_IPVLAN_FLAG = "ipvlan_flag"
 
 # --- what the API shows -------------------------------------------------------------------------
 

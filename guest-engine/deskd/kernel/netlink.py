@@ -118,7 +118,7 @@ def encode(message: Any, message_type: int, flags: int) -> bytes:
 # --- requests -----------------------------------------------------------------------------------
 
 
-def _link(
+def link_request(
     message_type: int,
     flags: int,
     attributes: list[tuple[str, Any]],
@@ -126,6 +126,7 @@ def _link(
     index: int = 0,
     up: bool | None = None,
 ) -> bytes:
+    """Encode a request about one link, which is known by its index or by its attributes."""
     message = load_messages().ifinfmsg()
     message["index"] = index
     if up is not None:
@@ -144,17 +145,17 @@ def create_bridge(name: str, mac: str, mtu: int = 0) -> bytes:
     ]
     if mtu:
         attributes.append(("IFLA_MTU", mtu))
-    return _link(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, attributes, up=True)
+    return link_request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, attributes, up=True)
 
 
 def set_alias(index: int, alias: str) -> bytes:
     """Set a link's alias, a text that tells whose it is (``ip link`` shows it)."""
-    return _link(RTM_NEWLINK, 0, [("IFLA_IFALIAS", alias)], index=index)
+    return link_request(RTM_NEWLINK, 0, [("IFLA_IFALIAS", alias)], index=index)
 
 
 def set_up(index: int) -> bytes:
     """Bring a link up."""
-    return _link(RTM_NEWLINK, 0, [], index=index, up=True)
+    return link_request(RTM_NEWLINK, 0, [], index=index, up=True)
 
 
 def set_no_link_local(index: int) -> bytes:
@@ -164,12 +165,12 @@ def set_no_link_local(index: int) -> bytes:
     """
     family = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]}
     attributes = [("IFLA_AF_SPEC", {"attrs": [("AF_INET6", family)]})]
-    return _link(RTM_NEWLINK, 0, attributes, index=index)
+    return link_request(RTM_NEWLINK, 0, attributes, index=index)
 
 
 def delete_link(name: str) -> bytes:
     """Delete a link by name; for one end of a veth pair, both ends."""
-    return _link(RTM_DELLINK, 0, [("IFLA_IFNAME", name)])
+    return link_request(RTM_DELLINK, 0, [("IFLA_IFNAME", name)])
 
 
 def probe_kind(kind: str) -> bytes:
@@ -182,7 +183,7 @@ def probe_kind(kind: str) -> bytes:
         ("IFLA_NUM_TX_QUEUES", 0),
         ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]}),
     ]
-    return _link(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, attributes)
+    return link_request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, attributes)
 
 
 def create_veth(
@@ -212,7 +213,7 @@ def create_veth(
         ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}),
         *size,
     ]
-    return _link(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, attributes, index=index, up=True)
+    return link_request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, attributes, index=index, up=True)
 
 
 def set_bridge_port(index: int, *, hairpin: bool = False, isolated: bool = False) -> bytes:
@@ -222,7 +223,7 @@ def set_bridge_port(index: int, *, hairpin: bool = False, isolated: bool = False
     if isolated:
         modes.append(("IFLA_BRPORT_ISOLATED", 1))
     slave = [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", {"attrs": modes})]
-    return _link(RTM_NEWLINK, 0, [("IFLA_LINKINFO", {"attrs": slave})], index=index)
+    return link_request(RTM_NEWLINK, 0, [("IFLA_LINKINFO", {"attrs": slave})], index=index)
 
 
 def add_address(index: int, address: IpAddress, prefix_length: int) -> bytes:
@@ -255,15 +256,28 @@ def _address(
     return encode(message, message_type, flags)
 
 
+def add_device_route(index: int, version: int, *, replace: bool = False) -> bytes:
+    """Send everything that has no other route out by a link, to whoever answers there."""
+    return _default_route(version, [("RTA_OIF", index)], scope=253, replace=replace)
+
+
 def add_default_route(index: int, gateway: IpAddress, *, replace: bool = False) -> bytes:
     """Send everything that has no other route through ``gateway``; with ``replace`` also where
     there is such a route."""
+    attributes = [("RTA_GATEWAY", str(gateway)), ("RTA_OIF", index)]
+    return _default_route(gateway.version, attributes, scope=0, replace=replace)
+
+
+def _default_route(
+    version: int, attributes: list[tuple[str, Any]], *, scope: int, replace: bool
+) -> bytes:
     message = load_messages().rtmsg()
-    message["family"] = socket.AF_INET if gateway.version == 4 else socket.AF_INET6
+    message["family"] = socket.AF_INET if version == 4 else socket.AF_INET6
     message["table"] = RT_TABLE_MAIN
     message["proto"] = 3  # RTPROT_BOOT: set while the interface is configured
     message["type"] = 1  # RTN_UNICAST
-    message["attrs"] = [("RTA_GATEWAY", str(gateway)), ("RTA_OIF", index)]
+    message["scope"] = scope if version == 4 else 0  # IPv6 routes have none
+    message["attrs"] = attributes
     flags = NLM_F_REPLACE if replace else NLM_F_EXCL
     return encode(message, RTM_NEWROUTE, NLM_F_CREATE | flags)
 
@@ -528,12 +542,22 @@ def _explanation(flags: int, body: bytes) -> str:
     return ""
 
 
+_WITHOUT_BRIDGES = "--network host and --network none work without"
+_WITH_BRIDGES = "networks of the driver bridge work without"
 KIND_OPTIONS = {
-    "bridge": "CONFIG_BRIDGE",
-    "veth": "CONFIG_VETH",
-    "macvlan": "CONFIG_MACVLAN",
-    "ipvlan": "CONFIG_IPVLAN",
+    "bridge": ("CONFIG_BRIDGE", "bridge", "bridge networks", _WITHOUT_BRIDGES),
+    "veth": ("CONFIG_VETH", "veth", "bridge networks", _WITHOUT_BRIDGES),
+    "macvlan": ("CONFIG_MACVLAN", "macvlan", "macvlan networks", _WITH_BRIDGES),
+    "ipvlan": ("CONFIG_IPVLAN", "ipvlan", "ipvlan networks", _WITH_BRIDGES),
+    "dummy": ("CONFIG_DUMMY", "dummy", "networks without a parent", "give one with -o parent="),
+    "vlan": (
+        "CONFIG_VLAN_8021Q",
+        "8021q",
+        "parents such as eth0.10",
+        "an interface that exists works without",
+    ),
 }
+"""The kernel's option and module of each kind of link, who needs it, and what works without."""
 
 
 def check_kinds(route_socket: RouteSocket, *kinds: str) -> None:
@@ -543,11 +567,10 @@ def check_kinds(route_socket: RouteSocket, *kinds: str) -> None:
             route_socket.request(probe_kind(kind))
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
-                option = KIND_OPTIONS.get(kind, "its driver")
+                option, module, purpose, rest = KIND_OPTIONS[kind]
                 raise Unsupported(
-                    f"the kernel has no {kind} links, which bridge networks need: load the module "
-                    f"{kind} or use a kernel with {option} (--network host and "
-                    "--network none work without)"
+                    f"the kernel has no {kind} links, which {purpose} need: load the module "
+                    f"{module} or use a kernel with {option} ({rest})"
                 ) from error
             if error.errno == errno.EPERM:
                 raise SystemFailure(

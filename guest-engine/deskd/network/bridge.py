@@ -277,15 +277,13 @@ def remove_stale(
     machine: Machine,
     names: EngineNames,
     *,
-    keep_bridges: Collection[str] = (),
+    keep: Collection[str] = (),
     keep_veths: Collection[str] = (),
 ) -> list[str]:
-    """Delete what an earlier engine with this data root left: its bridges and the veth pairs on
-    them, except those to keep. Returns the names of what is gone."""
+    """Delete what an earlier engine with this data root left: its bridges, the veth pairs on
+    them, and the parents that it made, except those to keep. Returns the names of what is gone."""
     owned = {link.index: link for link in machine.links if link.alias.startswith(names.alias())}
-    owned_or_default = set(owned) | {
-        link.index for link in machine.links if link.name in keep_bridges
-    }
+    owned_or_default = set(owned) | {link.index for link in machine.links if link.name in keep}
     stale = [
         link.name
         for link in machine.links
@@ -294,7 +292,7 @@ def remove_stale(
         and link.index >= FIRST_HOST_INDEX
         and link.name not in keep_veths
     ]
-    stale += [link.name for link in owned.values() if link.name not in keep_bridges]
+    stale += [link.name for link in owned.values() if link.name not in keep]
     for name in stale:
         _delete_if_there(route, name)
     return stale
@@ -385,9 +383,8 @@ class EndpointScripts:
     def _make_templates(self, interface: str) -> _Templates:
         index = peer_index(interface)
         uses_ipv6 = any(plan.subnet.version == 6 for plan in self._plans)
-        knows_ipv6 = os.path.isdir(IPV6_SETTINGS)
         # A link-local address would make programs in an IPv4 network ask for IPv6 addresses.
-        quiet = (netlink.set_no_link_local(index),) if knows_ipv6 and not uses_ipv6 else ()
+        quiet = (netlink.set_no_link_local(index),) if knows_ipv6() and not uses_ipv6 else ()
         return _Templates(
             netlink.veth_template(
                 bridge_index=self._bridge_index, peer=interface, peer_index=index, mtu=self._mtu
@@ -404,6 +401,11 @@ class EndpointScripts:
                 for plan in self._plans
             },
         )
+
+
+def knows_ipv6() -> bool:
+    """Tell whether the kernel has IPv6."""
+    return os.path.isdir(IPV6_SETTINGS)
 
 
 def ipv6_sysctls(interface: str) -> tuple[tuple[str, str], ...]:

@@ -26,12 +26,19 @@ from deskd.domain.network import (
 )
 from deskd.domain.times import parse_moment, rfc3339_fixed
 from deskd.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
+from deskd.network.parent_options import (
+    INTERFACE_NAME_BYTES,
+    STACKED,
+    check_parent_options,
+    has_parent,
+)
 
 PREDEFINED = {"bridge": "bridge", "host": "host", "none": "null"}
 """Names and drivers of the networks that always exist."""
 
+DRIVERS = ("bridge", "host", "ipvlan", "macvlan", "null")
+
 DEFAULT_NETWORK = "bridge"
-INTERFACE_NAME_BYTES = 15
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
 _FILTERS = ("dangling", "driver", "id", "label", "name", "scope", "type", "until", "label!")
 
@@ -121,12 +128,12 @@ class Catalog:
         """Check a wish for a network and return its record, without addresses and not yet kept."""
         self._check_name(request.name)
         driver = request.driver or "bridge"
-        if driver not in ("bridge", "host", "null"):
+        if driver not in DRIVERS:
             raise NotFound(
-                f"network driver {driver!r} not found: this engine's drivers are bridge, host and "
-                "null"
+                f"network driver {driver!r} not found: this engine's drivers are "
+                f"{', '.join(DRIVERS)}"
             )
-        if driver != "bridge":
+        if driver in ("host", "null"):
             raise Forbidden(
                 f"only one instance of {driver!r} network is allowed: it exists already"
             )
@@ -143,6 +150,8 @@ class Catalog:
             raise InvalidArgument("IPv4 or IPv6 must be enabled: add --ipv6")
         options = dict(request.options or {})
         check_options(options)
+        if driver in STACKED:
+            check_parent_options(driver, options)
         self._check_bridge_name(options)
         ipam = request.ipam or Ipam()
         if ipam.driver not in ("", "default"):
@@ -223,17 +232,20 @@ def allows_inter_container(record: NetworkRecord) -> bool:
 
 def has_name_server(record: NetworkRecord) -> bool:
     """Tell whether containers of a network find each other by name: in all that users made."""
-    return record.driver == "bridge" and record.name != DEFAULT_NETWORK
+    return record.name not in PREDEFINED
+
+
+def leads_out(record: NetworkRecord) -> bool:
+    """Tell whether containers may send by a network what goes outside."""
+    if record.internal or record.driver in ("host", "null"):
+        return False
+    return record.driver not in STACKED or has_parent(record)
 
 
 def gateways(records: Mapping[str, NetworkRecord]) -> Gateways:
     """Return the keys of the networks by which a container in all of these sends what goes out: as
     with Docker the first by its name of those that are not internal and have the family."""
-    leading = sorted(
-        (record.name, key)
-        for key, record in records.items()
-        if record.driver == "bridge" and not record.internal
-    )
+    leading = sorted((record.name, key) for key, record in records.items() if leads_out(record))
 
     def first(enabled: Callable[[NetworkRecord], bool]) -> str:
         return next((key for _, key in leading if enabled(records[key])), "")

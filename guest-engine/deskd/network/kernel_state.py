@@ -1,4 +1,5 @@
-"""The networks' part of the kernel: bridges and firewall of one engine, made and taken away.
+"""The networks' part of the kernel: bridges, parents and firewall of one engine, made and taken
+away.
 
 All methods block and run in threads, one at a time; the service sees to that.
 """
@@ -8,13 +9,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import socket
 from collections.abc import Collection, Iterator, Sequence
 from ipaddress import IPv4Interface, ip_network
 
 import msgspec
 
 from deskd.domain.network import OPTION_MASQUERADE, Ipam, IpamConfig, NetworkRecord
-from deskd.errors import DeskdError, Forbidden, InvalidArgument, SystemFailure, Unsupported
+from deskd.errors import (
+    Conflict,
+    DeskdError,
+    Forbidden,
+    InvalidArgument,
+    SystemFailure,
+    Unsupported,
+)
 from deskd.kernel import netlink
 from deskd.kernel.nftables import Nftables
 from deskd.network import catalog as networks
@@ -42,13 +51,15 @@ from deskd.network.ipam import (
     overlap,
     private_pool,
 )
+from deskd.network.parent_options import STACKED, parent_mode, parent_name
+from deskd.network.parents import ensure_parent, remove_parent
 from deskd.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 class KernelState:
-    """Bridges and firewall of one engine."""
+    """Bridges, parents and firewall of one engine."""
 
     def __init__(self, names: EngineNames, catalog: Catalog, settings: Settings) -> None:
         self._names = names
@@ -79,14 +90,33 @@ class KernelState:
                 "again"
             ) from None
 
+    def parent_index(self, record: NetworkRecord) -> int:
+        """Return the interface index of a macvlan or ipvlan network's parent.
+
+        One that has gone is made again where the engine had made it; raises ``NotFound`` for a
+        user's.
+        """
+        name = parent_name(record)
+        with self._translated(), netlink.RouteSocket() as route:
+            try:
+                return socket.if_nametoindex(name)
+            except OSError:
+                with machine_lock():
+                    ensure_parent(route, Machine.read(route), self._names, record)
+            return socket.if_nametoindex(name)
+
     def set_up(
         self,
         *,
+        in_use: bool,
         keep_veths: Collection[str],
         publications: Sequence[Publication],
         openings: Sequence[Opening],
     ) -> None:
-        """Make or repair every bridge and build the firewall; remove what is stale."""
+        """Make or repair every bridge and parent and build the firewall; remove what is stale.
+
+        ``in_use`` tells that containers need what is there, also where this fails.
+        """
         with self._translated(), machine_lock(), netlink.RouteSocket() as route:
             netlink.check_kinds(route, "bridge", "veth")
             enable_forwarding()
@@ -95,15 +125,18 @@ class KernelState:
             if self._nftables is None:
                 self._nftables = Nftables()
             machine = Machine.read(route)
-            bridges = [networks.bridge_name(record) for record in self._bridge_records()]
-            remove_stale(route, machine, self._names, keep_bridges=bridges, keep_veths=keep_veths)
+            kept = [networks.bridge_name(record) for record in self._bridge_records()]
+            kept += [parent_name(record) for record in self._stacked_records()]
+            remove_stale(route, machine, self._names, keep=kept, keep_veths=keep_veths)
             with contextlib.ExitStack() as undo:
-                if not keep_veths:
-                    undo.callback(self._remove_bridges, route)
+                if not in_use:
+                    undo.callback(self._remove_links, route)
                 self._set_up_default(route, machine)
                 for record in self._bridge_records():
                     if record.id not in self._indices:
                         self._set_up_known(route, machine, record)
+                for record in self._stacked_records():
+                    self._set_up_stacked(route, record)
                 self._firewall = Firewall(self._names.table, self._nftables)
                 self.rebuild_firewall(publications, openings)
                 undo.pop_all()
@@ -124,7 +157,7 @@ class KernelState:
                 self._names.default_bridge,
             )
 
-    def _remove_bridges(self, route: netlink.RouteSocket) -> None:
+    def _remove_links(self, route: netlink.RouteSocket) -> None:
         self._firewall = None
         self._indices.clear()
         remove_stale(route, Machine.read(route), self._names)
@@ -196,8 +229,18 @@ class KernelState:
         except (DeskdError, OSError) as error:
             log.warning("network %s cannot be made again: %s", record.name, error)
 
+    def _set_up_stacked(self, route: netlink.RouteSocket, record: NetworkRecord) -> None:
+        """Make the parent of a user's network again; where that cannot be, its next container
+        says why."""
+        try:
+            ensure_parent(route, Machine.read(route), self._names, record)
+        except (DeskdError, OSError) as error:
+            log.warning("network %s cannot be made again: %s", record.name, error)
+
     def create(self, record: NetworkRecord, ipam: Ipam | None) -> NetworkRecord:
-        """Make a new network's bridge and rules and keep its record, or leave nothing."""
+        """Make what a new network takes and keep its record, or leave nothing."""
+        if record.driver in STACKED:
+            return self._create_stacked(record, ipam or Ipam())
         with self._translated(), machine_lock(), netlink.RouteSocket() as route:
             machine = Machine.read(route)
             name = networks.bridge_name(record)
@@ -217,6 +260,32 @@ class KernelState:
             self._indices[record.id] = index
         return record
 
+    def _create_stacked(self, record: NetworkRecord, ipam: Ipam) -> NetworkRecord:
+        with self._translated(), machine_lock(), netlink.RouteSocket() as route:
+            machine = Machine.read(route)
+            record, _ = self._planned(record, machine, ipam)
+            self._check_parents_networks(record)
+            made = ensure_parent(route, machine, self._names, record)
+            with contextlib.ExitStack() as undo:
+                if made:
+                    undo.callback(route.request, netlink.delete_link(parent_name(record)))
+                self._catalog.put(record)
+                undo.pop_all()
+        return record
+
+    def _check_parents_networks(self, record: NetworkRecord) -> None:
+        """Raise ``Conflict`` where another network has the parent in a way that excludes this."""
+        for other in self._stacked_records():
+            if parent_name(other) != parent_name(record):
+                continue
+            alone = "passthru" in (parent_mode(other), parent_mode(record))
+            if other.driver != record.driver or alone:
+                raise Conflict(
+                    f"network {other.name} is already using parent interface "
+                    f"{parent_name(record)}, with driver {other.driver} and mode "
+                    f"{parent_mode(other)}: the kernel cannot put this network there too"
+                )
+
     def _planned(
         self, record: NetworkRecord, machine: Machine, ipam: Ipam
     ) -> tuple[NetworkRecord, list[SubnetPlan]]:
@@ -232,26 +301,27 @@ class KernelState:
             if config.subnet:
                 check_config(config)
         used = used_configs(record, given)
-        plans = []
+        plans: list[SubnetPlan] = []
         shown = [config for config in given if config.subnet and config not in used]
         missing = []
         for version in _versions(record):
             own = [config for config in used if (":" in config.subnet) == (version == 6)]
-            if len(own) > 1:
+            if len(own) > 1 and record.driver == "bridge":
                 raise Forbidden(
                     f"a bridge network takes one IPv{version} subnet: give --subnet once for each "
                     "family"
                 )
-            if own:
-                plan = check_config(own[0])
-                self._check_free(record, machine, plan)
-            else:
+            for config in own:
+                plan = check_config(config)
+                self._check_free(record, machine, plan, beside=plans)
+                plans.append(plan)
+                shown.append(plan.config(config))
+            if not own:
                 missing.append(version)
                 taken = self._taken(machine, without=record)
                 subnet = choose_subnet(self._pools[version], taken)
-                plan = check_config(IpamConfig(subnet=str(subnet)))
-            plans.append(plan)
-            shown.append(plan.config(own[0] if own else None))
+                plans.append(check_config(IpamConfig(subnet=str(subnet))))
+                shown.append(plans[-1].config())
         record = msgspec.structs.replace(
             record,
             ipam=Ipam(options=ipam.options or {}, config=shown),
@@ -260,14 +330,27 @@ class KernelState:
         )
         return record, plans
 
-    def _check_free(self, record: NetworkRecord, machine: Machine, plan: SubnetPlan) -> None:
-        for other in self._bridge_records():
+    def _check_free(
+        self,
+        record: NetworkRecord,
+        machine: Machine,
+        plan: SubnetPlan,
+        beside: Collection[SubnetPlan],
+    ) -> None:
+        """Raise ``Forbidden`` where a subnet is taken: by another network, by another of the
+        network's own, or, unless its containers are to be in there too, by the machine."""
+        for own in beside:
+            if overlap(plan.subnet, own.subnet):
+                raise Forbidden(f"the subnets {own.subnet} and {plan.subnet} overlap: change one")
+        for other in self._catalog.all():
             for config in used_configs(other, other.ipam.config or ()):
                 if overlap(plan.subnet, ip_network(config.subnet)):
                     raise Forbidden(
                         f"invalid pool request: Pool overlaps with other one on this address "
                         f"space: {plan.subnet} and network {other.name} ({config.subnet})"
                     )
+        if record.driver in STACKED:
+            return
         for index, address, length in machine.addresses:
             subnet_there = ip_network(f"{address}/{length}", strict=False)
             if overlap(plan.subnet, subnet_there):
@@ -279,8 +362,14 @@ class KernelState:
                     )
 
     def remove(self, record: NetworkRecord) -> None:
-        """Take a network's rules and bridge away; a bridge that is not ours stays."""
+        """Take a network's rules and bridge or parent away; an interface that is not ours stays,
+        and so does a parent that another network has."""
         with self._translated(), netlink.RouteSocket() as route:
+            if record.driver in STACKED:
+                name = parent_name(record)
+                if all(parent_name(r) != name for r in self._stacked_records()):
+                    remove_parent(route, Machine.read(route), self._names, name)
+                return
             if self._indices.pop(record.id, None) is not None:
                 self.firewall.remove_bridge(bridge_rules(record))
             machine = Machine.read(route)
@@ -289,12 +378,12 @@ class KernelState:
                 route.request(netlink.delete_link(link.name))
 
     def remove_all(self) -> None:
-        """Take away the table and every bridge that this engine made; idempotent."""
+        """Take away the table and every interface that this engine made; idempotent."""
         if self._firewall is None:
             return
         with self._translated(), netlink.RouteSocket() as route:
             self._firewall.remove()
-            self._remove_bridges(route)
+            self._remove_links(route)
 
     def close(self) -> None:
         """Free what this process holds."""
@@ -306,9 +395,12 @@ class KernelState:
     def _bridge_records(self) -> list[NetworkRecord]:
         return [record for record in self._catalog.all() if record.driver == "bridge"]
 
+    def _stacked_records(self) -> list[NetworkRecord]:
+        return [record for record in self._catalog.all() if record.driver in STACKED]
+
     def _taken(self, machine: Machine, *, without: NetworkRecord) -> list[Subnet]:
         taken = machine.subnets(without=[networks.bridge_name(without)])
-        for record in self._bridge_records():
+        for record in self._catalog.all():
             if record.id != without.id:
                 configs = used_configs(record, record.ipam.config or ())
                 taken += [ip_network(config.subnet) for config in configs]

@@ -22,6 +22,11 @@ class Member(msgspec.Struct, frozen=True):
     addresses: tuple[Address, ...] = ()
     publications: tuple[Publication, ...] = ()
 
+    @property
+    def is_bridged(self) -> bool:
+        """Whether it has an interface on a bridge, which the firewall and faults see."""
+        return self.endpoint.driver == "bridge"
+
 
 class Members:
     """The members of all networks, and their part of the name server's table."""
@@ -107,7 +112,9 @@ class Members:
 
     def host_interfaces(self) -> set[str]:
         """Return the names of the members' interfaces on the machine."""
-        return {host_interface(member.endpoint.endpoint_id)[0] for member in self}
+        return {
+            host_interface(member.endpoint.endpoint_id)[0] for member in self if member.is_bridged
+        }
 
     def publications(self) -> list[Publication]:
         """Return all published ports."""

@@ -37,7 +37,6 @@ from deskd.domain.network import (
     PortRequest,
 )
 from deskd.errors import DeskdError, Forbidden
-from deskd.kernel import netlink
 from deskd.kernel.name_sockets import ADDRESS as NAME_SERVER
 from deskd.network import catalog as networks
 from deskd.network import resolver
@@ -47,12 +46,15 @@ from deskd.network.bridge import EngineNames, host_interface, peer_index, remove
 from deskd.network.drivers.bridged import BridgeDriver
 from deskd.network.drivers.contract import Driver
 from deskd.network.drivers.plain import PlainDriver
+from deskd.network.drivers.stacked import StackedDriver, removal
+from deskd.network.drivers.way_out import default_route
 from deskd.network.endpoint_settings import addresses_of, port_bindings
 from deskd.network.faults import NetworkFaults
 from deskd.network.firewall import Opening
 from deskd.network.kernel_state import KernelState, purge
 from deskd.network.members import Member, Members
 from deskd.network.name_server import NameServer
+from deskd.network.parent_options import STACKED
 from deskd.network.publishing import Publishing, forgetting_flows
 from deskd.record import replace
 from deskd.settings import Settings
@@ -94,9 +96,12 @@ class NetworkService:
         self._bridge_driver = BridgeDriver(
             self._catalog, self._kernel, self._addresses, self._publishing, self._members
         )
+        stacked = StackedDriver(self._catalog, self._kernel, self._addresses, self._members)
         self._drivers: dict[str, Driver] = {
             "bridge": self._bridge_driver,
             "host": PlainDriver(has_own_loopback=False),
+            "ipvlan": stacked,
+            "macvlan": stacked,
             "null": PlainDriver(has_own_loopback=True),
         }
         self._change = asyncio.Lock()
@@ -119,6 +124,7 @@ class NetworkService:
         if not self._is_ready:
             await asyncio.to_thread(
                 self._kernel.set_up,
+                in_use=self._is_in_use(),
                 keep_veths=self._members.host_interfaces(),
                 publications=self._members.publications(),
                 openings=tuple(self._openings),
@@ -145,11 +151,15 @@ class NetworkService:
         await self.interfaces_removed()
         await self.faults.close()
         async with self._change:
-            if not any(member.addresses for member in self._members):
+            if not self._is_in_use():
                 await asyncio.to_thread(self._kernel.remove_all)
             self._kernel.close()
             await self._publishing.close()
             self._is_ready = False
+
+    def _is_in_use(self) -> bool:
+        """Tell whether a container has an endpoint that needs what is in the kernel."""
+        return any(member.addresses for member in self._members)
 
     async def restore(
         self,
@@ -175,7 +185,7 @@ class NetworkService:
             member = self._restored(record, endpoint)
             self._members.add(container_id, record.id, member)
             self._members.make_known(container_id, record)
-            if member.addresses:
+            if member.is_bridged:
                 self.faults.add_present(container_id, endpoint)
         if self._is_ready:
             await self._to_its_end(
@@ -188,7 +198,7 @@ class NetworkService:
 
     def _restored(self, record: NetworkRecord, endpoint: Endpoint) -> Member:
         addresses = addresses_of(endpoint.settings)
-        if record.driver != "bridge" or not addresses:
+        if not addresses:
             return Member(endpoint)
         for address in addresses:
             try:
@@ -215,7 +225,7 @@ class NetworkService:
             record = self._catalog.find(record.id)
         member = await driver.join(record, request)
         self._members.add(request.container_id, record.id, member)
-        if member.addresses:
+        if member.is_bridged:
             try:
                 endpoint = await self.faults.join(request.container_id, member.endpoint)
             except BaseException:
@@ -232,20 +242,24 @@ class NetworkService:
         """Give back everything that ``join`` took; idempotent.
 
         The interface ends with the container's namespace. Where that lives on (another
-        container shares it), the interface is deleted a moment later, in the background.
+        container shares it), one on a bridge is deleted a moment later, in the background; for
+        others see ``removal_script``.
         """
         member = self._members.remove(container_id, network_id)
         if member is None or not member.addresses:
             return
-        await self.faults.leave(container_id, network_id)
+        if member.is_bridged:
+            await self.faults.leave(container_id, network_id)
         record = self._catalog.get(network_id)
         try:
             self._publishing.withdraw(member.publications, is_ready=self._is_ready)
         finally:
             if record is not None:
                 self._addresses.of(record).release(member.addresses)
-            name, _ = host_interface(member.endpoint.endpoint_id)
-            self._in_background(f"interface {name} cannot be deleted", partial(remove_link, name))
+            if member.is_bridged:
+                name, _ = host_interface(member.endpoint.endpoint_id)
+                removal = partial(remove_link, name)
+                self._in_background(f"interface {name} cannot be deleted", removal)
             self._forget_flows(member)
 
     def _forget_flows(self, member: Member) -> None:
@@ -335,10 +349,16 @@ class NetworkService:
 
     def default_route(self, network_id: str, interface: str, version: int) -> NetlinkScript:
         """Return what makes a running container send everything out by one of its networks."""
-        gateway = self._addresses.of(self._catalog.find(network_id)).gateway(version)
-        assert gateway is not None
-        request = netlink.add_default_route(peer_index(interface), gateway, replace=True)
+        record = self._catalog.find(network_id)
+        given, index = self._addresses.of(record), peer_index(interface)
+        request = default_route(record, given, index, version, replace=True)
         return NetlinkScript(inside=(request,))
+
+    def removal_script(self, network_id: str, interface: str) -> NetlinkScript | None:
+        """Return what takes a running container's interface away from inside, before ``leave``;
+        ``None`` where ``leave`` does it."""
+        record = self._catalog.get(network_id)
+        return removal(interface) if record and record.driver in STACKED else None
 
     def publish(self, container_id: str, network_id: str, ports: Sequence[PortRequest]) -> Endpoint:
         """Publish ports of a container by another of its networks than the one that had them."""
@@ -414,7 +434,7 @@ class NetworkService:
             await self.ready()
 
     async def create(self, request: NetworkCreateRequest) -> NetworkCreateResponse:
-        """Make a bridge network; on an error nothing of it stays."""
+        """Make a network; on an error nothing of it stays."""
         record = self._catalog.new(request)
         await self.ready()
 

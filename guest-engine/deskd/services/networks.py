@@ -3,6 +3,7 @@ leaving a network while a container runs."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -21,8 +22,8 @@ from deskd.domain.network import (
     PortRequest,
 )
 from deskd.domain.state import ContainerRecord, StoredEndpoint
-from deskd.errors import Forbidden, InvalidArgument, NotFound
-from deskd.services.containers.endpoints import Endpoints, port_requests, store
+from deskd.errors import DeskdError, Forbidden, InvalidArgument, NotFound
+from deskd.services.containers.endpoints import Endpoints, job, port_requests, store
 from deskd.services.containers.merging import parse_port
 from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.events import Events
@@ -150,11 +151,15 @@ class Networks:
         except BaseException:
             record.endpoints.pop(name, None)
             record.endpoint_interfaces.pop(name, None)
+            removal = self._administration.removal_script(endpoint.network_id, request.interface)
+            if removal is not None:
+                with contextlib.suppress(DeskdError):  # it need not have come into being
+                    await self._send(record, removal)
             await self._administration.leave(record.id, endpoint.network_id)
             raise
 
     async def _send(self, record: ContainerRecord, script: NetlinkScript) -> None:
-        await self._runtime.run_job("netlink", _job(script, record.state.pid), ())
+        await self._runtime.run_job("netlink", job(script, record.state.pid), ())
 
     def _gateways(self, record: ContainerRecord) -> Gateways:
         """Return the networks by which a running container sends what goes out."""
@@ -190,6 +195,11 @@ class Networks:
                 raise InvalidArgument(_HOST)
             left = record.endpoints.get(described.name)
             before = self._gateways(record) if record.state.running else Gateways()
+            if record.state.running and left is not None:
+                interface = record.endpoint_interfaces[described.name]
+                removal = self._administration.removal_script(described.id, interface)
+                if removal is not None:
+                    await self._send(record, removal)
             await self._administration.leave(record.id, described.id)
             await self._administration.interfaces_removed()
             record.networks.pop(described.name, None)
@@ -253,16 +263,6 @@ def _next_interface(used: Mapping[str, str], start: int) -> int:
     while f"eth{number}" in taken:
         number += 1
     return number
-
-
-def _job(script: NetlinkScript, pid: int) -> dict[str, object]:
-    return {
-        "pid": pid,
-        "outside": [message.hex() for message in script.outside],
-        "outside_pid_offsets": list(script.outside_pid_offsets),
-        "inside": [message.hex() for message in script.inside],
-        "sysctls": [list(item) for item in script.sysctls],
-    }
 
 
 def wanted(settings: EndpointSettings | None) -> EndpointSettings:

@@ -139,6 +139,10 @@ class ContainerNetworks(Protocol):
     async def ready(self) -> None: ...
     async def join(self, request: EndpointRequest) -> Endpoint: ...
     async def leave(self, container_id: str, network_id: str) -> None: ...
+    def removal_script(self, network_id: str, interface: str) -> NetlinkScript | None:
+        """Return what must be sent inside a namespace that lives on, before ``leave``; ``None``
+        where ``leave`` takes the interface away itself."""
+
     async def restore(
         self,
         endpoints: Sequence[tuple[str, Endpoint]],

@@ -122,7 +122,7 @@ class System:
             "DockerRootDir": settings.data_root,
             "Plugins": {
                 "Volume": ["local"],
-                "Network": ["bridge", "host", "null"],
+                "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
                 "Authorization": None,
                 "Log": ["json-file", "local"],
             },

@@ -15,12 +15,12 @@ import msgspec
 from deskd.domain.container import PortBinding
 from deskd.domain.network import Endpoint, EndpointRequest, NetlinkScript, PortRequest
 from deskd.domain.state import ContainerRecord, StoredEndpoint
-from deskd.errors import Conflict
+from deskd.errors import Conflict, DeskdError
 from deskd.layout import DataRoot
 from deskd.services.containers.inner_sockets import InnerSockets
 from deskd.services.containers.links import Links, with_lines
 from deskd.services.containers.merging import parse_port
-from deskd.services.containers.registry import Container
+from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.containers.remapping import Remapping
 from deskd.services.ports import ContainerNetworks, Runtime
 
@@ -37,6 +37,7 @@ class Endpoints:
         links: Links,
         runtime: Runtime,
         remapping: Remapping,
+        registry: ContainerRegistry,
     ) -> None:
         self._networks = networks
         self._layout = layout
@@ -44,6 +45,7 @@ class Endpoints:
         self._runtime = runtime
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._remapping = remapping
+        self._registry = registry
 
     async def join_all(
         self, record: ContainerRecord, undo: AsyncExitStack
@@ -92,10 +94,28 @@ class Endpoints:
     async def leave_all(self, record: ContainerRecord) -> None:
         """Leave every network that the container is in; idempotent."""
         self._stop_names(record.id)
-        for endpoint in record.endpoints.values():
+        for name, endpoint in record.endpoints.items():
+            await self._take_from_sharers(
+                record, endpoint, record.endpoint_interfaces.get(name, "")
+            )
             await self._networks.leave(record.id, endpoint.network_id)
         record.endpoints, record.endpoint_interfaces = {}, {}
         self.settle_links()
+
+    async def _take_from_sharers(
+        self, record: ContainerRecord, endpoint: StoredEndpoint, interface: str
+    ) -> None:
+        """Take an interface whose address is given back out of a namespace that lives on, because
+        another container is in it."""
+        script = self._networks.removal_script(endpoint.network_id, interface)
+        mode = f"container:{record.id}"
+        if script is None or record.state.running:
+            return
+        for sharer in self._registry:
+            if sharer.record.host_config.network_mode == mode and sharer.record.state.running:
+                # It may be ending, too, or not have been started since this one was.
+                with suppress(DeskdError):
+                    await self._runtime.run_job("netlink", job(script, sharer.record.state.pid), ())
 
     async def restore(self, records: Sequence[ContainerRecord]) -> None:
         """Tell the networks, after a restart, which places running containers hold."""
@@ -302,6 +322,17 @@ def published_ports(record: ContainerRecord) -> list[dict[str, Any]]:
                     }
                 )
     return ports
+
+
+def job(script: NetlinkScript, pid: int) -> dict[str, object]:
+    """Return the arguments of the runtime's job ``netlink`` for a running process."""
+    return {
+        "pid": pid,
+        "outside": [message.hex() for message in script.outside],
+        "outside_pid_offsets": list(script.outside_pid_offsets),
+        "inside": [message.hex() for message in script.inside],
+        "sysctls": [list(item) for item in script.sysctls],
+    }
 
 
 def store(endpoint: Endpoint) -> StoredEndpoint:
