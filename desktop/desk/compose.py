@@ -21,8 +21,10 @@ from desk.settings import DEFAULT_MACHINE, Settings
 if TYPE_CHECKING:
     from desk.machine.archives import MachineArchives
     from desk.machine.copies import MachineCopies
+    from desk.machine.disks import MachineDisks
     from desk.machine.manager import Manager
     from desk.machine.memory import MemoryDial
+    from desk.machine.settings_change import MachineSettings
     from desk.machine.upgrades import Upgrades
 
 Progress = Callable[[str], None]
@@ -76,6 +78,20 @@ class Desk:
         from desk.machine.memory import MemoryDial
 
         return MemoryDial(self.manager)
+
+    @cached_property
+    def disks(self) -> MachineDisks:
+        """The data disks of machines."""
+        from desk.machine.disks import MachineDisks
+
+        return MachineDisks(self.manager)
+
+    @cached_property
+    def machine_settings(self) -> MachineSettings:
+        """The settings files of machines."""
+        from desk.machine.settings_change import MachineSettings
+
+        return MachineSettings(self.manager, self.memory, self.disks)
 
     @cached_property
     def copies(self) -> MachineCopies:

@@ -42,6 +42,11 @@ class MachinePaths:
         return self.directory / "machine.json"
 
     @property
+    def settings(self) -> Path:
+        """The machine's settings for a person to edit."""
+        return self.directory / "machine.toml"
+
+    @property
     def lock(self) -> Path:
         """Lock file; it lies beside the directory, so that it outlives a removal."""
         return self.directory.with_name(f".{self.directory.name}.lock")

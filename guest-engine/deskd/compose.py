@@ -38,6 +38,7 @@ from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.containers.remapping import Remapping
 from deskd.services.containers.removal import Removal
 from deskd.services.containers.updating import Updating
+from deskd.services.disk_use import DiskUse
 from deskd.services.distribution import Distribution
 from deskd.services.engine import Engine
 from deskd.services.events import Events
@@ -247,6 +248,7 @@ class Daemon:
             folders=folders,
             store_checks=StoreChecks(self._data, database, layers, registry, roots, volumes),
             memory_use=memory_use,
+            disk_use=DiskUse(self._data.path),
             restart=restart,
         )
         recovery = Recovery(

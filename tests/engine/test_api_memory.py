@@ -1,10 +1,12 @@
-"""``GET /desk/memory``: the machine's memory, who holds it, and its history."""
+"""``GET /desk/memory`` and ``/desk/disk``: the machine's memory, who holds it; its disk."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from tests.engine_process import Api, until
+from tests.engine_process import Api, EngineProcess, until
 
 pytestmark = pytest.mark.root
 
@@ -31,3 +33,11 @@ def test_the_largest_holder_comes_first_and_its_cache_does_not_count(api: Api) -
     assert told["Used"] >= HELD_BYTES
     assert told["History"]
     assert {"Time", "Total", "Used", "Cache"} <= told["History"][-1].keys()
+
+
+def test_the_disk_is_the_data_roots(api: Api, engine: EngineProcess) -> None:
+    told = api.get("/desk/disk")
+    found = os.statvfs(engine.data_root)
+    assert told["Total"] == found.f_blocks * found.f_frsize
+    assert 0 < told["Used"] <= told["Total"]
+    assert told["Used"] + told["Available"] + told["Reserve"] == told["Total"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.cli_process import DESK
+from tests.cli_process import DESK, Result
 from tests.engine_process import busybox_tar
 from tests.laptop import Host
 
@@ -149,3 +149,45 @@ def test_two_commands_at_once_start_one_machine(host: Host) -> None:
         _, text = process.communicate(timeout=60)
         assert process.returncode == 0, text
         assert "Machine default is running" in text
+
+
+def test_settings_are_shown_edited_and_checked_by_their_places(host: Host, tmp_path: Path) -> None:
+    assert host("machine", "create", "--driver", "local", "-o", "bip=10.77.0.1/24").code == 0
+    url = host("machine", "url").out.strip()
+    assert host("machine", "config").out == f"-H={url}\n"
+    shown = host("machine", "config", "--show").out
+    assert shown.startswith("# Settings of a machine with the driver local.")
+    assert '\nbip = "10.77.0.1/24"\n' in shown
+    place = host("machine", "config", "--path").out.strip()
+    assert Path(place).read_text() == shown
+
+    other = tmp_path / "other.toml"
+    other.write_text(shown.replace("10.77.0.1/24", "10.78.0.1/24"))
+    done = host("machine", "config", "--check", "--file", str(other))
+    assert (done.code, done.out) == (0, 'driver.bip = "10.78.0.1/24"\n')
+    assert Path(place).read_text() == shown
+    done = host("machine", "config", "--apply", "--file", "-", stdin=other.read_bytes())
+    assert (done.code, done.out) == (0, 'driver.bip = "10.78.0.1/24"\n')
+    assert host("machine", "inspect", "-f", "{{.options.bip}}").out == "10.78.0.1/24\n"
+
+    def edit(script: str) -> Result:
+        editor = tmp_path / "editor"
+        editor.write_text(f"#!/bin/sh\n{script}\n")
+        editor.chmod(0o755)
+        return host.run("env", f"EDITOR={editor}", DESK, "machine", "config", "--edit")
+
+    assert edit("true").code == 0
+    done = edit("""sed -i 's/^bip = .*/bip = "10.79.0.1\\/24" # mine/' "$1" """)
+    assert (done.code, done.out) == (0, 'driver.bip = "10.79.0.1/24"\n'), done
+    assert "# mine" in Path(place).read_text()
+    done = edit("echo 'speed = 9' >>\"$1\"")
+    assert done.code == 125
+    words, hint = done.err.splitlines()
+    kept, line = words.removeprefix("desk: ").split(":")[:2]
+    assert words.endswith(": the driver local has no option speed")
+    assert Path(kept).read_text().splitlines()[int(line) - 1] == "speed = 9"
+    assert f"config --apply --file {kept}" in hint
+    Path(kept).unlink()
+    assert "speed" not in Path(place).read_text()
+    lost = host.run("env", "EDITOR=/no/such", DESK, "machine", "config", "--edit")
+    assert lost.err.startswith("desk: /no/such: Editing failed")

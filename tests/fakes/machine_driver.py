@@ -36,6 +36,7 @@ class FakeDriver:
         has_console=False,
         live_memory=False,
         portable=True,
+        options=frozenset({"fail"}),
     )
 
     def __init__(self, context: DriverContext) -> None:
@@ -110,6 +111,10 @@ class FakeDriver:
 
     def live_memory(self) -> None:
         return None
+
+    def grow_disk(self, size_bytes: int) -> None:
+        with self._paths.data_disk.open("ab") as disk:
+            disk.truncate(size_bytes)
 
     def diagnose(self) -> str:
         return " ".join(process.last_lines(self._paths.engine_log))

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from desk import sizes
 from desk.cli import units
 from desk.errors import InvalidRequest, UsageError
 
@@ -38,7 +39,7 @@ def test_sizes_in_powers_of_1000_and_1024() -> None:
     assert units.human_size(0) == "0B"
     assert units.human_size(1_980_000) == "1.98MB"
     assert units.human_size(1_982_345, digits=4) == "1.982MB"
-    assert units.binary_size(25_270_000_000) == "23.53GiB"
+    assert sizes.binary_size(25_270_000_000) == "23.53GiB"
 
 
 @pytest.mark.parametrize(
@@ -46,13 +47,13 @@ def test_sizes_in_powers_of_1000_and_1024() -> None:
     [("0", 0), ("512m", 512 << 20), ("1.5g", 3 << 29), ("2GiB", 2 << 30), ("10kb", 10240)],
 )
 def test_sizes_are_read(text: str, size: int) -> None:
-    assert units.parse_size(text) == size
+    assert sizes.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1x", "1 2", "m"])
 def test_wrong_sizes_are_named(text: str) -> None:
     with pytest.raises(UsageError, match="invalid memory"):
-        units.parse_size(text, what="memory")
+        sizes.parse_size(text, what="memory")
 
 
 def test_durations_are_read() -> None:

@@ -11,10 +11,12 @@ from tests.fakes.machine_driver import fake_machines
 from desk.cli.commands.machine_memory import history_rows, usage_row
 from desk.errors import Conflict, DriverError, MachineNotRunning, NotFound, UsageError
 from desk.machine import process
+from desk.machine.disks import MachineDisks
 from desk.machine.drivers.qemu_memory import host_memory_mib
 from desk.machine.manager import Manager
 from desk.machine.memory import MemoryDial, described
 from desk.machine.model import MachineSpec
+from desk.machine.settings_change import MachineSettings, Wishes
 
 
 @pytest.fixture
@@ -22,6 +24,14 @@ def manager() -> Iterator[Manager]:
     with fake_machines() as manager:
         manager.create(MachineSpec("box", "fake"))
         yield manager
+
+
+def silent(_sentence: str) -> None:
+    return None
+
+
+def settings(manager: Manager) -> MachineSettings:
+    return MachineSettings(manager, MemoryDial(manager), MachineDisks(manager))
 
 
 @pytest.fixture
@@ -91,15 +101,15 @@ def test_impossible_sizes_and_machines_are_refused(manager: Manager, dial: Memor
         with pytest.raises(UsageError, match="whose memory Desk does not set"):
             dial.move("own", 512, lambda _sentence: None)
         with pytest.raises(UsageError, match="whose CPUs Desk does not set"):
-            manager.set_cpus("own", 2)
+            settings(manager).set("own", Wishes({}, cpus=2), silent)
     finally:
         manager.remove("own", force=True)
 
 
 def test_cpus_are_there_from_the_next_start(manager: Manager) -> None:
-    assert manager.set_cpus("box", 3) is False
+    assert settings(manager).set("box", Wishes({}, cpus=3), silent).waits is False
     manager.start("box")
-    assert manager.set_cpus("box", 4) is True
+    assert settings(manager).set("box", Wishes({}, cpus=4), silent).waits is True
     assert manager.inspect("box")["cpus"] == 4
 
 

@@ -17,15 +17,10 @@ import pytest
 
 from desk.errors import DriverError, MachineError, SshError, UsageError
 from desk.machine import console, ports, process
+from desk.machine.engine_settings import check_engine_options, engine_environment, engine_settings
 from desk.machine.model import MachineSpec, State, check_name, check_transition
 from desk.machine.readiness import Requirement, wait_ready
-from desk.machine.seed import (
-    certificate_members,
-    check_engine_options,
-    engine_settings,
-    seed_members,
-    write_seed,
-)
+from desk.machine.seed import certificate_members, seed_members, write_seed
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 
@@ -161,6 +156,50 @@ def test_proxies_of_a_machine() -> None:
     assert engine_settings(MachineSpec("m", options=options)) == {
         "proxies": {"https-proxy": "http://proxy:3128", "no-proxy": ".lan,10.0.0.0/8"}
     }
+
+
+def test_flags_labels_and_variables_of_an_engine() -> None:
+    options = {
+        "engine_opt": "icc=false\nbip=172.30.0.1/16\n"
+        "default-address-pool=base=10.9.0.0/16,size=24\nlog-opt=max-size=10m\nlog-opt=max-file=3\n--debug\nmtu=1400\ndns=9.9.9.9",
+        "engine_label": "rack=1,2\nzone=b",
+        "engine_env": "A=1 2\nGODEBUG=",
+        "dns": "1.1.1.1,fd00::1",
+        "storage_driver": "overlay2",
+    }
+    check_engine_options(options)
+    assert engine_settings(MachineSpec("m", options=options)) == {
+        "dns": ["1.1.1.1", "fd00::1", "9.9.9.9"],
+        "labels": ["rack=1,2", "zone=b"],
+        "icc": False,
+        "bip": "172.30.0.1/16",
+        "default-address-pools": [{"base": "10.9.0.0/16", "size": 24}],
+        "log-opts": {"max-size": "10m", "max-file": "3"},
+        "debug": True,
+        "mtu": 1400,
+    }
+    assert engine_environment(MachineSpec("m", options=options)) == "A=1 2\nGODEBUG=\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("storage_driver", "btrfs", "storage_driver cannot be 'btrfs'"),
+        ("dns", "1.1.1.1,example", "dns cannot be 'example'"),
+        ("engine_opt", "speed=9", "cannot set 'speed'"),
+        ("engine_opt", "bip", "bip has no value"),
+        ("engine_opt", "bip=172.30.0.1", "bip cannot be"),
+        ("engine_opt", "icc=maybe", "icc cannot be"),
+        ("engine_opt", "mtu=big", "mtu cannot be"),
+        ("engine_opt", "default-address-pool=10.0.0.0/8", "pool cannot be"),
+        ("engine_opt", "log-level=loud", "log-level cannot be"),
+        ("engine_env", "1A=2", "engine_env cannot be"),
+        ("engine_env", "A", "A has no value"),
+    ],
+)
+def test_flags_that_no_engine_takes(name: str, value: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        check_engine_options({name: value})
 
 
 @pytest.mark.parametrize(

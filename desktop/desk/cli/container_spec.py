@@ -10,8 +10,9 @@ from typing import Any
 
 from desk.cli import device_specs, mount_specs, specs
 from desk.cli.specs import JsonObject
-from desk.cli.units import parse_duration_ns, parse_size
+from desk.cli.units import parse_duration_ns
 from desk.errors import UsageError
+from desk.sizes import parse_size
 
 Flags = Mapping[str, Any]
 """Flag names with underscores, as click gives them, to their values; unset ones are None or ()."""

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable
 
 from desk.cli.specs import JsonObject, fields
-from desk.cli.units import parse_size
 from desk.errors import UsageError
+from desk.sizes import parse_size
 
 _CDI_NAME = re.compile(r"[a-zA-Z0-9][\w.-]*/[a-zA-Z0-9][\w.-]*=[\w.:-]+")
 """A device by its name in the Container Device Interface: ``vendor.com/class=device``."""

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import click
 
 from desk.cli.specs import parse_pairs
-from desk.cli.units import parse_size
 from desk.errors import UsageError
 from desk.machine.model import LEAST_MEMORY_MIB, MachineSpec
 from desk.settings import MachineDefaults
+from desk.sizes import parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,7 +68,7 @@ def given(flags: Mapping[str, Any]) -> dict[str, Any]:
     if flags["memory"] is not None:
         fields["memory_mib"] = memory_mib(flags["memory"])
     if flags["disk"] is not None:
-        fields["disk_gib"] = _count(flags["disk"], "--disk", 1024 * _MIB, 1)
+        fields["disk_gib"] = disk_gib(flags["disk"])
     if flags["options"]:
         fields["options"] = parse_pairs(flags["options"], flag="--option")
     return fields
@@ -77,6 +77,11 @@ def given(flags: Mapping[str, Any]) -> dict[str, Any]:
 def memory_mib(text: str) -> int:
     """Return the value of ``--memory``; a bare number is MiB."""
     return _count(text, "--memory", _MIB, LEAST_MEMORY_MIB)
+
+
+def disk_gib(text: str, *, flag: str = "--disk") -> int:
+    """Return the value of ``--disk``; a bare number is GiB."""
+    return _count(text, flag, 1024 * _MIB, 1)
 
 
 def _count(text: str, flag: str, unit_bytes: int, least: int) -> int:

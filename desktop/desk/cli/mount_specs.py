@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from desk.cli.specs import JsonObject, fields
-from desk.cli.units import parse_size
 from desk.errors import UsageError
+from desk.sizes import parse_size
 
 _WINDOWS_PATH = re.compile(r"[a-zA-Z]:[\\/]")
 

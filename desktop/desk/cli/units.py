@@ -7,8 +7,8 @@ import re
 import time
 
 from desk.errors import InvalidRequest, UsageError
+from desk.sizes import scaled
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?\Z", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -42,32 +42,7 @@ def human_duration(seconds: float) -> str:
 
 def human_size(size_bytes: float, *, digits: int = 3) -> str:
     """Render bytes in powers of 1000: ``1.5kB``."""
-    return _scaled(size_bytes, 1000, ("B", "kB", "MB", "GB", "TB", "PB", "EB"), digits)
-
-
-def binary_size(size_bytes: float) -> str:
-    """Render bytes in powers of 1024: ``1.465KiB``."""
-    return _scaled(size_bytes, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"), 4)
-
-
-def _scaled(value: float, base: int, names: tuple[str, ...], digits: int) -> str:
-    index = 0
-    while value >= base and index < len(names) - 1:
-        value /= base
-        index += 1
-    return f"{value:.{digits}g}{names[index]}"
-
-
-def parse_size(text: str, *, what: str = "size") -> int:
-    """Return the bytes in ``512m`` or ``1.5g`` (powers of 1024); ``UsageError`` otherwise."""
-    match = _SIZE.match(text.strip())
-    if not match:
-        raise UsageError(
-            f"invalid {what} {text!r}",
-            hint="Write a number with an optional unit, such as 512m or 2g.",
-        )
-    exponent = " kmgtp".index(match[2].lower() or " ")
-    return int(float(match[1]) * 1024**exponent)
+    return scaled(size_bytes, 1000, ("B", "kB", "MB", "GB", "TB", "PB", "EB"), digits)
 
 
 def parse_duration_s(text: str, *, what: str = "duration") -> float:

@@ -73,6 +73,12 @@ class System:
         told: JsonObject = self._connection.call("GET", "/desk/restart")
         return told
 
+    def disk(self) -> dict[str, int]:
+        """Return the disk of the engine's data in bytes: ``Total``, ``Used``, ``Available`` for
+        containers, and the ``Reserve`` that only the engine can use."""
+        usage: dict[str, int] = self._connection.call("GET", "/desk/disk")
+        return usage
+
     def check_store(self, *, repair: bool, deep: bool) -> JsonStream:
         """Have the engine check its images, layers and containers' roots. Its objects have
         ``Problem``, ``Repaired`` and ``Outcome``; the last one ``Found`` and ``Left``."""

@@ -28,6 +28,7 @@ class Features:
     # All of the machine is files in its directory: it can be renamed, copied and frozen.
     portable: bool = False
     has_seed: bool = False  # what its engine is to do is told anew at each start
+    options: frozenset[str] = frozenset()  # names that its specification's options can have
     # Each question for the state is a connection to the machine's sshd, which starts a process for
     # it: while something else is waited for, the state is asked no more often than this.
     state_interval_s: float = 0.0
@@ -85,6 +86,10 @@ class Driver(Protocol):
     def live_memory(self) -> LiveMemory | None:
         """The memory of the running machine; ``None`` where the machine is off, or where
         ``features.live_memory`` is false."""
+
+    def grow_disk(self, size_bytes: int) -> None:
+        """Give the data disk at least this size, also while the machine runs; its file system is
+        another matter. Only called where ``features.portable``."""
 
     def diagnose(self) -> str:
         """One sentence about why the machine does not come up, from its console or log."""

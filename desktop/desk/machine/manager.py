@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from desk.errors import Conflict, DeskError, EngineError, MachineError, NotFound, UsageError
+from desk.errors import Conflict, DeskError, EngineError, MachineError, NotFound
 from desk.machine import console, process
 from desk.machine.agents import AgentProcesses, Agents
 from desk.machine.coming_up import Machine, Patience, Report, Stopwatch, boot, power, stage
@@ -23,7 +23,7 @@ from desk.machine.drivers.table import DriverContext, Drivers, DriverTable
 from desk.machine.model import MachineSpec, MachineStatus, State, check_name
 from desk.machine.openssh import ssh_options
 from desk.machine.readiness import Requirement
-from desk.machine.sharing import SHARING_OPTIONS, check_sharing, folder_sharing
+from desk.machine.sharing import check_sharing, folder_sharing
 from desk.machine.store import MachineRecord, MachineStore
 from desk.paths import Home, MachinePaths
 from desk.ssh.endpoint import Endpoint
@@ -177,14 +177,14 @@ class Manager:
     def inspect(self, name: str) -> dict[str, Any]:
         """Return everything that is known about the machine, for ``desk machine inspect``."""
         machine = self.open(name)
-        endpoint = machine.driver.endpoint()
+        endpoint, features = machine.driver.endpoint(), machine.driver.features
         return {
             **asdict(machine.record.spec),
             "created_at": machine.record.created_at,
             "facts": dict(machine.record.facts),
             "state": machine.driver.state().value,
             "url": self.url(name),
-            "features": asdict(machine.driver.features),
+            "features": {**asdict(features), "options": sorted(features.options)},
             "directory": str(machine.paths.directory),
             "ssh": None if endpoint is None else {k: str(v) for k, v in asdict(endpoint).items()},
         }
@@ -205,6 +205,8 @@ class Manager:
         For a copy of another machine ``disk`` replaces the new, empty data disk, and ``facts`` of
         the other one are kept.
         """
+        from desk.machine.settings_file import render
+
         check_name(spec.name)
         self._check_socket_length(spec.name)
         check_sharing(spec.options)
@@ -222,7 +224,8 @@ class Manager:
                 if disk is not None:
                     disk(paths.data_disk)
                 created_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-                file.write(MachineRecord(spec, created_at))
+                settings = render(spec, driver.features)
+                file.write(MachineRecord(spec, created_at), settings=settings)
                 undo.pop_all()
 
     def check_free(self, name: str) -> None:
@@ -234,59 +237,6 @@ class Manager:
                 f"machine {name} exists already",
                 hint=f"Use it, choose another name, or remove it with `desk machine rm {name}`.",
             )
-
-    def set_options(self, name: str, changes: Mapping[str, str]) -> bool:
-        """Set options of the machine's engine (an empty value unsets one) for its next starts, and
-        which folders it may have, which is so at once.
-
-        Returns whether the machine runs with old ones until it is restarted. Raises
-        ``UsageError`` for unknown names and impossible values.
-        """
-        from desk.machine.seed import ENGINE_OPTIONS, check_engine_options
-
-        for key in changes:
-            if key not in ENGINE_OPTIONS | SHARING_OPTIONS:
-                raise UsageError(
-                    f"there is no setting {key!r}",
-                    hint=f"Settings are: {', '.join(sorted(ENGINE_OPTIONS | SHARING_OPTIONS))}.",
-                )
-        check_engine_options(changes)
-        check_sharing(changes)
-        for_engine = not changes.keys() <= SHARING_OPTIONS
-        self.open(name)
-        with self._store.locked(name, "setting", wait_s=_LOCK_WAIT_S):
-            machine = self.open(name)
-            if not machine.driver.features.has_ssh and not for_engine:
-                raise UsageError(
-                    f"the engine of machine {name} is on this computer, and has all its folders",
-                    hint="There is nothing to set.",
-                )
-            if for_engine and not machine.driver.features.has_seed:
-                raise UsageError(
-                    f"the engine of machine {name} is not set up by Desk",
-                    hint="Its settings are in /etc/desk/daemon.json there.",
-                )
-            spec = machine.record.spec
-            merged = {**spec.options, **changes}
-            kept = {key: value for key, value in merged.items() if value}
-            file = self._store.file(name)
-            file.write(replace(machine.record, spec=replace(spec, options=kept)))
-            running = machine.driver.state() is State.RUNNING
-            if running and changes.keys() & SHARING_OPTIONS:
-                self._renew_agent(name)
-            return running and for_engine
-
-    def set_cpus(self, name: str, cpus: int) -> bool:
-        """Give the machine another number of CPUs from its next start on; return whether it runs,
-        and so has the old ones until then."""
-        with self.held(name, "setting") as machine:
-            if not machine.driver.features.sized:
-                raise UsageError(
-                    f"machine {name} is a Linux of its own, whose CPUs Desk does not set",
-                    hint="`desk update --cpus` limits single containers.",
-                )
-            self.respecify(machine, replace(machine.record.spec, cpus=cpus))
-            return machine.driver.state() is State.RUNNING
 
     def remove(self, name: str, progress: Progress = _silent, *, force: bool = False) -> None:
         """End the machine and delete it with its data; asks nothing.
@@ -349,8 +299,9 @@ class Manager:
             self._start_agent(machine, endpoint)
         return True
 
-    def _renew_agent(self, name: str) -> None:
-        machine = self.open(name)
+    def renew_agent(self, machine: Machine) -> None:
+        """Start the agent of a machine that is held and runs anew, by its settings as they are."""
+        machine = self.open(machine.name)
         endpoint = machine.driver.endpoint()
         if endpoint is not None:
             self._start_agent(machine, endpoint)
@@ -416,6 +367,7 @@ class Manager:
         with ExitStack() as undo:
             was_running = machine.driver.state() is State.RUNNING
             if not was_running:
+                machine = self._taken_up(machine, progress)
                 undo.callback(machine.driver.kill)
             with watch.stage("power on"):
                 machine.driver.start(progress)
@@ -436,6 +388,25 @@ class Manager:
             undo.pop_all()
         stages = console.stages(machine.paths.console_log)
         return Report(tuple(watch.stages), tuple(stages))
+
+    def _taken_up(self, machine: Machine, progress: Progress) -> Machine:
+        """Return the machine with what its ``machine.toml`` says now; write one where none is."""
+        from desk.machine.settings_file import changes, parse, read_text, render
+
+        features, before = machine.driver.features, machine.record.spec
+        file, store = machine.paths.settings, self._store.file(machine.name)
+        if not file.exists():
+            store.write(machine.record, settings=render(before, features))
+            return machine
+        text = read_text(file)
+        wanted = parse(text, file, before, features)
+        if wanted == before:
+            return machine
+        progress(f"Taking up {file}: {', '.join(changes(before, wanted))}")
+        if wanted.disk_gib > before.disk_gib:
+            machine.driver.grow_disk(wanted.disk_gib << 30)
+        store.write(replace(machine.record, spec=wanted), settings=text)
+        return self.open(machine.name)
 
     def _start_agent(self, machine: Machine, endpoint: Endpoint) -> None:
         self._agents.start(
@@ -505,10 +476,21 @@ class Manager:
         with self._store.locked(name, operation, wait_s=_LOCK_WAIT_S):
             yield
 
-    def respecify(self, machine: Machine, spec: MachineSpec) -> None:
-        """Write another specification of a machine that is held; its next start follows it."""
+    def respecify(
+        self, machine: Machine, spec: MachineSpec, *, settings: str | None = None
+    ) -> None:
+        """Write another specification of a machine that is held; its next start follows it.
+        ``settings`` is its ``machine.toml`` where that is not to be changed, but replaced."""
         file = self._store.file(machine.name)
-        file.write(replace(file.read(), spec=spec))
+        file.write(replace(file.read(), spec=spec), settings=settings)
+
+    def check_settings(self, machine: Machine) -> None:
+        """Raise ``SettingsMistake`` where ``machine.toml`` could not follow a change."""
+        from desk.machine.settings_file import parse, read_text
+
+        file = machine.paths.settings
+        if file.exists():
+            parse(read_text(file), file, machine.record.spec, machine.driver.features)
 
     def update_facts(self, machine: Machine, facts: Mapping[str, str]) -> None:
         """Set facts of a machine that is held."""

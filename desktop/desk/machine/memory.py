@@ -134,6 +134,7 @@ class MemoryDial:
                     f"machine {name} is a Linux of its own, whose memory Desk does not set",
                     hint="`desk update --memory` limits single containers.",
                 )
+            self._manager.check_settings(machine)
             runs = machine.driver.state() is State.RUNNING
             if runs:
                 self._check_fits(machine, memory_mib)

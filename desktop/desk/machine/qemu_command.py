@@ -15,6 +15,9 @@ from desk.machine.model import MachineSpec
 GUEST_ADDRESS = "10.0.2.15"
 """The guest's static address in QEMU's user network (docs/architecture.md)."""
 
+DATA_NODE = "data"
+"""QEMU's name of the data disk."""
+
 DATA_SERIAL, ROOT_SERIAL, SEED_SERIAL = "desk-data", "desk-root", "desk-seed"
 
 PLUG_ID = "plug"
@@ -200,7 +203,7 @@ def machine_command(
         *("-msg", "timestamp=on"),
         *_network(ssh_port),
         *_disk("root", files.root, ROOT_SERIAL, {"read-only": "on"}),
-        *_disk("data", files.data, DATA_SERIAL, {"discard": "unmap", "detect-zeroes": "unmap"}),
+        *_disk(DATA_NODE, files.data, DATA_SERIAL, {"discard": "unmap", "detect-zeroes": "unmap"}),
         *_disk("seed", files.seed, SEED_SERIAL, {"read-only": "on"}),
         *("-device", "virtio-rng-pci"),
         # What the balloon holds is not the guest's to take back: the ceiling is a ceiling.

@@ -14,44 +14,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from desk.errors import UsageError
+from desk.machine.engine_settings import engine_environment, engine_settings
 from desk.machine.model import MachineSpec
 
 _SECTOR_BYTES = 512
-_ENGINE_LISTS = {"registry_mirror": "registry-mirrors", "insecure_registry": "insecure-registries"}
-"""Driver options of every machine with a seed: comma-separated lists, and their daemon.json key."""
-
-_PROXIES = {"http_proxy": "http-proxy", "https_proxy": "https-proxy", "no_proxy": "no-proxy"}
-"""Further such options, single values, and their keys in ``proxies`` of daemon.json."""
-
-ENGINE_OPTIONS = frozenset({*_ENGINE_LISTS, *_PROXIES})
 _CERTIFICATE_SUFFIXES = (".crt", ".cert", ".key")
 _CERTIFICATE_BYTES = 1 << 20
-
-
-def engine_settings(spec: MachineSpec) -> dict[str, object]:
-    """Return the engine's ``daemon.json`` for a machine: lists from its options."""
-    settings: dict[str, object] = {}
-    proxies = {key: spec.options[name] for name, key in _PROXIES.items() if spec.options.get(name)}
-    if proxies:
-        settings["proxies"] = proxies
-    for option, key in _ENGINE_LISTS.items():
-        if spec.options.get(option):
-            settings[key] = [item for item in spec.options[option].split(",") if item]
-    return settings
-
-
-def check_engine_options(options: Mapping[str, str]) -> None:
-    """Raise ``UsageError`` for values that would keep the engine from starting."""
-    for name, value in options.items():
-        if name not in ENGINE_OPTIONS or name == "no_proxy":
-            continue
-        has_scheme = name != "insecure_registry"
-        for item in value.split(",") if name in _ENGINE_LISTS else [value]:
-            host = item.partition("://")[2].partition("/")[0] if has_scheme else item
-            right = item.startswith(("http://", "https://")) if has_scheme else "://" not in item
-            if item and not (right and host and not any(c.isspace() for c in item)):
-                form = "https://HOST:PORT" if has_scheme else "HOST:PORT or a network"
-                raise UsageError(f"{name} cannot be {item!r}", hint=f"It has the form {form}.")
 
 
 def certificate_members(roots: Iterable[Path]) -> dict[str, bytes]:
@@ -73,13 +41,17 @@ def seed_members(
     machine = {"name": spec.name, "hostname": _hostname(spec.name)}
     if network:
         machine["network"] = network
-    return {
+    members = {
         "machine.json": _json(machine),
         "ssh_host_ed25519_key": host_key,
         "ssh_host_ed25519_key.pub": f"{host_key_public.strip()}\n".encode(),
         "authorized_keys": f"{authorized.strip()}\n".encode(),
         "daemon.json": _json(engine_settings(spec)),
     }
+    environment = engine_environment(spec)
+    if environment:
+        members["engine.env"] = environment.encode()
+    return members
 
 
 def write_seed(file: Path, members: Mapping[str, bytes]) -> None:

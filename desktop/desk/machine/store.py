@@ -78,8 +78,39 @@ class MachineFile:
             raise _damaged(file, name, f"no JSON ({error})") from error
         return record_from(document, file, name)
 
-    def write(self, record: MachineRecord) -> None:
-        """Write the record with all facts set before it existed."""
+    def write(self, record: MachineRecord, *, settings: str | None = None) -> None:
+        """Write the record with all facts set before it existed, and ``machine.toml``: as
+        ``settings``, else with what changes of the specification, and its comments as they are.
+
+        Raises ``SettingsMistake`` for a ``machine.toml`` that is no TOML; nothing changed then.
+        """
+        text = self._followed(record.spec) if settings is None else settings
+        # Its room is taken before anything is said in machine.json: a rename needs none.
+        staged = self._paths.settings.with_suffix(".new")
+        if text is not None:
+            write_whole(staged, text)
+        try:
+            self._write_record(record)
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
+        if text is not None:
+            staged.replace(self._paths.settings)
+
+    def _followed(self, spec: MachineSpec) -> str | None:
+        """Return ``machine.toml`` for another specification; ``None`` where it stays."""
+        if not self._paths.settings.exists() or not self.exists():
+            return None
+        before = self.read().spec
+        if before == spec:
+            return None
+        from desk.machine.settings_file import follow, read_text
+
+        text = read_text(self._paths.settings)
+        followed = follow(text, self._paths.settings, before, spec)
+        return followed if followed != text else None
+
+    def _write_record(self, record: MachineRecord) -> None:
         facts = {**record.facts, **self._pending}
         document = {
             "format": FORMAT,

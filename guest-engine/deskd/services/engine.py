@@ -16,6 +16,7 @@ from deskd.services.containers.observing import Observing
 from deskd.services.containers.out_of_memory import MemoryWatching
 from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.containers.updating import Updating
+from deskd.services.disk_use import DiskUse
 from deskd.services.distribution import Distribution
 from deskd.services.events import Events
 from deskd.services.exec import Execs
@@ -58,3 +59,4 @@ class Engine(Record):
     store_checks: StoreChecks
     memory_use: MemoryUse
     restart: MachineRestart
+    disk_use: DiskUse

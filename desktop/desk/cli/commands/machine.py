@@ -14,7 +14,7 @@ import click
 from desk.cli import complete, options, render
 from desk.cli.catalog import Entry
 from desk.cli.framework import DeskCommand, LazyGroup
-from desk.cli.machine_flags import machine_flags, memory_mib, new_spec
+from desk.cli.machine_flags import machine_flags, new_spec
 from desk.cli.render import Table
 from desk.cli.session import Session, pass_session
 from desk.errors import MachineError, NotFound, UsageError
@@ -26,8 +26,12 @@ _GROUP = {
         "machine_copies:clone",
         "Make a machine with the same images, containers, volumes and settings.",
     ),
-    "config": Entry("machine:config", "Print the docker flags that select a machine."),
+    "config": Entry(
+        "machine_config:config",
+        "Print the docker flags that select a machine; show, edit and apply its settings.",
+    ),
     "create": Entry("machine:create", "Create a machine."),
+    "disk": Entry("machine_disk:disk", "Show and enlarge the data disks of machines."),
     "env": Entry("env:env", "Print the shell code that points Docker's clients at a machine."),
     "export": Entry(
         "machine_copies:export", "Write a whole machine, without its keys, to one file."
@@ -48,7 +52,8 @@ _GROUP = {
         "machine_scp:scp", "Copy files between this computer and machines, or between machines."
     ),
     "set": Entry(
-        "machine:set_", "Set memory, CPUs, mirrors, proxies and shared folders of a machine."
+        "machine_config:set_",
+        "Set memory, CPUs, disk, mirrors, proxies and shared folders of a machine.",
     ),
     "snapshot": Entry("machine_copies:snapshot", "Keep a machine's disk as it is now."),
     "snapshots": Entry("machine_copies:snapshots", "List or remove the snapshots of a machine."),
@@ -104,7 +109,7 @@ _DEFAULT = ("Name", "Active", "DriverName", "State", "URL", "DockerVersion", "Er
 
 def machine_row(status: MachineStatus, *, in_use: bool) -> render.Row:
     """Return the columns of one machine."""
-    from desk.cli.units import binary_size
+    from desk.sizes import binary_size
 
     host = status.host_memory_bytes
     return {
@@ -220,16 +225,6 @@ def url(session: Session, name: str | None) -> None:
     render.out(session.desk.manager.url(machine_name))
 
 
-@click.command(cls=DeskCommand, example="docker $(desk machine config) ps")
-@_one
-@pass_session
-def config(session: Session, name: str | None) -> None:
-    """Print the docker flags that select a machine."""
-    machine_name = name or session.machine
-    session.desk.require_machine(machine_name)
-    render.out(f"-H={session.desk.manager.url(machine_name)}")
-
-
 @click.command(cls=DeskCommand, example="desk machine active")
 @pass_session
 def active(session: Session) -> None:
@@ -264,48 +259,6 @@ def create(session: Session, name: str | None, **flags: Any) -> None:
     session.progress.done(
         f"Created machine {machine_name}. `desk machine start {machine_name}` starts it."
     )
-
-
-@click.command(
-    name="set",
-    cls=DeskCommand,
-    example="desk machine set --memory 4g\n"
-    "desk machine set registry-mirror=https://mirror.example\n"
-    "desk machine set https-proxy=http://proxy:3128 no-proxy=.example,10.0.0.0/8\n"
-    "desk machine set insecure-registry=10.0.2.2:5000,registry.lan\n"
-    "desk machine set share-folder=~,/srv/data:ro",
-)
-@click.option("--memory", metavar="SIZE", help="Memory ceiling, such as 4g: at once if possible.")
-@click.option("--cpus", metavar="COUNT", type=click.IntRange(1), help="CPUs from the next start.")
-@click.argument("arguments", metavar="[MACHINE] [NAME=VALUE]...", nargs=-1)
-@pass_session
-def set_(
-    session: Session, arguments: tuple[str, ...], memory: str | None, cpus: int | None
-) -> None:
-    """Set memory, CPUs, mirrors, proxies and shared folders of a machine."""
-    from desk.cli.specs import parse_pairs
-
-    named = bool(arguments) and "=" not in arguments[0]
-    name = arguments[0] if named else session.machine
-    pairs = arguments[1:] if named else arguments
-    if any("=" not in pair for pair in pairs) or not (pairs or memory or cpus):
-        raise UsageError(
-            "nothing to set",
-            hint="Write --memory SIZE, --cpus COUNT or NAME=VALUE; an empty value unsets it.",
-        )
-    session.desk.require_machine(name)
-    wanted_mib = None if memory is None else memory_mib(memory)
-    given = parse_pairs(pairs, flag="machine set")
-    changes = {key.replace("-", "_"): value for key, value in given.items()}
-    manager = session.desk.manager
-    waits = bool(changes) and manager.set_options(name, changes)
-    waits = (cpus is not None and manager.set_cpus(name, cpus)) or waits
-    if wanted_mib is not None:
-        moved = session.desk.memory.move(name, wanted_mib, session.progress)
-        waits = waits and not moved.restarted
-        session.progress.done(f"Machine {name} has {wanted_mib} MiB of memory.")
-    if waits:
-        render.note(f"`desk machine restart {name}` makes it take effect.")
 
 
 @click.command(cls=DeskCommand, example="desk machine start")

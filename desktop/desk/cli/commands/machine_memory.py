@@ -12,8 +12,8 @@ from desk.cli import complete, options, render
 from desk.cli.framework import DeskCommand
 from desk.cli.render import Table
 from desk.cli.session import Session, pass_session
-from desk.cli.units import binary_size
 from desk.errors import UsageError
+from desk.sizes import binary_size
 
 if TYPE_CHECKING:
     from desk.machine.memory import MemoryUsage, Sample

@@ -13,9 +13,10 @@ from desk.cli import complete, options, render
 from desk.cli.framework import DeskCommand
 from desk.cli.render import Table
 from desk.cli.session import Session, pass_session
-from desk.cli.units import binary_size, human_size
+from desk.cli.units import human_size
 from desk.engine.client import EngineClient
 from desk.errors import EngineError
+from desk.sizes import binary_size
 
 HEADINGS = {
     "BlockIO": "BLOCK I/O",

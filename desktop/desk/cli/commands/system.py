@@ -14,15 +14,9 @@ from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand
 from desk.cli.render import Table
 from desk.cli.session import Session, pass_session
-from desk.cli.units import (
-    ago,
-    binary_size,
-    format_rfc3339,
-    human_size,
-    parse_moment,
-    parse_timestamp,
-)
+from desk.cli.units import ago, format_rfc3339, human_size, parse_moment, parse_timestamp
 from desk.errors import DeskError
+from desk.sizes import binary_size
 
 
 @click.command(cls=DeskCommand, example="desk version --format '{{.Server.Version}}'")

@@ -46,6 +46,7 @@ class LocalDriver:
         has_console=False,
         live_memory=False,
         sized=False,
+        options=OPTIONS,
     )
 
     def __init__(self, context: DriverContext) -> None:
@@ -204,6 +205,9 @@ class LocalDriver:
 
     def live_memory(self) -> None:
         return None
+
+    def grow_disk(self, size_bytes: int) -> None:
+        raise NotImplementedError("only machines that are files here have a disk of Desk's")
 
     def diagnose(self) -> str:
         words = process.last_lines(self._paths.engine_log)

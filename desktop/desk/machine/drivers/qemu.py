@@ -7,6 +7,7 @@ Options: ``ssh_port`` fixes the port on 127.0.0.1, ``qemu`` the path of QEMU's p
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import sys
@@ -20,9 +21,11 @@ from desk.machine.driver import Features, Progress
 from desk.machine.drivers.options import check_known, port_option
 from desk.machine.drivers.qemu_memory import FACT_BOOT, FACT_PLUG, QemuMemory, host_memory_mib
 from desk.machine.drivers.table import DriverContext
+from desk.machine.engine_settings import ENGINE_OPTIONS, check_engine_options
 from desk.machine.images import GuestImage, ImageStore, host_architecture
 from desk.machine.model import LEAST_MEMORY_MIB, MachineSpec, State
 from desk.machine.qemu_command import (
+    DATA_NODE,
     BootFiles,
     HostFacts,
     binary_name,
@@ -30,13 +33,7 @@ from desk.machine.qemu_command import (
     machine_command,
     plug_memory_mib,
 )
-from desk.machine.seed import (
-    ENGINE_OPTIONS,
-    certificate_members,
-    check_engine_options,
-    seed_members,
-    write_seed,
-)
+from desk.machine.seed import certificate_members, seed_members, write_seed
 from desk.machine.sharing import SHARING_OPTIONS
 from desk.machine.sparse import make_sparse
 from desk.machine.store import MachineStore
@@ -67,6 +64,7 @@ class QemuDriver:
         own_guest=True,
         has_seed=True,
         portable=True,
+        options=OPTIONS,
     )
 
     def __init__(self, context: DriverContext) -> None:
@@ -279,6 +277,21 @@ class QemuDriver:
         if running is None or not self._record.get(FACT_BOOT):
             return None
         return QemuMemory(self._name, running, self._record, self._qmp)
+
+    def grow_disk(self, size_bytes: int) -> None:
+        """QEMU tells a running guest of the new size, and makes the file longer itself."""
+        if self._paths.data_disk.stat().st_size >= size_bytes:
+            return
+        if process.recall(self._paths.qemu_pid) is not None:
+            self._qmp("block_resize", **{"node-name": DATA_NODE}, size=size_bytes)
+            return
+        try:
+            os.truncate(self._paths.data_disk, size_bytes)
+        except OSError as error:
+            raise MachineError(
+                f"{self._paths.data_disk} cannot have {size_bytes / _GIB:g} GiB: {error.strerror}",
+                hint="Give it less, or set DESK_HOME to a directory on another disk.",
+            ) from error
 
     def diagnose(self) -> str:
         if self.state() is State.STOPPED:

@@ -50,6 +50,7 @@ class SshHostDriver:
         live_memory=False,
         sized=False,
         state_interval_s=5.0,
+        options=OPTIONS,
     )
 
     def __init__(self, context: DriverContext) -> None:
@@ -211,6 +212,9 @@ class SshHostDriver:
 
     def live_memory(self) -> None:
         return None
+
+    def grow_disk(self, size_bytes: int) -> None:
+        raise NotImplementedError("only machines that are files here have a disk of Desk's")
 
     def diagnose(self) -> str:
         try:

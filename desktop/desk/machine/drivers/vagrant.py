@@ -53,6 +53,7 @@ class VagrantDriver:
         live_memory=False,
         own_guest=True,
         state_interval_s=5.0,
+        options=OPTIONS,
     )
 
     def __init__(self, context: DriverContext) -> None:
@@ -193,6 +194,9 @@ class VagrantDriver:
 
     def live_memory(self) -> None:
         return None
+
+    def grow_disk(self, size_bytes: int) -> None:
+        raise NotImplementedError("only machines that are files here have a disk of Desk's")
 
     def diagnose(self) -> str:
         return f"{self._last_words()} (see {self._paths.vagrant_log})"

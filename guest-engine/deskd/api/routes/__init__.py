@@ -89,6 +89,8 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/desk/faults/{name}", "faults:heal"),
     # Desk's own: the check of the store
     Route("POST", "/desk/store/check", "store:check"),
+    # Desk's own: the disk of the engine's data
+    Route("GET", "/desk/disk", "disk:usage"),
     # Desk's own: the machine's memory and who holds it
     Route("GET", "/desk/memory", "memory:usage"),
     # Desk's own: a restart of the machine that gives back what ran

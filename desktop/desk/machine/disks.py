@@ -1,0 +1,145 @@
+"""The data disks of machines: how large, how full, what the host pays; and how they grow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from desk.engine.client import EngineClient
+from desk.engine.transport import UnixTransport
+from desk.errors import Conflict, DriverError, EngineError, UsageError
+from desk.machine.coming_up import Machine
+from desk.machine.driver import Progress
+from desk.machine.manager import Manager
+from desk.machine.model import State
+from desk.sizes import binary_size
+
+_GIB = 1 << 30
+_ANSWER_S = 15.0
+
+# The guest's kernel is told of the new size, and may take a moment. SIZE is in sectors.
+_GROW = """. /run/desk-disks; block=${DATA#/dev/}; tries=0
+until [ "$(cat /sys/class/block/$block/size)" -ge SIZE ] || [ $tries -ge 100 ]; do
+  tries=$((tries + 1)); usleep 100000
+done
+/usr/sbin/resize2fs "$DATA" 2>&1"""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUsage:
+    """A machine's data disk. What is not known, as the use of one that is off, is ``None``."""
+
+    name: str
+    size_bytes: int | None
+    used_bytes: int | None  # what the guest's files take
+    free_bytes: int | None  # what containers can still write
+    reserve_bytes: int | None  # kept for the engine, so that it works on a full disk
+    host_bytes: int | None  # the blocks that the disk takes here
+    snapshots_bytes: int = 0
+
+
+class MachineDisks:
+    """Looks at the disks of machines and makes them larger."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+
+    def usage(self, name: str) -> DiskUsage:
+        """Return a machine's disk, running or not."""
+        machine = self._manager.open(name)
+        told = _told(machine) if machine.driver.state() is State.RUNNING else None
+        portable = machine.driver.features.portable
+        host_bytes = _blocks(machine.paths.data_disk) if portable else None
+        size_bytes = machine.record.spec.disk_gib * _GIB if portable else None
+        if told is not None and size_bytes is None:
+            size_bytes = told["Total"]
+        return DiskUsage(
+            name=name,
+            size_bytes=size_bytes,
+            used_bytes=None if told is None else told["Used"],
+            free_bytes=None if told is None else told["Available"],
+            reserve_bytes=None if told is None else told["Reserve"],
+            host_bytes=host_bytes,
+            snapshots_bytes=sum(_blocks(d) for d in machine.paths.snapshots.glob("*/data.img")),
+        )
+
+    def grow(self, name: str, disk_gib: int, progress: Progress) -> bool:
+        """Make the disk larger, with the file system of a running machine; return whether there
+        was anything to do.
+
+        Raises ``Conflict`` for a size below what it has, ``UsageError`` where the disk is none of
+        Desk's, and ``DriverError``; then nothing has changed.
+        """
+        with self._manager.held(name, "setting") as machine:
+            if not machine.driver.features.portable:
+                raise UsageError(
+                    f"the disk of machine {name} is not a file of Desk's",
+                    hint="It is made larger where the machine comes from.",
+                )
+            spec = machine.record.spec
+            if disk_gib < spec.disk_gib:
+                raise self._too_small(name, disk_gib, spec.disk_gib)
+            state = machine.driver.state()
+            if state not in (State.RUNNING, State.STOPPED):
+                raise Conflict(
+                    f"machine {name} is {state.value.lower()}, and its disk cannot grow so",
+                    hint=f"`desk machine start {name}` wakes it.",
+                )
+            if disk_gib == spec.disk_gib:
+                return False
+            self._manager.check_settings(machine)
+            progress(f"Growing the disk of machine {name} to {disk_gib} GiB")
+            machine.driver.grow_disk(disk_gib * _GIB)
+            self._manager.respecify(machine, replace(spec, disk_gib=disk_gib))
+            if state is State.RUNNING:
+                _grow_file_system(machine, disk_gib * _GIB)
+            return True
+
+    def _too_small(self, name: str, wanted_gib: int, size_gib: int) -> Conflict:
+        usage = self.usage(name)
+        used = usage.used_bytes
+        if used is not None and used > wanted_gib * _GIB:
+            return Conflict(
+                f"machine {name} holds {binary_size(used)}, more than {wanted_gib} GiB",
+                hint="`desk system prune` removes what is not in use.",
+            )
+        takes = "" if usage.host_bytes is None else f" ({binary_size(usage.host_bytes)} now)"
+        return Conflict(
+            f"the disk of machine {name} has {size_gib} GiB and cannot become smaller",
+            hint=f"Nothing is gained by that: here it takes the room of what is in it{takes}.",
+        )
+
+
+def _grow_file_system(machine: Machine, size_bytes: int) -> None:
+    from desk.ssh.session import Session
+
+    endpoint = machine.driver.endpoint()
+    if endpoint is None:
+        return
+    with Session.connect(endpoint) as session:
+        done = session.run(_GROW.replace("SIZE", str(size_bytes // 512)))
+    if done.exit_code != 0:
+        words = done.stdout.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no reason"]
+        raise DriverError(
+            f"the disk of machine {machine.name} has grown, but not its file system: {words[0]}",
+            hint=f"`desk machine restart {machine.name}` grows it at the boot.",
+        )
+
+
+def _told(machine: Machine) -> dict[str, int] | None:
+    """Return what the engine tells of its disk; ``None`` where it does not answer or is older."""
+    try:
+        with EngineClient(
+            UnixTransport(machine.paths.engine_socket), timeout_s=_ANSWER_S
+        ) as client:
+            return client.system.disk()
+    except EngineError:
+        return None
+
+
+def _blocks(file: Path) -> int:
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return 0
+    return getattr(found, "st_blocks", 0) * 512 or found.st_size
