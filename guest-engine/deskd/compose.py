@@ -195,7 +195,7 @@ class Daemon:
         stack.push_async_callback(execs.close)
         health = HealthChecks(registry, execs)
         stack.push_async_callback(health.close)
-        publishers = Publishers()
+        publishers = Publishers(network.laptop)
         memory = MemoryWatching(registry, resources, machine.memory_bytes)
         stack.callback(memory.close)
         folders = Folders(expected=_has_agents())

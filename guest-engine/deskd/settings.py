@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 DEFAULT_EXEC_ROOT = "/run/desk"
 DEFAULT_CONFIG_FILE = "/etc/desk/daemon.json"
+HOST_BY_AGENT = "agent"
+"""Value of ``--host-gateway-ip`` instead of an address."""
+
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 
@@ -57,6 +60,7 @@ class Settings(Record):
     dns: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
+    host_gateway_ip: str = ""
     cgroup_parent: str = ""
     labels: tuple[str, ...] = ()
     log_level: str = "info"
@@ -104,6 +108,9 @@ _OPTIONS: tuple[_Option, ...] = (
     _Option("dns", "dns", "dns", "name server for containers", "list", metavar="IP"),
     _Option("dns-opt", "dns-opts", "dns_options", "resolver option for containers", "list"),
     _Option("dns-search", "dns-search", "dns_search", "search domain for containers", "list"),
+    _Option("host-gateway-ip", "host-gateway-ip", "host_gateway_ip",
+            "address that host-gateway and host.docker.internal mean; agent: the computer whose "
+            "agent is connected, through it", metavar="IP"),
     _Option("cgroup-parent", "cgroup-parent", "cgroup_parent", "cgroup that holds all containers"),
     _Option("label", "labels", "labels", "key=value label of this engine", "list"),
     _Option("log-level", "log-level", "log_level", "debug, info, warn, error or fatal", short="-l"),
@@ -389,9 +396,18 @@ def _check_proxy(text: str, flag: str) -> None:
 
 
 def _check_addresses(values: dict[str, Any]) -> None:
-    if not any(values.get(name) for name in ("dns", "bip", "fixed_cidr_v6")):
+    if not any(values.get(name) for name in ("dns", "bip", "fixed_cidr_v6", "host_gateway_ip")):
         return
     import ipaddress
+
+    host = values.get("host_gateway_ip", "")
+    if host and host != HOST_BY_AGENT:
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise InvalidArgument(
+                f"--host-gateway-ip {host} is not an IP address; give one, or {HOST_BY_AGENT}"
+            ) from None
 
     for server in values.get("dns", ()):
         try:

@@ -44,7 +44,7 @@ def desk_mount(server: SshServer, folder: Path) -> Iterator[Path]:
     deskd = Path(sys.executable).with_name("deskd")
     mounts = GuestMounts(f"bench-{os.getpid()}", f"{deskd} dial-stdio")
     with Session.connect(server.endpoint) as session:
-        mounts.prepare(session)
+        mounts.prepare(session, mounts.socket)
         session.listen_unix(mounts.socket, serve)
         place = mounts.mount(session, str(folder))
         try:

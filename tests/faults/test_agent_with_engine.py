@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from tests.bench.engines import busybox_archive, network_namespace
 from tests.free_ports import free_port
+from tests.http_service import HttpService, QuietHandler
 from tests.ssh_server import SshServer
 
 from desk.agent import spawn
@@ -47,7 +48,7 @@ class Machine:
                     *("nsenter", f"--net={self.namespace}", sys.executable, "-m", "deskd"),
                     *("--data-root", str(self.directory / "data")),
                     *("--exec-root", str(self.directory / "exec")),
-                    *("-H", f"unix://{self.socket}"),
+                    *("-H", f"unix://{self.socket}", "--host-gateway-ip", "agent"),
                 ],
                 stdout=log,
                 stderr=log,
@@ -96,12 +97,15 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     paths.directory.mkdir()
     with contextlib.ExitStack() as stack:
         namespace = stack.enter_context(network_namespace())
+        # Every machine has a way out, if only one that leads nowhere.
+        route = ["ip", "route", "add", "default", "dev", "lo"]
+        subprocess.run(["nsenter", f"--net={namespace}", *route], check=True)
         server = stack.enter_context(SshServer(directory / "s", namespace=namespace))
         machine = Machine(namespace, directory, server, paths)
         machine.start_engine()
         stack.callback(machine.stop_engine, signal.SIGTERM)
         access = EngineAccess(socket=str(machine.socket), command="exit 1")
-        spawn.start(paths, AgentSpec("m", server.endpoint, access))
+        spawn.start(paths, AgentSpec("m", server.endpoint, access, leads_back=True))
         stack.callback(spawn.stop, paths)
         stack.callback(_remove_containers, machine)
         with busybox_archive(directory).open("rb") as archive:
@@ -227,6 +231,109 @@ def test_ports_and_requests_survive_a_killed_connection(machine: Machine) -> Non
     wait_for(lambda: b"welcome" in _web_page(port), "the page again")
     machine.docker("rm", "-f", container)
     wait_for(lambda: _refused(port), "the port to close")
+
+
+class _Greeting(QuietHandler):
+    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+        self.answer(200, {}, b"from the laptop's loopback\n")
+
+    def do_POST(self) -> None:  # noqa: N802 - http.server's name
+        self.answer(200, {}, self.rfile.read(int(self.headers["Content-Length"])))
+
+
+@pytest.fixture
+def service() -> Iterator[str]:
+    """The port of a web server that listens on this computer's 127.0.0.1 only."""
+    with HttpService(_Greeting) as service:
+        yield service.address.partition(":")[2]
+
+
+@pytest.mark.parametrize("network", ["bridge", "lan", "host"])
+def test_containers_reach_what_listens_on_the_laptops_loopback(
+    machine: Machine, service: str, network: str
+) -> None:
+    if network == "lan":
+        machine.docker("network", "create", "lan")
+    script = "for name in host.docker.internal host.desk.internal mine; do "
+    script += f"wget -q -O - http://$name:{service}/; done"
+    extra = ["--network", network, "--add-host", "mine:host-gateway"]
+    told = machine.docker("run", "--rm", *extra, "box", "/bin/sh", "-c", script)
+    assert told.splitlines() == ["from the laptop's loopback"] * 3
+    if network == "lan":
+        machine.docker("network", "rm", "lan")
+
+
+def test_large_bodies_go_to_the_laptop_and_come_back(machine: Machine, service: str) -> None:
+    script = f"""
+        head -c 2000000 /dev/urandom | od -v >/sent
+        wget -q -O /got --post-file /sent http://host.docker.internal:{service}/ && cmp /sent /got
+        echo $?
+    """
+    assert machine.docker("run", "--rm", "box", "/bin/sh", "-c", script) == "0"
+
+
+def test_a_port_that_nobody_has_on_the_laptop_is_an_error(machine: Machine, service: str) -> None:
+    script = f"""
+        exec 2>&1
+        wget -q -O - http://host.docker.internal:{free_port()}/ || echo none
+        wget -q -O - http://host.docker.internal:{service}/
+    """
+    told = machine.docker("run", "--rm", "box", "/bin/sh", "-c", script).splitlines()
+    assert told[-2:] == ["none", "from the laptop's loopback"]
+
+
+def test_the_way_to_the_laptop_lives_as_long_as_its_connection(
+    machine: Machine, service: str
+) -> None:
+    script = f"timeout 20 wget -q -O - http://host.docker.internal:{service}/"
+    container = machine.docker("run", "-d", "box", "/bin/sleep", "600")
+
+    def fetched() -> bool:
+        address = f"unix://{machine.paths.engine_socket}"
+        command = ["docker", "-H", address, "exec", container, "/bin/sh", "-c", script]
+        return b"loopback" in subprocess.run(command, capture_output=True, timeout=60).stdout
+
+    assert fetched()
+    machine.server.kill_sessions()
+    wait_for(fetched, "the way after a new connection")
+    machine.stop_engine(signal.SIGKILL)
+    machine.start_engine()
+    wait_for(fetched, "the way after a new engine")
+
+
+def test_nothing_but_the_laptops_address_leads_to_it(machine: Machine, service: str) -> None:
+    """Neither the relay's own port nor an internal network is a way, and the agent's socket is for
+    root of the machine."""
+    machine.docker("network", "create", "--internal", "closed")
+    script = f"timeout 3 wget -q -O - http://192.0.0.254:{service}/ || echo none"
+    command = ("run", "--rm", "--network", "closed", "box", "/bin/sh", "-c", script)
+    assert machine.docker(*command).endswith("none")
+    machine.docker("network", "rm", "closed")
+    listing = subprocess.run(
+        ["nsenter", f"--net={machine.namespace}", "ss", "-Hltnp"], capture_output=True, text=True
+    )
+    assert machine.engine is not None
+    (line,) = [line for line in listing.stdout.splitlines() if f"pid={machine.engine.pid}," in line]
+    address, _, port = line.split()[3].rpartition(":")
+    assert address == "127.0.0.1"
+    script = f"""
+        exec 2>&1
+        gateway=$(ip route | sed -n 's/^default via \\([^ ]*\\).*/\\1/p')
+        nc -w 3 $gateway {port} </dev/null && echo reached
+        nc -w 3 host.docker.internal {port} </dev/null
+        echo done
+    """
+    told = machine.docker("run", "--rm", "box", "/bin/sh", "-c", script)
+    assert told.splitlines()[-1] == "done"
+    assert "reached" not in told
+    inside = ["nsenter", f"--net={machine.namespace}", "busybox", "nc", address, port]
+    done = subprocess.run(inside, input=b"GET / HTTP/1.0\r\n\r\n", capture_output=True, timeout=60)
+    assert done.stdout == b""
+    sockets = list(Path("/run/desk-folders").glob("*/services.sock"))
+    assert sockets
+    for path in sockets:
+        assert path.stat().st_mode & 0o077 == 0
+        assert path.parent.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("way", ["socket", "command"])

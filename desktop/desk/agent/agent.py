@@ -25,6 +25,7 @@ from desk.agent.folders import SharedFolders
 from desk.agent.gateway import EngineGateway
 from desk.agent.guest_mounts import GuestMounts
 from desk.agent.link import Link
+from desk.agent.local_services import LocalServices
 from desk.agent.pidfile import PidFile
 from desk.agent.ports import PortForwards
 from desk.agent.spec import AgentSpec
@@ -68,10 +69,10 @@ class Agent:
         self._door = EngineDoor(spec.engine)
         self._gateway = EngineGateway(spec.machine, self._link, self._door)
         self._ports = PortForwards(self._link, self._acceptor)
-        self._folders = SharedFolders(
-            spec.machine, self._link, spec.sharing, _guest_mounts(paths, spec)
-        )
-        self._watch = EngineWatch(self._link, self._door, self._ports, self._folders)
+        mounts = _guest_mounts(paths, spec)
+        self._folders = SharedFolders(spec.machine, self._link, spec.sharing, mounts)
+        services = LocalServices(mounts) if spec.leads_back else None
+        self._watch = EngineWatch(self._link, self._door, self._ports, self._folders, services)
         self._control = ControlServer(
             paths.agent_socket,
             {

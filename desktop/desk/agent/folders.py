@@ -83,7 +83,7 @@ class SharedFolders:
     def _connect(self, session: Session) -> None:
         if self._served is not session and self._folders:
             try:
-                self._elsewhere = self._mounts.prepare(session)
+                self._elsewhere = self._mounts.prepare(session, self._mounts.socket)
                 if self._elsewhere:
                     session.listen_unix(self._mounts.socket, self._serve)
                     self._recall(session)

@@ -21,7 +21,7 @@ _PATIENCE_S = 45.0
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 _PREPARE = """
-mkdir -p "$1" && chmod 711 "$1" && rm -f "$2/agent.sock" && mkdir -p "$2" && chmod 700 "$2" &&
+mkdir -p "$1" && chmod 711 "$1" && rm -f "$3" && mkdir -p "$2" && chmod 700 "$2" &&
 chown "${SUDO_UID:-$(id -u)}" "$2" && cat /proc/sys/kernel/random/boot_id
 """
 
@@ -89,14 +89,19 @@ class GuestMounts:
         return f"{DIRECTORY}/{self.agent}/agent.sock"
 
     @property
+    def local_services(self) -> str:
+        """Where it listens for connections to this agent's computer."""
+        return f"{DIRECTORY}/{self.agent}/services.sock"
+
+    @property
     def name(self) -> str:
         """How the mounts are named in the machine's list of mounts."""
         return f"desk-{self.agent}"
 
-    def prepare(self, session: Session) -> bool:
-        """Make way for the socket; return whether the machine is another computer than this one,
+    def prepare(self, session: Session, path: str) -> bool:
+        """Make way for a socket; return whether the machine is another computer than this one,
         which has its own folders already. Raises ``MachineError``."""
-        done = self._run(session, _PREPARE, (DIRECTORY, f"{DIRECTORY}/{self.agent}"))
+        done = self._run(session, _PREPARE, (DIRECTORY, f"{DIRECTORY}/{self.agent}", path))
         try:
             return done.stdout.strip() != Path(_BOOT_ID).read_bytes().strip()
         except OSError:

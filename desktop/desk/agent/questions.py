@@ -21,16 +21,19 @@ _log = logging.getLogger(__name__)
 class Questions(ABC):
     """Follows the questions of one engine connection in a thread, from ``start`` to ``close``."""
 
-    def __init__(self, engine: EngineConnection, path: str) -> None:
+    def __init__(self, engine: EngineConnection, path: str, query: dict[str, str]) -> None:
         self._engine = engine
         self._path = path
+        self._query = query
         self._stream: JsonStream | None = None
         self._thread = threading.Thread(target=self._follow, name="questions", daemon=True)
 
     def start(self) -> None:
         """Begin; returns when the engine knows whom to ask. Raises what the connection meets."""
         try:
-            self._stream = self._engine.objects("GET", self._path, versioned=False)
+            self._stream = self._engine.objects(
+                "GET", self._path, query=self._query, versioned=False
+            )
         except EngineError as error:
             if error.status != 404:
                 raise
@@ -69,12 +72,17 @@ class Questions(ABC):
 
 class PortQuestions(Questions):
     """Asked for ports. One that was promised is held until the engine tells that the start is over;
-    then the list of containers decides again, which ``look_again`` asks for."""
+    then the list of containers decides again, which ``look_again`` asks for. ``services`` is where
+    the machine finds this computer, empty where it does not."""
 
     def __init__(
-        self, engine: EngineConnection, ports: PortForwards, look_again: Callable[[], None]
+        self,
+        engine: EngineConnection,
+        ports: PortForwards,
+        look_again: Callable[[], None],
+        services: str,
     ) -> None:
-        super().__init__(engine, "/desk/ports")
+        super().__init__(engine, "/desk/ports", {"laptop": services} if services else {})
         self._ports = ports
         self._look_again = look_again
 
@@ -95,7 +103,7 @@ class FolderQuestions(Questions):
     """Asked for folders."""
 
     def __init__(self, engine: EngineConnection, folders: SharedFolders) -> None:
-        super().__init__(engine, "/desk/folders")
+        super().__init__(engine, "/desk/folders", {})
         self._folders = folders
 
     def take(self, number: int, message: dict[str, Any]) -> Mapping[str, Any] | None:

@@ -36,12 +36,14 @@ class FolderSharing:
 @dataclass(frozen=True, slots=True)
 class AgentSpec:
     """Everything one agent needs; it reads nothing else about its machine. ``keeps_clock``: the
-    guest is Desk's own and the agent sets its clock after the host's."""
+    guest is Desk's own and the agent sets its clock after the host's. ``leads_back``: containers
+    reach this computer's loopback through the agent."""
 
     machine: str
     endpoint: Endpoint
     engine: EngineAccess = EngineAccess()
     keeps_clock: bool = False
+    leads_back: bool = False
     sharing: FolderSharing = FolderSharing()
 
     def to_json(self) -> str:
@@ -60,6 +62,7 @@ class AgentSpec:
                 Endpoint(**endpoint),
                 EngineAccess(**data["engine"]),
                 keeps_clock=bool(data["keeps_clock"]),
+                leads_back=bool(data["leads_back"]),
                 sharing=FolderSharing(
                     tuple(data["sharing"]["folders"]), tuple(data["sharing"]["hidden"])
                 ),

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from desk.agent.door import EngineDoor
 from desk.agent.folders import SharedFolders
 from desk.agent.link import Link
+from desk.agent.local_services import LocalServices
 from desk.agent.ports import PortForwards, wanted_forwards
 from desk.agent.questions import FolderQuestions, PortQuestions
 from desk.engine.connection import EngineConnection
@@ -38,12 +39,18 @@ class EngineWatch:
     """
 
     def __init__(
-        self, link: Link, door: EngineDoor, ports: PortForwards, folders: SharedFolders
+        self,
+        link: Link,
+        door: EngineDoor,
+        ports: PortForwards,
+        folders: SharedFolders,
+        services: LocalServices | None = None,
     ) -> None:
         self._link = link
         self._door = door
         self._ports = ports
         self._folders = folders
+        self._services = services
         self._closing = threading.Event()
         self._dirty = threading.Event()
         self._lock = threading.Lock()
@@ -121,9 +128,10 @@ class EngineWatch:
                 if self._closing.is_set():
                     return
                 self._share(session)
+                services = self._services.offer(session) if self._services is not None else ""
                 with ExitStack() as undo:
                     for questions in (
-                        PortQuestions(engine, self._ports, self.look_again),
+                        PortQuestions(engine, self._ports, self.look_again, services),
                         FolderQuestions(engine, self._folders),
                     ):
                         undo.callback(questions.close)

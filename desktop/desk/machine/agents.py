@@ -24,6 +24,7 @@ class Agents(Protocol):
         access: EngineAccess,
         *,
         keeps_clock: bool,
+        leads_back: bool,
         sharing: FolderSharing,
     ) -> None:
         """Return when the agent serves the engine's socket; it connects in the background."""
@@ -50,12 +51,20 @@ class AgentProcesses:
         access: EngineAccess,
         *,
         keeps_clock: bool,
+        leads_back: bool,
         sharing: FolderSharing,
     ) -> None:
         from desk.agent import spawn
         from desk.agent.spec import AgentSpec
 
-        spec = AgentSpec(name, endpoint, access, keeps_clock=keeps_clock, sharing=sharing)
+        spec = AgentSpec(
+            name,
+            endpoint,
+            access,
+            keeps_clock=keeps_clock,
+            leads_back=leads_back,
+            sharing=sharing,
+        )
         spawn.start(paths, spec)
 
     def stop(self, paths: MachinePaths) -> None:

@@ -25,6 +25,8 @@ class Features:
     live_memory: bool  # the ceiling can be moved while the machine runs
     sized: bool = True  # memory and CPUs of its specification mean something to it
     own_guest: bool = False  # Desk's guest image, whose clock the agent keeps
+    # Containers reach this computer's loopback through the agent, not by the machine's own network.
+    led_back_by_agent: bool = False
     # All of the machine is files in its directory: it can be renamed, copied and frozen.
     portable: bool = False
     has_seed: bool = False  # what its engine is to do is told anew at each start

@@ -415,6 +415,7 @@ class Manager:
             endpoint,
             machine.driver.engine_access(),
             keeps_clock=machine.driver.features.own_guest,
+            leads_back=machine.driver.features.led_back_by_agent,
             sharing=folder_sharing(machine.record.spec, self.home),
         )
 

@@ -26,6 +26,9 @@ OPTION_MACVLAN_MODE = "macvlan_mode"
 OPTION_IPVLAN_MODE = "ipvlan_mode"
 OPTION_IPVLAN_FLAG = "ipvlan_flag"
 
+LAPTOP_NAMES = ("host.docker.internal", "host.desk.internal")
+"""What containers call the computer that the machine is on; what else ``host-gateway`` means."""
+
 # --- what the API shows -------------------------------------------------------------------------
 
 

@@ -10,6 +10,8 @@ Rules, with their reasons:
 - ``raw``: a bridge has ``route_localnet`` (a published port answers on 127.0.0.1), which would
   let a container reach services that listen on the machine's loopback only. Dropped before
   address translation, so replies to translated connections pass.
+- ``prerouting``, ``output``, where the agent is the way to the laptop: its address leads to the
+  engine's relay (see ``laptop``), but not from internal networks. What is not TCP goes nowhere.
 - ``prerouting``, ``output``: connections to any address of the machine itself go to the container
   that published the port; first bindings to one address, then those to all. ::1 is left out: the
   kernel takes no answer to it from another interface, and has no ``route_localnet`` for IPv6.
@@ -114,8 +116,27 @@ class Publication(msgspec.Struct, frozen=True):
         return f"published{family}" if self.is_everywhere else f"published{family}_on"
 
 
-def table_text(table: str) -> str:
+class LaptopRules(msgspec.Struct, frozen=True):
+    """Where connections to the laptop's address go: to a port of the machine's 127.0.0.1."""
+
+    address: IPv4Address
+    relay_port: int
+
+    def translation(self, bridges: str = "") -> str:
+        """Return the rule that leads them there."""
+        return (
+            f"{bridges}ip daddr {self.address} meta l4proto {PROTOCOL_NUMBERS['tcp']} "
+            f"dnat ip to 127.0.0.1:{self.relay_port}"
+        )
+
+
+def table_text(table: str, laptop: LaptopRules | None = None) -> str:
     """Return the table without elements, in nft's language."""
+    from_bridges = to_laptop = no_other_way = ""
+    if laptop is not None:
+        from_bridges = laptop.translation("iifname @bridges iifname != @internal ")
+        to_laptop = laptop.translation()
+        no_other_way = f"ip daddr {laptop.address} drop"
     port = "meta l4proto . th dport"
     translate = f"""fib daddr type local dnat ip to ip daddr . {port} map @published_on
     fib daddr type local dnat ip to {port} map @published
@@ -140,10 +161,12 @@ def table_text(table: str) -> str:
   }}
   chain prerouting {{
     type nat hook prerouting priority -100; policy accept;
+    {from_bridges}
     {translate}
   }}
   chain output {{
     type nat hook output priority -100; policy accept;
+    {to_laptop}
     {translate}
   }}
   chain postrouting {{
@@ -155,6 +178,7 @@ def table_text(table: str) -> str:
   }}
   chain forward {{
     type filter hook forward priority 0; policy accept;
+    {no_other_way}
     iifname . oifname @open accept
     oifname @bridges ct state established,related accept
     oifname @bridges ct status dnat accept
@@ -173,9 +197,10 @@ def table_text(table: str) -> str:
 class Firewall:
     """The table of one engine. Calls are short (0.15 ms) and safe on the event loop."""
 
-    def __init__(self, table: str, nftables: Nftables) -> None:
+    def __init__(self, table: str, nftables: Nftables, laptop: LaptopRules | None = None) -> None:
         self.table = table
         self._nftables = nftables
+        self._laptop = laptop
 
     def replace(
         self,
@@ -186,7 +211,7 @@ class Firewall:
         """Build the whole table anew in one transaction: stale elements of an earlier engine go,
         and no connection meets a moment without rules."""
         commands = [f"add table inet {self.table}", f"delete table inet {self.table}"]
-        commands.append(table_text(self.table))
+        commands.append(table_text(self.table, self._laptop))
         for bridge in bridges:
             commands += self._bridge_elements("add", bridge)
         commands += self._publication_elements("add", publications)

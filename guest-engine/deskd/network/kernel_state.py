@@ -40,7 +40,7 @@ from deskd.network.bridge import (
 )
 from deskd.network.catalog import Catalog
 from deskd.network.fault_rules import FaultRules
-from deskd.network.firewall import BridgeRules, Firewall, Opening, Publication
+from deskd.network.firewall import BridgeRules, Firewall, LaptopRules, Opening, Publication
 from deskd.network.ipam import (
     DEFAULT_POOLS,
     Pool,
@@ -112,6 +112,7 @@ class KernelState:
         keep_veths: Collection[str],
         publications: Sequence[Publication],
         openings: Sequence[Opening],
+        laptop: LaptopRules | None = None,
     ) -> None:
         """Make or repair every bridge and parent and build the firewall; remove what is stale.
 
@@ -137,7 +138,7 @@ class KernelState:
                         self._set_up_known(route, machine, record)
                 for record in self._stacked_records():
                     self._set_up_stacked(route, record)
-                self._firewall = Firewall(self._names.table, self._nftables)
+                self._firewall = Firewall(self._names.table, self._nftables, laptop)
                 self.rebuild_firewall(publications, openings)
                 undo.pop_all()
             self._warn_of_foreign_drops()

@@ -11,6 +11,7 @@ import ipaddress
 from dnslib import AAAA, CLASS, EDNS0, PTR, QTYPE, RR, A, DNSError, DNSHeader, DNSRecord
 from dnslib.dns import OPCODE, RCODE
 
+from deskd.domain.network import LAPTOP_NAMES
 from deskd.network.ipam import Address
 from deskd.network.name_table import NameTable
 
@@ -54,10 +55,11 @@ class _Kept:
 
 class Answers:
     """Answers questions from the table of names. Where several containers share one, each answer
-    begins with another."""
+    begins with another. ``laptop`` is the address of ``LAPTOP_NAMES``."""
 
-    def __init__(self, table: NameTable) -> None:
+    def __init__(self, table: NameTable, laptop: Address | None = None) -> None:
         self._table = table
+        self._laptop = laptop
         self._cache: dict[tuple[str, bool, bytes], _Kept] = {}
         self._turn = 0
 
@@ -110,7 +112,9 @@ class Answers:
                 return FORWARD
             reply.add_answer(RR(question.q.qname, QTYPE.PTR, ttl=TTL_S, rdata=PTR(target)))
         else:
-            addresses = self._table.look_up(container_id, name)
+            addresses = self._table.look_up(container_id, name) or self._to_laptop(
+                container_id, name
+            )
             if not addresses:
                 return FORWARD
             # Of a name that is known here all is known: there are no records of other types.
@@ -126,6 +130,11 @@ class Answers:
         packed = bytes(reply.pack())
         kept.packets.append(packed[2:])
         return packed
+
+    def _to_laptop(self, container_id: str, name: str) -> tuple[Address, ...]:
+        """Return what a name of the laptop means to a container that can get out."""
+        meant = name in LAPTOP_NAMES and self._table.leads_out(container_id)
+        return (self._laptop,) if meant and self._laptop is not None else ()
 
     def _reverse(self, container_id: str, name: str) -> str:
         address = _reversed_address(name)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deskd.domain.fault import DnsFault
+from deskd.network.ipam import Address
 from deskd.network.name_table import NameTable
 
 if TYPE_CHECKING:
@@ -63,16 +64,18 @@ class _Served:
 class NameServer:
     """Serves all containers of one engine. ``machine_servers`` tells, each time anew, whom to ask
     for a container that has no servers of its own: laptops change networks. ``fault_of`` tells what
-    is to go wrong with a container's question."""
+    is to go wrong with a container's question, ``laptop`` what address the laptop has."""
 
     def __init__(
         self,
         machine_servers: Callable[[], Sequence[str]],
         fault_of: Callable[[str, bytes], DnsFault | None] = lambda _container_id, _packet: None,
+        laptop: Callable[[], Address | None] = lambda: None,
     ) -> None:
         self.table = NameTable(self._names_changed)
         self._machine_servers = machine_servers
         self._fault_of = fault_of
+        self._laptop = laptop
         self._served: dict[str, _Served] = {}
         self._answers: Answers | None = None
         self._forwarder: Forwarder | None = None
@@ -97,7 +100,7 @@ class NameServer:
             from deskd.network.name_answers import Answers
             from deskd.network.name_forwarding import Forwarder
 
-            self._answers, self._forwarder = Answers(self.table), Forwarder()
+            self._answers, self._forwarder = Answers(self.table, self._laptop()), Forwarder()
         served = _Served(container_id, udp, tcp, servers, inner)
         self._served[container_id] = served
         loop = asyncio.get_running_loop()

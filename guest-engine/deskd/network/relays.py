@@ -77,7 +77,7 @@ async def _connect(publication: Publication, client: socket.socket) -> None:
         async with asyncio.timeout(_CONNECT_S):
             other_reader, other_writer = await asyncio.open_connection(address, port)
         writers.append(other_writer)
-        await asyncio.gather(_pass_on(reader, other_writer), _pass_on(other_reader, writer))
+        await asyncio.gather(pass_on(reader, other_writer), pass_on(other_reader, writer))
     except (OSError, TimeoutError):
         return  # the client sees its connection end, as it would without a relay
     finally:
@@ -87,7 +87,8 @@ async def _connect(publication: Publication, client: socket.socket) -> None:
             one.transport.abort() if one.is_closing() else one.close()
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy until one side ends, and hand its end on."""
     while piece := await reader.read(_PIECE_BYTES):
         writer.write(piece)
         await writer.drain()

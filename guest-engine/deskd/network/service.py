@@ -17,7 +17,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -51,13 +51,15 @@ from deskd.network.drivers.way_out import default_route
 from deskd.network.endpoint_settings import addresses_of, port_bindings
 from deskd.network.faults import NetworkFaults
 from deskd.network.firewall import Opening
+from deskd.network.ipam import Address
 from deskd.network.kernel_state import KernelState, purge
+from deskd.network.laptop import AGENT_ADDRESS, LaptopRelay
 from deskd.network.members import Member, Members
 from deskd.network.name_server import NameServer
 from deskd.network.parent_options import STACKED
 from deskd.network.publishing import Publishing, forgetting_flows
 from deskd.record import replace
-from deskd.settings import Settings
+from deskd.settings import HOST_BY_AGENT, Settings
 
 if TYPE_CHECKING:
     from deskd.network.name_forwarding import ClientSockets
@@ -85,11 +87,14 @@ class NetworkService:
         )
         self._kernel = KernelState(self._names, self._catalog, settings)
         self._publishing = Publishing(lambda: self._kernel.firewall)
+        self.laptop = LaptopRelay()
         self._machine_resolver = resolver.MachineResolver()
         self._openings: frozenset[Opening] = frozenset()
         self.faults = NetworkFaults(self._names.table)
         self._name_server = NameServer(
-            lambda: resolver.servers_for(self._machine_resolver.read()), self.faults.dns_fault
+            lambda: resolver.servers_for(self._machine_resolver.read()),
+            self.faults.dns_fault,
+            self._laptop_address,
         )
         self._members = Members(self._catalog, self._name_server.table)
         self._addresses = AddressBook(self._catalog)
@@ -128,6 +133,7 @@ class NetworkService:
                 keep_veths=self._members.host_interfaces(),
                 publications=self._members.publications(),
                 openings=tuple(self._openings),
+                laptop=self.laptop.start() if self._is_laptop_by_agent else None,
             )
             await self.faults.begin()
             self._is_ready = True
@@ -155,6 +161,7 @@ class NetworkService:
                 await asyncio.to_thread(self._kernel.remove_all)
             self._kernel.close()
             await self._publishing.close()
+            await self.laptop.close()
             self._is_ready = False
 
     def _is_in_use(self) -> bool:
@@ -395,10 +402,23 @@ class NetworkService:
         ).text()
 
     async def host_gateway(self) -> str:
-        """Return the address by which containers reach the machine (``host-gateway``)."""
+        """Return the address by which containers reach the laptop (``host-gateway``): the machine's
+        own where that is the laptop."""
         await self.ready()
-        default = self._catalog.find(networks.DEFAULT_NETWORK)
-        return str(self._addresses.of(default).gateway(4))
+        return str(self._laptop_address() or "")
+
+    def _laptop_address(self) -> Address | None:
+        given = self._settings.host_gateway_ip
+        if self._is_laptop_by_agent:
+            return AGENT_ADDRESS
+        if given:
+            return ip_address(given)
+        default = self._addresses.of(self._catalog.find(networks.DEFAULT_NETWORK))
+        return default.gateway(4) or default.gateway(6)
+
+    @property
+    def _is_laptop_by_agent(self) -> bool:
+        return self._settings.host_gateway_ip == HOST_BY_AGENT
 
     # --- the API --------------------------------------------------------------------------------
 

@@ -149,7 +149,7 @@ class ContainerNetworks(Protocol):
         container_names: Mapping[str, str] | None = None,
     ) -> None: ...
     async def host_gateway(self) -> str:
-        """Return the address by which containers reach the machine."""
+        """Return the address by which containers reach the laptop."""
 
     def gateways(self, networks: Sequence[str]) -> Gateways:
         """Choose, among the networks of one container, those that have its default routes; one of

@@ -7,13 +7,24 @@ and holds them until the start is over.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any, Protocol
 
 from deskd.errors import ResourceExhausted
 from deskd.services.questions import Questions
 
 PATIENCE_S = 3.0
+
+
+class WaysToLaptops(Protocol):
+    """The sockets on which the machine's sshd listens for agents that take connections to their
+    computer; the last one is used."""
+
+    def add(self, agent: str) -> None: ...
+    def remove(self, agent: str) -> None:
+        """Take back one ``add``."""
+
 
 Port = dict[str, Any]
 """As in ``Ports`` of ``GET /containers/json``."""
@@ -22,7 +33,10 @@ Port = dict[str, Any]
 class Publishers:
     """Asks the agents. One that is silent for ``patience_s`` counts as one that agrees."""
 
-    def __init__(self, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, ways: WaysToLaptops | None = None, *, patience_s: float = PATIENCE_S
+    ) -> None:
+        self._ways = ways
         self._patience_s = patience_s
         self._questions: Questions[str] = Questions("ports")
 
@@ -58,6 +72,20 @@ class Publishers:
         """
         self._questions.answer(number, refusal)
 
-    def questions(self) -> AsyncIterator[dict[str, Any]]:
-        """Return the questions from now on, for one agent."""
-        return self._questions.follow()
+    def questions(self, way: str = "") -> AsyncIterator[dict[str, Any]]:
+        """Return the questions from now on, for one agent. Behind ``way``, a socket of the machine,
+        it takes connections to its computer for as long."""
+        questions = self._questions.follow()
+        return self._with_way(questions, way) if way and self._ways is not None else questions
+
+    async def _with_way(
+        self, questions: AsyncGenerator[dict[str, Any], None], way: str
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        assert self._ways is not None
+        self._ways.add(way)
+        try:
+            async with contextlib.aclosing(questions):
+                async for question in questions:
+                    yield question
+        finally:
+            self._ways.remove(way)

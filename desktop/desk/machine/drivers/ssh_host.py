@@ -49,6 +49,7 @@ class SshHostDriver:
         has_console=False,
         live_memory=False,
         sized=False,
+        led_back_by_agent=True,
         state_interval_s=5.0,
         options=OPTIONS,
     )
@@ -120,7 +121,7 @@ class SshHostDriver:
     def _place(self, spec: MachineSpec) -> Place:
         options = spec.options
         usual = Place(self._name)
-        further: list[str] = []
+        further = ["--host-gateway-ip", "agent"]
         for name in ("bip", "default_address_pool"):
             if options.get(name):
                 further += [f"--{name.replace('_', '-')}", options[name]]

@@ -52,6 +52,7 @@ class VagrantDriver:
         has_console=False,
         live_memory=False,
         own_guest=True,
+        led_back_by_agent=True,
         state_interval_s=5.0,
         options=OPTIONS,
     )

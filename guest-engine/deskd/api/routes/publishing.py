@@ -20,9 +20,9 @@ class PortAnswer(ApiStruct, frozen=True):
     refusal: str = ""
 
 
-async def questions(engine: Engine, _request: Request) -> Answer:
+async def questions(engine: Engine, request: Request) -> Answer:
     """``GET /desk/ports``: one line for each question, and one when it is settled."""
-    return Stream(json_lines(engine.publishers.questions()))
+    return Stream(json_lines(engine.publishers.questions(request.query.path("laptop"))))
 
 
 async def answer(engine: Engine, request: Request) -> Answer:

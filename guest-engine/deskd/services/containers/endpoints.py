@@ -13,7 +13,13 @@ from typing import Any
 import msgspec
 
 from deskd.domain.container import PortBinding
-from deskd.domain.network import Endpoint, EndpointRequest, NetlinkScript, PortRequest
+from deskd.domain.network import (
+    LAPTOP_NAMES,
+    Endpoint,
+    EndpointRequest,
+    NetlinkScript,
+    PortRequest,
+)
 from deskd.domain.state import ContainerRecord, StoredEndpoint
 from deskd.errors import Conflict, DeskdError
 from deskd.layout import DataRoot
@@ -202,9 +208,13 @@ class Endpoints:
         other's record.
         """
         host = record.host_config
+        named = self._laptop_names(record)
         gateway = ""
         if any(extra.endswith(":host-gateway") for extra in host.extra_hosts or []):
             gateway = await self._networks.host_gateway()
+        elif named:
+            with suppress(DeskdError):  # without bridges such a container still has the host's
+                gateway = await self._networks.host_gateway()
         lines = [
             "127.0.0.1\tlocalhost",
             "::1\tlocalhost ip6-localhost ip6-loopback",
@@ -220,6 +230,8 @@ class Endpoints:
             if address == "host-gateway":
                 address = gateway
             lines.append(f"{address}\t{name}")
+        if named and gateway:
+            lines.append(f"{gateway}\t{' '.join(named)}")
         names = _own_names(record)
         lines += [
             f"{address}\t{names}"
@@ -233,6 +245,15 @@ class Endpoints:
             self._write(record, "hostname", record.config.hostname + "\n"),
             self._write_resolv_conf(record),
         )
+
+    def _laptop_names(self, record: ContainerRecord) -> list[str]:
+        """Return the laptop's names that a container's hosts file has to tell: it has no name
+        server of ours, which knows them, and no other meaning for them."""
+        host = record.host_config
+        if host.network_mode == "none" or self.has_names(record):
+            return []
+        own = {extra.partition(":")[0] for extra in host.extra_hosts or []}
+        return [name for name in LAPTOP_NAMES if name not in own]
 
     def _write_resolv_conf(self, record: ContainerRecord) -> str:
         host = record.host_config
