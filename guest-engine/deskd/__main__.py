@@ -18,6 +18,10 @@ def main() -> None:
         from deskd.dial import dial_stdio
 
         sys.exit(dial_stdio(arguments[1:]))
+    if arguments == ["relay-datagrams"]:
+        from deskd.datagrams import relay_datagrams
+
+        sys.exit(relay_datagrams())
     if arguments[:1] == ["purge"]:
         sys.exit(_purge(arguments[1:]))
     if arguments in (["--version"], ["-v"], ["version"]):

@@ -221,8 +221,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="deskd",
         description="Desk's container engine: speaks the Docker Engine API.",
         epilog="Also: deskd dial-stdio [--host unix://PATH] joins standard input and output "
-        "to the engine's socket; deskd purge --data-root PATH removes the interfaces and firewall "
-        "rules of an engine that was killed; deskd --version.",
+        "to the engine's socket; deskd relay-datagrams joins them to UDP ports, for an agent; "
+        "deskd purge --data-root PATH removes the interfaces and firewall rules of an engine that "
+        "was killed; deskd --version.",
         allow_abbrev=False,
     )
     parser.add_argument("--config-file", dest="config_file", metavar="PATH",

@@ -349,12 +349,23 @@ def test_promises_end_with_the_connection(agent: Setting) -> None:
     wait_for(lambda: agent.port_states() == {}, "the port to close")
 
 
-def test_a_udp_port_is_told_not_to_be_forwarded(agent: Setting) -> None:
+def test_an_sctp_port_is_told_not_to_be_forwarded(agent: Setting) -> None:
     port = free_port()
-    agent.engine.publish("dns", published(port, protocol="udp"))
+    agent.engine.publish("phone", published(port, protocol="sctp"))
     wait_for(agent.port_states, "the port")
     assert set(agent.port_states().values()) == {"unsupported"}
-    assert "only TCP ports are" in agent.log
+    assert "TCP and UDP ports are" in agent.log
+
+
+def test_a_machine_that_does_not_relay_udp_is_told(agent: Setting) -> None:
+    """This one's command ends with 127, as a program does that is not there."""
+    port = free_port(socket.SOCK_DGRAM)
+    agent.engine.publish("dns", published(port, protocol="udp"))
+    wait_for(lambda: "dead" in agent.port_states().values(), "the port's state")
+    told = agent.status()["ports"][0]
+    assert f"port 127.0.0.1:{port}/udp of dns leads nowhere" in told["error"]
+    assert "desk machine upgrade" in told["hint"]
+    assert agent.log.count("published UDP ports lead nowhere") == 1
 
 
 # --- lost connections --------------------------------------------------------------------------

@@ -104,7 +104,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         machine = Machine(namespace, directory, server, paths)
         machine.start_engine()
         stack.callback(machine.stop_engine, signal.SIGTERM)
-        access = EngineAccess(socket=str(machine.socket), command="exit 1")
+        access = EngineAccess(
+            socket=str(machine.socket), command=f"{sys.executable} -m deskd dial-stdio"
+        )
         spawn.start(paths, AgentSpec("m", server.endpoint, access, leads_back=True))
         stack.callback(spawn.stop, paths)
         stack.callback(_remove_containers, machine)
@@ -231,6 +233,125 @@ def test_ports_and_requests_survive_a_killed_connection(machine: Machine) -> Non
     wait_for(lambda: b"welcome" in _web_page(port), "the page again")
     machine.docker("rm", "-f", container)
     wait_for(lambda: _refused(port), "the port to close")
+
+
+# --- UDP ports ---------------------------------------------------------------------------------
+
+HOST_PROGRAMS = ("-v", "/usr:/usr:ro", "-v", "/usr/lib:/lib:ro", "-v", "/usr/lib64:/lib64:ro")
+"""Gives a container of BusyBox the Python of this computer."""
+
+ECHO = """
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("0.0.0.0", 53))
+while True:
+    data, sender = server.recvfrom(65535)
+    server.sendto(b"echo " + data, sender)
+"""
+
+
+def _start_echo(machine: Machine, port: int, *flags: str) -> str:
+    return machine.docker(
+        *("run", "-d", "-p", f"{port}:53/udp", *flags, *HOST_PROGRAMS),
+        *("box", "/usr/bin/python3", "-c", ECHO),
+    )
+
+
+class _UdpClient:
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.connect((host, port))
+
+    def __enter__(self) -> _UdpClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def answered(self, data: bytes) -> bool:
+        """Send a datagram until it comes back, whatever else comes in between."""
+        self._socket.settimeout(0.5)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # nobody is there yet: refused, or silence
+                self._socket.send(data)
+                while (answer := self._socket.recv(65535)) != b"echo " + data:
+                    assert answer.startswith(b"echo ")
+                return True
+        return False
+
+
+def test_datagrams_reach_a_container_and_come_back_to_their_client(machine: Machine) -> None:
+    port = free_port(socket.SOCK_DGRAM)
+    container = _start_echo(machine, port)
+    with _UdpClient(port) as one, _UdpClient(port) as other, _UdpClient(port, "::1") as third:
+        for number in range(10):
+            for client, name in ((one, b"one"), (other, b"other"), (third, b"third")):
+                assert client.answered(b"%b %d" % (name, number))
+        for size in (0, 1, 1400, 1500, 40_000):
+            assert one.answered(bytes(size)), size
+        # They are flows of their own: the container sees three clients, and the connection's end
+        # or the engine's takes no port away.
+        machine.server.kill_sessions()
+        assert one.answered(b"after a new connection")
+        machine.stop_engine(signal.SIGKILL)
+        assert other.answered(b"without an engine")
+        machine.start_engine()
+    machine.docker("rm", "-f", container)
+    wait_for(lambda: not _holds_udp(port), "the port to close")
+    wait_for(lambda: not _relays(machine), "the relay to end")
+
+
+def test_tcp_and_udp_share_a_number(machine: Machine) -> None:
+    port = free_port()
+    script = "echo welcome > /index.html; /bin/busybox httpd -p 80 -h /; "
+    script += f"exec /usr/bin/python3 -c '{ECHO}'"
+    container = machine.docker(
+        *("run", "-d", "-p", f"{port}:80/tcp", "-p", f"{port}:53/udp", *HOST_PROGRAMS),
+        *("box", "/bin/sh", "-c", script),
+    )
+    with _UdpClient(port) as client:
+        assert client.answered(b"question")
+    wait_for(lambda: b"welcome" in _web_page(port), "the page")
+    machine.docker("rm", "-f", container)
+
+
+def test_a_udp_port_that_is_taken_on_this_computer_fails_the_start(machine: Machine) -> None:
+    address = f"unix://{machine.paths.engine_socket}"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        done = subprocess.run(
+            ["docker", "-H", address, "run", "--rm", "-p", f"{port}:53/udp", "box", "true"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 125
+        assert f"Bind for 127.0.0.1:{port} failed: port is already allocated" in done.stderr
+
+
+def _holds_udp(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def _relays(machine: Machine) -> bool:
+    """Whether the agent's relay for UDP runs in the machine."""
+    ours = Path(machine.namespace).stat().st_ino
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"relay-datagrams" in (process / "cmdline").read_bytes():
+                return (process / "ns" / "net").stat().st_ino == ours
+    return False
+
+
+# --- this computer, from containers ------------------------------------------------------------
 
 
 class _Greeting(QuietHandler):

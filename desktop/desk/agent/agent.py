@@ -20,6 +20,7 @@ import desk
 from desk.agent.acceptor import Acceptor
 from desk.agent.clock import GuestClock
 from desk.agent.control import ControlServer
+from desk.agent.datagrams import Datagrams
 from desk.agent.door import EngineDoor
 from desk.agent.folders import SharedFolders
 from desk.agent.gateway import EngineGateway
@@ -68,7 +69,8 @@ class Agent:
         self._clock = GuestClock(lambda: self._link.session(5.0, urgent=False))
         self._door = EngineDoor(spec.engine)
         self._gateway = EngineGateway(spec.machine, self._link, self._door)
-        self._ports = PortForwards(self._link, self._acceptor)
+        self._datagrams = Datagrams(self._link, spec.engine.datagrams_command)
+        self._ports = PortForwards(self._link, self._acceptor, self._datagrams)
         mounts = _guest_mounts(paths, spec)
         self._folders = SharedFolders(spec.machine, self._link, spec.sharing, mounts)
         services = LocalServices(mounts) if spec.leads_back else None
@@ -110,6 +112,8 @@ class Agent:
             undo.callback(self._control.close)
             self._door.start()
             undo.callback(self._door.close)
+            self._datagrams.start()
+            undo.callback(self._datagrams.close)
             undo.callback(self._ports.close)
             self._watch.start()
             undo.callback(self._watch.close)
@@ -199,9 +203,8 @@ class Agent:
 def _guest_mounts(paths: MachinePaths, spec: AgentSpec) -> GuestMounts:
     """Return this agent's mounts, named so that two computers may share one machine."""
     who = f"{uuid.getnode():x} {paths.directory}".encode("utf-8", "surrogateescape")
-    dial = spec.engine.command.split()
-    by_sudo = dial[:2] == ["sudo", "-n"]
-    program = " ".join(dial[2:4] if by_sudo else dial[:2])
+    by_sudo = spec.engine.command.startswith("sudo -n ")
+    program = " ".join(spec.engine.command.removeprefix("sudo -n ").split()[:2])
     return GuestMounts(hashlib.sha256(who).hexdigest()[:12], program, by_sudo)
 
 

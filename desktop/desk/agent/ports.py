@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from desk.agent.acceptor import Acceptor, reset
+from desk.agent.datagrams import Datagrams
 from desk.agent.link import Link
 from desk.errors import SshError
 from desk.ssh.forward import relay
@@ -21,6 +22,7 @@ from desk.ssh.forward import relay
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 128
+_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _LINK_S = 5.0
 
 
@@ -92,9 +94,10 @@ def _forwards_of(port: Mapping[str, Any]) -> list[Forward]:
 class PortForwards:
     """The host's listeners for published ports; calls may come from any thread."""
 
-    def __init__(self, link: Link, acceptor: Acceptor) -> None:
+    def __init__(self, link: Link, acceptor: Acceptor, datagrams: Datagrams) -> None:
         self._link = link
         self._acceptor = acceptor
+        self._datagrams = datagrams
         self._lock = threading.Lock()
         self._ports: dict[Forward, _Port] = {}
         self._promised: dict[int, Collection[Forward]] = {}
@@ -147,7 +150,8 @@ class PortForwards:
             return any(port.state == "busy" for port in self._ports.values())
 
     def describe(self) -> list[dict[str, object]]:
-        """Return every port with its state (``open``, ``busy``, ``unsupported``), for status."""
+        """Return every port with its state (``open``, ``busy``, ``unsupported``; ``dead`` where
+        nothing is relayed from it), for status."""
         with self._lock:
             return [
                 {
@@ -155,12 +159,17 @@ class PortForwards:
                     "address": forward.address,
                     "port": forward.port,
                     "container": port.container,
-                    "state": port.state,
-                    "error": port.error,
-                    "hint": port.hint,
+                    **self._state_of(forward, port),
                 }
                 for forward, port in sorted(self._ports.items(), key=lambda item: item[0])
             ]
+
+    def _state_of(self, forward: Forward, port: _Port) -> dict[str, object]:
+        if forward.protocol == "udp" and port.state == "open" and self._datagrams.error:
+            error = f"port {forward} of {port.container} leads nowhere: {self._datagrams.error}"
+            hint = "Bring the machine's engine up to date: `desk machine upgrade`."
+            return {"state": "dead", "error": error, "hint": hint}
+        return {"state": port.state, "error": port.error, "hint": port.hint}
 
     def _want(self, forward: Forward, container: str) -> _Port:
         port = self._ports.get(forward)
@@ -173,9 +182,9 @@ class PortForwards:
 
     def _open(self, forward: Forward, port: _Port) -> None:
         before = port.error
-        if forward.protocol != "tcp":
+        if forward.protocol not in _KINDS:
             port.state = "unsupported"
-            port.error = f"{forward} of {port.container} is not forwarded: only TCP ports are"
+            port.error = f"{forward} of {port.container} is not forwarded: TCP and UDP ports are"
             port.hint = "Reach it from inside the machine: `desk machine ssh`."
         else:
             try:
@@ -186,15 +195,24 @@ class PortForwards:
                 port.refusal = _refuse(forward, error)
             else:
                 port.state, port.error, port.hint, port.refusal = "open", "", "", ""
-                self._acceptor.add(port.listener, lambda local: self._serve(local, forward))
+                self._serve_from(port.listener, forward)
                 _log.info("port %s of %s is open", forward, port.container)
         if port.error and port.error != before:
             _log.warning("%s. %s", port.error, port.hint)
 
     def _close(self, forward: Forward, port: _Port) -> None:
         if port.listener is not None:
-            self._acceptor.remove(port.listener)
+            if forward.protocol == "udp":
+                self._datagrams.remove(port.listener)
+            else:
+                self._acceptor.remove(port.listener)
             _log.info("port %s of %s is closed", forward, port.container)
+
+    def _serve_from(self, listener: socket.socket, forward: Forward) -> None:
+        if forward.protocol == "udp":
+            self._datagrams.add(listener, forward.target, forward.port)
+        else:
+            self._acceptor.add(listener, lambda local: self._serve(local, forward))
 
     def _serve(self, local: socket.socket, forward: Forward) -> None:
         try:
@@ -209,16 +227,18 @@ class PortForwards:
 
 def _listen(forward: Forward) -> socket.socket:
     family = socket.AF_INET6 if ":" in forward.address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    kind = _KINDS[forward.protocol]
+    listener = socket.socket(family, kind)
     try:
         if sys.platform == "win32":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-        else:
+        elif kind == socket.SOCK_STREAM:  # for UDP it would let two programs have one port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((forward.address, forward.port))
-        listener.listen(_BACKLOG)
+        if kind == socket.SOCK_STREAM:
+            listener.listen(_BACKLOG)
     except BaseException:
         with contextlib.suppress(OSError):
             listener.close()

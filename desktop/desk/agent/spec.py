@@ -23,6 +23,12 @@ class EngineAccess:
     socket: str = "/run/desk/engine.sock"
     command: str = "deskd dial-stdio"
 
+    @property
+    def datagrams_command(self) -> str:
+        """The command of the same program that relays UDP ports; it needs no sudo."""
+        program = self.command.removeprefix("sudo -n ").partition(" dial-stdio")[0]
+        return f"{program} relay-datagrams"
+
 
 @dataclass(frozen=True, slots=True)
 class FolderSharing:
