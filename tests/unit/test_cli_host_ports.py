@@ -63,3 +63,16 @@ def test_a_port_in_use_is_named_with_the_remedy(session: Session) -> None:
         check(session, body(port))
     session.choose(host="", machine="")
     check(session, body(port))
+
+
+def test_a_udp_port_in_use_is_named_too(session: Session) -> None:
+    session.__dict__["starting_client"] = _Client([{"Ports": [{"PublicPort": 5}]}])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+        with pytest.raises(Conflict, match=rf"port 127\.0\.0\.1:{port} is in use"):
+            check(session, body(port, protocol="udp"))
+        rows = [{"Ports": [{"PublicPort": port, "Type": "udp"}]}]
+        session.__dict__["starting_client"] = _Client(rows)
+        check(session, body(port, protocol="udp"))
+    check(session, body(port, protocol="udp"))

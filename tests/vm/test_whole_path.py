@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 import pexpect
 import pytest
 from tests.free_ports import free_port
+from tests.http_service import HttpService, QuietHandler
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(1200)]
 
@@ -168,6 +170,70 @@ def test_nginx_serves_the_laptop_through_the_machine(stranger: Stranger, trixie:
                 break
         assert time.monotonic() < deadline, "the port stayed open after the container's end"
         time.sleep(0.1)
+
+
+class _Greeting(QuietHandler):
+    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+        self.answer(200, {}, b"from the laptop's loopback")
+
+
+def test_containers_reach_what_listens_on_the_laptops_loopback(stranger: Stranger) -> None:
+    stranger.types("desk network create lan")
+    with HttpService(_Greeting) as service:
+        port = service.address.partition(":")[2]
+        for host in ("host.docker.internal", "host.desk.internal", "mine"):
+            for network in ("bridge", "lan", "host"):
+                flags = f"--network {network} --add-host mine:host-gateway"
+                line = f"desk run --rm {flags} busybox wget -qO- http://{host}:{port}/"
+                assert stranger.out(line) == "from the laptop's loopback", line
+    # Nothing listens there any more, and the container is told so.
+    refused = stranger.types(f"desk run --rm busybox nc -w 9 host.docker.internal {port}", code=1)
+    assert "refused" in refused.stderr
+    stranger.types("desk network rm lan")
+
+
+ECHO = """
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("0.0.0.0", 53))
+while True:
+    data, sender = server.recvfrom(65535)
+    server.sendto(b"echo " + data, sender)
+"""
+
+
+def test_datagrams_reach_a_container_in_the_machine(stranger: Stranger) -> None:
+    port = free_port(socket.SOCK_DGRAM)
+    # The machine's own Python, in a container of BusyBox.
+    programs = "-v /usr:/usr:ro -v /usr/lib:/lib:ro -v /usr/lib64:/lib64:ro"
+    command = shlex.join(["/usr/bin/python3.13", "-I", "-S", "-c", ECHO])
+    stranger.types(f"desk run -d --name echo -p {port}:53/udp {programs} busybox {command}")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.1", port))
+        client.settimeout(2)
+        answer = b""
+        deadline = time.monotonic() + 120
+        while answer != b"echo hello":
+            assert time.monotonic() < deadline, stranger.out("desk logs echo")
+            with contextlib.suppress(OSError):  # until the server is there
+                client.send(b"hello")
+                answer = client.recv(100)
+    stranger.types("desk rm -f echo")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError):
+                other.bind(("127.0.0.1", port))
+                break
+            assert time.monotonic() < deadline, "the port stayed open after the container's end"
+            time.sleep(0.1)
+        # What is taken on the laptop fails the start, and says why.
+        done = stranger.types(f"desk run --rm -p {port}:53/udp busybox true", code=1)
+        assert f"port 127.0.0.1:{port} is in use by another program" in done.stderr
+        done = stranger.types(
+            f'eval "$(desk-env)" && docker run --rm -p {port}:53/udp busybox true', code=125
+        )
+        assert f"Bind for 127.0.0.1:{port} failed: port is already allocated" in done.stderr
 
 
 def test_the_docker_cli_is_at_home(stranger: Stranger) -> None:

@@ -7,6 +7,7 @@ the first container with a name server runs.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 
 from dnslib import AAAA, CLASS, EDNS0, PTR, QTYPE, RR, A, DNSError, DNSHeader, DNSRecord
 from dnslib.dns import OPCODE, RCODE
@@ -55,9 +56,11 @@ class _Kept:
 
 class Answers:
     """Answers questions from the table of names. Where several containers share one, each answer
-    begins with another. ``laptop`` is the address of ``LAPTOP_NAMES``."""
+    begins with another. ``laptop`` tells the address of ``LAPTOP_NAMES``."""
 
-    def __init__(self, table: NameTable, laptop: Address | None = None) -> None:
+    def __init__(
+        self, table: NameTable, laptop: Callable[[], Address | None] = lambda: None
+    ) -> None:
         self._table = table
         self._laptop = laptop
         self._cache: dict[tuple[str, bool, bytes], _Kept] = {}
@@ -133,8 +136,10 @@ class Answers:
 
     def _to_laptop(self, container_id: str, name: str) -> tuple[Address, ...]:
         """Return what a name of the laptop means to a container that can get out."""
-        meant = name in LAPTOP_NAMES and self._table.leads_out(container_id)
-        return (self._laptop,) if meant and self._laptop is not None else ()
+        if name not in LAPTOP_NAMES or not self._table.leads_out(container_id):
+            return ()
+        address = self._laptop()
+        return () if address is None else (address,)
 
     def _reverse(self, container_id: str, name: str) -> str:
         address = _reversed_address(name)

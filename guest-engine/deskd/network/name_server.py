@@ -100,7 +100,7 @@ class NameServer:
             from deskd.network.name_answers import Answers
             from deskd.network.name_forwarding import Forwarder
 
-            self._answers, self._forwarder = Answers(self.table, self._laptop()), Forwarder()
+            self._answers, self._forwarder = Answers(self.table, self._laptop), Forwarder()
         served = _Served(container_id, udp, tcp, servers, inner)
         self._served[container_id] = served
         loop = asyncio.get_running_loop()

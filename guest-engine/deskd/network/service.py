@@ -413,6 +413,8 @@ class NetworkService:
             return AGENT_ADDRESS
         if given:
             return ip_address(given)
+        if not self._is_ready:  # the bridge may yet get another address
+            return None
         default = self._addresses.of(self._catalog.find(networks.DEFAULT_NETWORK))
         return default.gateway(4) or default.gateway(6)
 
