@@ -206,6 +206,35 @@ def test_ipv6_of_a_container_follows_its_networks(api: Api) -> None:
     assert "default" not in output(api, container, "ip", "-6", "route")
 
 
+def test_a_network_that_is_gone_can_be_left(api: Api) -> None:
+    """Else a stopped container that was in it could never start again."""
+    network(api, "alpha", "10.71.0.0/24")
+    network(api, "beta", "10.72.0.0/24")
+    container = api.create("sleep", "600", HostConfig={"NetworkMode": "alpha"})
+    connect(api, "beta", container)
+    api.delete("/networks/beta")
+    error = api.error("POST", f"/containers/{container}/start")
+    assert (error.status, error.message) == (404, "network beta not found")
+    assert api.get("/networks/alpha")["Containers"] == {}, "a start that fails leaves nothing"
+    disconnect(api, "beta", container)
+    assert api.error("POST", "/networks/beta/disconnect", {"Container": container}).status == 404
+    api.post(f"/containers/{container}/start")
+    assert api.inspect(container)["NetworkSettings"]["Networks"].keys() == {"alpha"}
+
+
+def test_link_local_addresses_beside_the_networks_own(api: Api) -> None:
+    network(api, "alpha", "10.71.0.0/24")
+    container = api.run("sleep", "600")
+    for wrong in ("nonsense", "10.9.9.9"):
+        body = {"Container": container, "EndpointConfig": {"IPAMConfig": {"LinkLocalIPs": [wrong]}}}
+        error = api.error("POST", "/networks/alpha/connect", body)
+        assert (error.status, "invalid link-local IP address" in error.message) == (400, True)
+    connect(api, "alpha", container, IPAMConfig={"LinkLocalIPs": ["169.254.9.9"]})
+    text = output(api, container, "ip", "addr", "show", "eth1")
+    assert "169.254.9.9/16" in text
+    assert "10.71.0.2/24" in text, "the refused ones took no address"
+
+
 def test_macvlan_of_a_running_container_comes_and_goes(api: Api, engine: EngineProcess) -> None:
     """Its interface has no end on the machine: it is taken out of the namespace itself."""
     make = "ip link add mv0 type veth peer name mv1 && ip link set mv0 up && ip link set mv1 up"

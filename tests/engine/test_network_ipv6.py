@@ -259,7 +259,7 @@ def test_machine_keeps_the_ipv6_that_routers_give_it() -> None:
         (("172.30.0.0/16", "fd00:1::/127"), InvalidArgument, "/126 or more"),
         (("172.30.0.0/16", "fe80:1::/64"), InvalidArgument, "reserved"),
         (("172.30.0.0/16", "ff02::/64"), InvalidArgument, "reserved"),
-        (("172.30.0.0/16", "fd00::1/64"), InvalidArgument, "host bits"),
+        (("172.30.0.0/16", "fd00::1/64"), InvalidArgument, "should be fd00::/64"),
         (("172.30.0.0/16", "fd00:::/64"), InvalidArgument, "fd00:28::/64"),
     ],
 )

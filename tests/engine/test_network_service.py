@@ -14,6 +14,9 @@ import pytest
 from deskd.domain.container import EndpointIpamConfig, EndpointSettings, HostConfig
 from deskd.domain.network import (
     OPTION_BRIDGE_NAME,
+    OPTION_INHIBIT_IPV4,
+    OPTION_MTU,
+    ConfigReference,
     Endpoint,
     Ipam,
     IpamConfig,
@@ -218,6 +221,58 @@ def test_user_networks_come_and_go() -> None:
     run_in_namespace(body)
 
 
+def test_configurations_hold_settings_for_networks() -> None:
+    async def body() -> None:
+        async with engine() as service:
+            before = link_names()
+            await service.create(
+                NetworkCreateRequest(
+                    name="cfg",
+                    config_only=True,
+                    ipam=subnet("10.30.0.0/24"),
+                    options={OPTION_MTU: "1300"},
+                )
+            )
+            assert link_names() == before
+            with pytest.raises(Forbidden, match="on configuration-only network cfg"):
+                await service.join(request(1, "cfg"))
+            source = ConfigReference("cfg")
+            created = await service.create(NetworkCreateRequest(name="made", config_from=source))
+            made = await service.inspect("made")
+            assert made.ipam.config == [IpamConfig(subnet="10.30.0.0/24", gateway="10.30.0.1")]
+            assert "mtu 1300" in shell(f"ip link show br-{created.id[:12]}")
+            with pytest.raises(Forbidden, match="overlaps"):
+                await service.create(NetworkCreateRequest(name="again", config_from=source))
+            with pytest.raises(Forbidden, match='"cfg" is in use by made'):
+                await service.remove("cfg")
+            with pytest.raises(InvalidArgument, match="invalid filter 'name'"):
+                await service.prune({"name": ["made"]})
+            assert [network.name for network in await service.prune()] == ["made"]
+            await service.remove("cfg")
+            assert link_names() == before
+
+    run_in_namespace(body)
+
+
+def test_a_bridge_without_an_ipv4_address() -> None:
+    async def body() -> None:
+        async with engine() as service:
+            created = await service.create(
+                NetworkCreateRequest(name="bare", options={OPTION_INHIBIT_IPV4: "true"})
+            )
+            assert "inet " not in shell(f"ip -4 address show br-{created.id[:12]}")
+            with containers(2) as (one, two):
+                endpoints = [await service.join(request(number, "bare")) for number in (1, 2)]
+                one.join(endpoints[0])
+                address = two.join(endpoints[1])
+                two.listen("tcp", 80, "two")
+                assert one.fetch("tcp", address, 80).startswith("two ")
+                for number, endpoint in enumerate(endpoints, 1):
+                    await service.leave(f"{number:064x}", endpoint.network_id)
+
+    run_in_namespace(body)
+
+
 def subnet(text: str) -> Ipam:
     return Ipam(config=[IpamConfig(subnet=text)])
 
@@ -228,7 +283,11 @@ def subnet(text: str) -> Ipam:
         (NetworkCreateRequest(name="x", ipam=subnet("172.17.9.0/24")), Forbidden, "network bridge"),
         (NetworkCreateRequest(name="x", ipam=subnet("127.9.0.0/16")), InvalidArgument, "reserved"),
         (NetworkCreateRequest(name="x", ipam=subnet("198.51.100.0/25")), Forbidden, "interface lo"),
-        (NetworkCreateRequest(name="x", ipam=subnet("10.1.2.3/24")), InvalidArgument, "host bits"),
+        (
+            NetworkCreateRequest(name="x", ipam=subnet("10.1.2.3/24")),
+            InvalidArgument,
+            "should be 10.1.2.0/24",
+        ),
         (
             NetworkCreateRequest(name="x", ipam=Ipam(config=[IpamConfig(gateway="10.1.2.1")])),
             InvalidArgument,

@@ -7,15 +7,20 @@ import pytest
 from tests.network_records import MemoryRecords
 
 from deskd.domain.network import (
+    GATEWAY_MODES,
     OPTION_BRIDGE_NAME,
+    OPTION_HOST_BINDING,
     OPTION_INTER_CONTAINER,
     OPTION_MTU,
+    ConfigReference,
     Ipam,
+    IpamConfig,
     NetworkCreateRequest,
     NetworkRecord,
 )
 from deskd.errors import Conflict, DeskdError, Forbidden, InvalidArgument, NotFound, Unsupported
-from deskd.network.catalog import Catalog, bridge_name, describe, matches
+from deskd.network.catalog import Catalog, bridge_name, describe
+from deskd.network.selection import LIST_FILTERS, PRUNE_FILTERS, selected
 
 
 @pytest.fixture
@@ -104,6 +109,31 @@ def test_find_by_id_prefix_and_ambiguity(catalog: Catalog) -> None:
             "invalid MTU",
         ),
         (
+            NetworkCreateRequest(name="x", options={OPTION_HOST_BINDING: "nonsense"}),
+            InvalidArgument,
+            "give an IPv4 address",
+        ),
+        (
+            NetworkCreateRequest(name="x", options={GATEWAY_MODES[0]: "routed"}),
+            Unsupported,
+            "gateway_mode_ipv4 routed is not supported",
+        ),
+        (
+            NetworkCreateRequest(name="x", options={GATEWAY_MODES[1]: "sideways"}),
+            InvalidArgument,
+            "give nat",
+        ),
+        (
+            NetworkCreateRequest(name="x", config_from=ConfigReference("mine")),
+            NotFound,
+            'configuration network "mine" does not exist',
+        ),
+        (
+            NetworkCreateRequest(name="x", config_only=True, config_from=ConfigReference("mine")),
+            Forbidden,
+            "cannot depend on another",
+        ),
+        (
             NetworkCreateRequest(name="x", options={OPTION_INTER_CONTAINER: "maybe"}),
             InvalidArgument,
             "true or false",
@@ -122,13 +152,15 @@ def test_refused_wishes(
 def names(
     catalog: Catalog, filters: dict[str, list[str]], used: set[str] | frozenset[str] = frozenset()
 ) -> set[str]:
-    return {r.name for r in catalog.all() if matches(r, filters, used)}
+    accepted = {*LIST_FILTERS, *PRUNE_FILTERS}
+    return {r.name for r in selected(catalog.all(), filters, used, accepted=accepted)}
 
 
 def test_filters(catalog: Catalog) -> None:
     mine = add(catalog, "mine", labels={"team": "db"})
     add(catalog, "other", labels={"team": "web"})
     assert names(catalog, {"name": ["min"]}) == {"mine"}
+    assert names(catalog, {"name": ["^in$", "^mine$"]}) == {"mine"}
     assert names(catalog, {"id": [mine.id[:10]]}) == {"mine"}
     assert names(catalog, {"driver": ["null", "host"]}) == {"none", "host"}
     assert names(catalog, {"type": ["custom"]}) == {"mine", "other"}
@@ -142,3 +174,21 @@ def test_filters(catalog: Catalog) -> None:
     for wrong in ({"colour": ["red"]}, {"type": ["odd"]}, {"until": ["soon"]}):
         with pytest.raises(InvalidArgument):
             names(catalog, wrong)
+
+
+def test_a_configuration_is_taken_whole_and_is_no_subnet_of_its_own(catalog: Catalog) -> None:
+    wish = Ipam(config=[IpamConfig(subnet="10.30.0.0/24")])
+    options = {OPTION_MTU: "1300"}
+    config = add(catalog, "cfg", config_only=True, ipam=wish, options=options, driver="macvlan")
+    assert (config.driver, config.config_only) == ("null", True)
+    made = add(catalog, "made", config_from=ConfigReference("cfg"), labels={"own": "1"})
+    assert (made.driver, made.ipam.config, made.options) == ("bridge", wish.config, options)
+    shown = msgspec.to_builtins(describe(made))
+    assert (shown["ConfigFrom"], shown["ConfigOnly"]) == ({"Network": "cfg"}, False)
+    assert catalog.dependents(config) == ["made"]
+    for more, text in (
+        ({"options": {"a": "b"}}, "network driver options are not supported"),
+        ({"ipam": wish}, "user specified configurations are not supported"),
+    ):
+        with pytest.raises(Forbidden, match=text):
+            add(catalog, "other", config_from=ConfigReference("cfg"), **more)

@@ -18,9 +18,14 @@ from deskd.record import field as record_field
 OPTION_BRIDGE_NAME = "com.docker.network.bridge.name"
 OPTION_DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
 OPTION_HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
+OPTION_INHIBIT_IPV4 = "com.docker.network.bridge.inhibit_ipv4"
 OPTION_INTER_CONTAINER = "com.docker.network.bridge.enable_icc"
 OPTION_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 OPTION_MTU = "com.docker.network.driver.mtu"
+GATEWAY_MODES = (
+    "com.docker.network.bridge.gateway_mode_ipv4",
+    "com.docker.network.bridge.gateway_mode_ipv6",
+)
 OPTION_PARENT = "parent"
 OPTION_MACVLAN_MODE = "macvlan_mode"
 OPTION_IPVLAN_MODE = "ipvlan_mode"
@@ -50,7 +55,7 @@ class Ipam(ApiStruct, frozen=True):
 
 
 class ConfigReference(ApiStruct, frozen=True):
-    """``ConfigReference``: always empty here, networks of swarm scope do not exist."""
+    """``ConfigReference``: the network of which another has its settings."""
 
     network: str = ""
 
@@ -131,6 +136,7 @@ class NetworkDisconnectRequest(ApiStruct, frozen=True):
 
 class NetworkRecord(ApiStruct, frozen=True):
     """A network in the database: everything but its endpoints, which containers' records hold.
+    ``config_only``: settings for others, which name it in ``config_from``.
     ``chosen_subnet``: nobody gave one for IPv4, so nobody can count on an address in it."""
 
     id: str
@@ -144,6 +150,8 @@ class NetworkRecord(ApiStruct, frozen=True):
     attachable: bool = False
     options: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    config_only: bool = False
+    config_from: str = ""
     chosen_subnet: bool = False
     chosen_subnet_ipv6: bool = False
 

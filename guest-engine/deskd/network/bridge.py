@@ -350,10 +350,11 @@ class EndpointScripts:
         mac: str,
         *,
         interface: str = "eth0",
+        further: Sequence[bytes] = (),
         default_routes: Collection[int] = (4, 6),
     ) -> NetlinkScript:
-        """Return the requests for one endpoint; nothing is sent. ``default_routes`` are the
-        families in which everything goes out here."""
+        """Return the requests for one endpoint; nothing is sent. ``further`` ones go with its
+        addresses; ``default_routes`` are the families in which everything goes out here."""
         if interface not in self._templates:
             self._templates[interface] = self._make_templates(interface)
         templates = self._templates[interface]
@@ -367,6 +368,7 @@ class EndpointScripts:
         for address in addresses:
             template = next(t for subnet, t in templates.addresses if address in subnet)
             inside.append(template.render(address=address.packed))
+        inside += further
         inside += templates.up
         inside += [
             r for version, r in templates.default_routes.items() if version in default_routes

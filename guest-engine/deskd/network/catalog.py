@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import re
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from deskd.domain.network import (
+    GATEWAY_MODES,
     OPTION_BRIDGE_NAME,
     OPTION_DEFAULT_BRIDGE,
     OPTION_HOST_BINDING,
+    OPTION_INHIBIT_IPV4,
     OPTION_INTER_CONTAINER,
     OPTION_MASQUERADE,
     OPTION_MTU,
+    ConfigReference,
     Gateways,
     Ipam,
     Network,
@@ -24,8 +28,8 @@ from deskd.domain.network import (
     NetworkRecord,
     NetworkRecords,
 )
-from deskd.domain.times import parse_moment, rfc3339_fixed
 from deskd.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
+from deskd.network.ipam import check_config
 from deskd.network.parent_options import (
     INTERFACE_NAME_BYTES,
     STACKED,
@@ -40,7 +44,6 @@ DRIVERS = ("bridge", "host", "ipvlan", "macvlan", "null")
 
 DEFAULT_NETWORK = "bridge"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
-_FILTERS = ("dangling", "driver", "id", "label", "name", "scope", "type", "until", "label!")
 
 
 class Catalog:
@@ -125,8 +128,11 @@ class Catalog:
         self._by_id = {key: kept for key, kept in self._by_id.items() if key != network_id}
 
     def new(self, request: NetworkCreateRequest) -> NetworkRecord:
-        """Check a wish for a network and return its record, without addresses and not yet kept."""
+        """Check a wish for a network and return its record, with the subnets that were wished for
+        and not yet kept."""
         self._check_name(request.name)
+        if request.config_only:
+            return self._new_configuration(request)
         driver = request.driver or "bridge"
         if driver not in DRIVERS:
             raise NotFound(
@@ -137,35 +143,83 @@ class Catalog:
             raise Forbidden(
                 f"only one instance of {driver!r} network is allowed: it exists already"
             )
-        if request.scope not in ("", "local") or request.ingress or request.config_only:
+        if request.scope not in ("", "local") or request.ingress:
             raise Unsupported(
                 "networks of swarm scope are not supported: this engine is one machine"
             )
-        if request.config_from is not None and request.config_from.network:
-            raise Unsupported(
-                "config-from networks are not supported: give the settings themselves"
-            )
-        enable_ipv4, enable_ipv6 = request.enable_ipv4 is not False, bool(request.enable_ipv6)
+        source = self._configuration(request)
+        if source is not None:
+            options, ipam, enable_ipv6 = source.options, source.ipam, source.enable_ipv6
+        else:
+            options, ipam = dict(request.options or {}), request.ipam or Ipam()
+            enable_ipv6 = bool(request.enable_ipv6)
+        enable_ipv4 = request.enable_ipv4 is not False
         if not enable_ipv4 and not enable_ipv6:
             raise InvalidArgument("IPv4 or IPv6 must be enabled: add --ipv6")
-        options = dict(request.options or {})
         check_options(options)
         if driver in STACKED:
             check_parent_options(driver, options)
         self._check_bridge_name(options)
-        ipam = request.ipam or Ipam()
-        if ipam.driver not in ("", "default"):
-            raise NotFound(f"IPAM driver {ipam.driver!r} not found: the only one is default")
+        _check_ipam_driver(ipam)
         record = _new_record(request.name, driver)
         return msgspec.structs.replace(
             record,
             enable_ipv4=enable_ipv4,
             enable_ipv6=enable_ipv6,
+            ipam=ipam,
+            internal=request.internal,
+            attachable=request.attachable,
+            options=options,
+            labels=dict(request.labels or {}),
+            config_from=source.name if source is not None else "",
+        )
+
+    def _new_configuration(self, request: NetworkCreateRequest) -> NetworkRecord:
+        """Return a record that only holds settings for other networks."""
+        if request.config_from is not None and request.config_from.network:
+            raise Forbidden(
+                "a configuration network cannot depend on another configuration network"
+            )
+        ipam, options = request.ipam or Ipam(), dict(request.options or {})
+        _check_ipam_driver(ipam)
+        check_options(options)
+        for config in ipam.config or ():
+            if config.subnet:
+                check_config(config)
+        return msgspec.structs.replace(
+            _new_record(request.name, "null"),
+            config_only=True,
+            enable_ipv6=bool(request.enable_ipv6),
+            ipam=msgspec.structs.replace(ipam, options=ipam.options or {}),
             internal=request.internal,
             attachable=request.attachable,
             options=options,
             labels=dict(request.labels or {}),
         )
+
+    def _configuration(self, request: NetworkCreateRequest) -> NetworkRecord | None:
+        """Return the network whose settings are wanted, if any; its own must not be given then."""
+        wanted = request.config_from.network if request.config_from is not None else ""
+        if not wanted:
+            return None
+        found = next((r for r in self.all() if r.config_only and r.name == wanted), None)
+        if found is None:
+            raise NotFound(f'configuration network "{wanted}" does not exist')
+        if request.options:
+            raise Forbidden(
+                "network driver options are not supported if the network depends on a "
+                "configuration network"
+            )
+        if request.ipam is not None and (request.ipam.config or request.ipam.options):
+            raise Forbidden(
+                "user specified configurations are not supported if the network depends on a "
+                "configuration network"
+            )
+        return found
+
+    def dependents(self, record: NetworkRecord) -> list[str]:
+        """Return the names of the networks that have their settings from this one."""
+        return [r.name for r in self.all() if record.config_only and r.config_from == record.name]
 
     def _check_name(self, name: str) -> None:
         if name in (*PREDEFINED, "default"):
@@ -196,9 +250,34 @@ def check_options(options: Mapping[str, str]) -> None:
     mtu = options.get(OPTION_MTU, "")
     if mtu and not (mtu.isascii() and mtu.isdigit() and 68 <= int(mtu) <= 65535):
         raise InvalidArgument(f"invalid MTU {mtu!r}: give a number between 68 and 65535")
-    for key in (OPTION_MASQUERADE, OPTION_INTER_CONTAINER):
+    for key in (OPTION_MASQUERADE, OPTION_INTER_CONTAINER, OPTION_INHIBIT_IPV4):
         if options.get(key, "true").lower() not in ("true", "false", "1", "0"):
             raise InvalidArgument(f"invalid {key} {options[key]!r}: give true or false")
+    binding = options.get(OPTION_HOST_BINDING, "")
+    if binding:
+        try:
+            ipaddress.IPv4Address(binding)
+        except ValueError as error:
+            raise InvalidArgument(
+                f"invalid {OPTION_HOST_BINDING} {binding!r}: give an IPv4 address of the machine"
+            ) from error
+    for key in GATEWAY_MODES:
+        _check_gateway_mode(key, options.get(key) or "nat")
+
+
+def _check_gateway_mode(key: str, mode: str) -> None:
+    if mode in ("routed", "isolated", "nat-unprotected"):
+        raise Unsupported(
+            f"{key} {mode} is not supported: only nat is (--internal makes a network without a way "
+            "out)"
+        )
+    if mode != "nat":
+        raise InvalidArgument(f"invalid {key} {mode!r}: give nat")
+
+
+def _check_ipam_driver(ipam: Ipam) -> None:
+    if ipam.driver not in ("", "default"):
+        raise NotFound(f"IPAM driver {ipam.driver!r} not found: the only one is default")
 
 
 def check_interface_name(name: str) -> None:
@@ -277,59 +356,9 @@ def describe(
         ipam=record.ipam,
         internal=record.internal,
         attachable=record.attachable,
+        config_from=ConfigReference(record.config_from),
+        config_only=record.config_only,
         containers=dict(containers or {}),
         options=record.options,
         labels=record.labels,
     )
-
-
-# --- filters ------------------------------------------------------------------------------------
-
-
-def matches(
-    record: NetworkRecord, filters: Mapping[str, Sequence[str]], in_use: Collection[str]
-) -> bool:
-    """Tell whether a network passes the API's filters; ``in_use`` has the IDs with endpoints.
-
-    Values of one filter are alternatives, labels excepted; all filters must pass. Raises
-    ``InvalidArgument`` for a filter that does not exist.
-    """
-    for key, values in filters.items():
-        if key not in _FILTERS:
-            raise InvalidArgument(f"invalid filter {key!r}: use one of {', '.join(_FILTERS)}")
-        if values and not _passes(record, key, values, in_use):
-            return False
-    return True
-
-
-def _passes(
-    record: NetworkRecord, key: str, values: Sequence[str], in_use: Collection[str]
-) -> bool:
-    builtin = record.name in PREDEFINED
-    if key == "label":
-        return all(_has_label(record.labels, value) for value in values)
-    if key == "label!":
-        return not any(_has_label(record.labels, value) for value in values)
-    if key == "type":
-        if not set(values) <= {"builtin", "custom"}:
-            raise InvalidArgument(f"invalid filter: 'type'={values[0]!r}: use custom or builtin")
-        return ("builtin" if builtin else "custom") in values
-    if key == "dangling":
-        wanted = [value.lower() in ("true", "1") for value in values]
-        return (not builtin and record.id not in in_use) in wanted
-    if key == "until":
-        return all(record.created < _moment(value) for value in values)
-    text = {"driver": record.driver, "scope": "local", "id": record.id, "name": record.name}[key]
-    if key in ("driver", "scope"):
-        return text in values
-    return any(value in text for value in values)
-
-
-def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
-    key, equals, value = wanted.partition("=")
-    return key in labels and (not equals or labels[key] == value)
-
-
-def _moment(text: str) -> str:
-    """Read ``until``: a Unix time, an RFC 3339 time or a Go duration before now; return UTC."""
-    return rfc3339_fixed(parse_moment(text, "until") or 0)

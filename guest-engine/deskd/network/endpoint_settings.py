@@ -11,6 +11,7 @@ import msgspec
 from deskd.domain.container import EndpointSettings, PortBinding
 from deskd.domain.network import Endpoint, EndpointRequest, NetworkContainer, NetworkRecord
 from deskd.errors import InvalidArgument
+from deskd.kernel import netlink
 from deskd.network.firewall import Publication
 from deskd.network.ipam import Address, SubnetPlan
 from deskd.network.name_table import NamedEndpoint
@@ -27,6 +28,27 @@ def checked_mac(settings: EndpointSettings) -> str:
             f"invalid MAC address {mac!r}: write a unicast one as 02:42:ac:11:00:02"
         )
     return mac.lower()
+
+
+def link_local_requests(settings: EndpointSettings, interface_index: int) -> list[bytes]:
+    """Return the requests that give an interface the link-local addresses that are asked for.
+
+    Nobody else has them by this engine's doing, so they are not kept in the network's addresses.
+    """
+    config = settings.ipam_config
+    requests = []
+    for text in (config.link_local_ips if config is not None else None) or ():
+        try:
+            address = ip_address(text)
+        except ValueError as error:
+            raise InvalidArgument(f"invalid link-local IP address: {text}") from error
+        if not address.is_link_local:
+            raise InvalidArgument(
+                f"invalid link-local IP address: {text}; give one of 169.254.0.0/16 or fe80::/64"
+            )
+        length = 16 if address.version == 4 else 64
+        requests.append(netlink.add_address(interface_index, address, length))
+    return requests
 
 
 def dns_names(request: EndpointRequest) -> list[str]:

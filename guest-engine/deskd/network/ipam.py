@@ -94,13 +94,19 @@ class SubnetPlan(msgspec.Struct, frozen=True):
 
 
 def parse_subnet(text: str) -> Subnet:
-    """Read a subnet; host bits are an error, as in Docker."""
+    """Read a subnet; host bits are an error, as in Docker, and so is a missing length."""
     try:
-        return ipaddress.ip_network(text)
+        if "/" not in text:
+            raise ValueError("no length")
+        interface = ipaddress.ip_interface(text)
     except ValueError as error:
         raise InvalidArgument(
-            f"invalid subnet {text}: {error}; write it as 172.28.0.0/16 or fd00:28::/64"
+            f"invalid subnet {text}: invalid CIDR block notation; write it as 172.28.0.0/16 or "
+            "fd00:28::/64"
         ) from error
+    if interface.ip != interface.network.network_address:
+        raise InvalidArgument(f"invalid subnet {text}: it should be {interface.network}")
+    return interface.network
 
 
 def check_config(config: IpamConfig) -> SubnetPlan:

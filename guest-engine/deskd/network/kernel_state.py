@@ -15,7 +15,13 @@ from ipaddress import IPv4Interface, ip_network
 
 import msgspec
 
-from deskd.domain.network import OPTION_MASQUERADE, Ipam, IpamConfig, NetworkRecord
+from deskd.domain.network import (
+    OPTION_INHIBIT_IPV4,
+    OPTION_MASQUERADE,
+    Ipam,
+    IpamConfig,
+    NetworkRecord,
+)
 from deskd.errors import (
     Conflict,
     DeskdError,
@@ -238,16 +244,16 @@ class KernelState:
         except (DeskdError, OSError) as error:
             log.warning("network %s cannot be made again: %s", record.name, error)
 
-    def create(self, record: NetworkRecord, ipam: Ipam | None) -> NetworkRecord:
+    def create(self, record: NetworkRecord) -> NetworkRecord:
         """Make what a new network takes and keep its record, or leave nothing."""
         if record.driver in STACKED:
-            return self._create_stacked(record, ipam or Ipam())
+            return self._create_stacked(record)
         with self._translated(), machine_lock(), netlink.RouteSocket() as route:
             machine = Machine.read(route)
             name = networks.bridge_name(record)
             if record.enable_ipv6:
                 enable_ipv6_forwarding()
-            record, plans = self._planned(record, machine, ipam or Ipam())
+            record, plans = self._planned(record, machine)
             existed = machine.link(name) is not None
             with contextlib.ExitStack() as undo:
                 index = ensure_bridge(route, machine, self._names, _spec(record, plans))
@@ -261,10 +267,10 @@ class KernelState:
             self._indices[record.id] = index
         return record
 
-    def _create_stacked(self, record: NetworkRecord, ipam: Ipam) -> NetworkRecord:
+    def _create_stacked(self, record: NetworkRecord) -> NetworkRecord:
         with self._translated(), machine_lock(), netlink.RouteSocket() as route:
             machine = Machine.read(route)
-            record, _ = self._planned(record, machine, ipam)
+            record, _ = self._planned(record, machine)
             self._check_parents_networks(record)
             made = ensure_parent(route, machine, self._names, record)
             with contextlib.ExitStack() as undo:
@@ -288,10 +294,10 @@ class KernelState:
                 )
 
     def _planned(
-        self, record: NetworkRecord, machine: Machine, ipam: Ipam
+        self, record: NetworkRecord, machine: Machine
     ) -> tuple[NetworkRecord, list[SubnetPlan]]:
         """Check the given subnets and choose those that are missing."""
-        given = list(ipam.config or ())
+        given = list(record.ipam.config or ())
         for config in given:
             if not config.subnet and (
                 config.gateway or config.ip_range or config.auxiliary_addresses
@@ -325,7 +331,7 @@ class KernelState:
                 shown.append(plans[-1].config())
         record = msgspec.structs.replace(
             record,
-            ipam=Ipam(options=ipam.options or {}, config=shown),
+            ipam=Ipam(options=record.ipam.options or {}, config=shown),
             chosen_subnet=4 in missing,
             chosen_subnet_ipv6=6 in missing,
         )
@@ -343,7 +349,7 @@ class KernelState:
         for own in beside:
             if overlap(plan.subnet, own.subnet):
                 raise Forbidden(f"the subnets {own.subnet} and {plan.subnet} overlap: change one")
-        for other in self._catalog.all():
+        for other in self._addressed():
             for config in used_configs(other, other.ipam.config or ()):
                 if overlap(plan.subnet, ip_network(config.subnet)):
                     raise Forbidden(
@@ -396,12 +402,16 @@ class KernelState:
     def _bridge_records(self) -> list[NetworkRecord]:
         return [record for record in self._catalog.all() if record.driver == "bridge"]
 
+    def _addressed(self) -> list[NetworkRecord]:
+        """Return the networks whose subnets are theirs."""
+        return [record for record in self._catalog.all() if not record.config_only]
+
     def _stacked_records(self) -> list[NetworkRecord]:
         return [record for record in self._catalog.all() if record.driver in STACKED]
 
     def _taken(self, machine: Machine, *, without: NetworkRecord) -> list[Subnet]:
         taken = machine.subnets(without=[networks.bridge_name(without)])
-        for record in self._catalog.all():
+        for record in self._addressed():
             if record.id != without.id:
                 configs = used_configs(record, record.ipam.config or ())
                 taken += [ip_network(config.subnet) for config in configs]
@@ -431,10 +441,12 @@ def _versions(record: NetworkRecord) -> list[int]:
 
 
 def _spec(record: NetworkRecord, plans: Sequence[SubnetPlan]) -> BridgeSpec:
+    """Return a network's bridge, with the addresses that it is to have."""
+    inhibited = networks.is_true(record.options.get(OPTION_INHIBIT_IPV4, ""))
     return BridgeSpec(
         networks.bridge_name(record),
         record.id,
-        tuple(plans),
+        tuple(plan for plan in plans if not (inhibited and plan.subnet.version == 4)),
         networks.bridge_mtu(record),
         inter_container=networks.allows_inter_container(record),
     )

@@ -58,6 +58,7 @@ from deskd.network.members import Member, Members
 from deskd.network.name_server import NameServer
 from deskd.network.parent_options import STACKED
 from deskd.network.publishing import Publishing, forgetting_flows
+from deskd.network.selection import PRUNE_FILTERS, selected
 from deskd.record import replace
 from deskd.settings import HOST_BY_AGENT, Settings
 
@@ -224,6 +225,11 @@ class NetworkService:
             raise Forbidden(
                 f"container {request.container_name or request.container_id[:12]} is already in "
                 f"network {record.name}"
+            )
+        if record.config_only:
+            raise Forbidden(
+                f"cannot create endpoint on configuration-only network {record.name}: make a "
+                f"network with --config-from {record.name}"
             )
         driver = self._drivers[record.driver]
         if driver.uses_kernel:
@@ -430,11 +436,8 @@ class NetworkService:
         """Return the networks that pass the API's filters, without their containers."""
         await self._settled()
         used = self._members.used_networks()
-        return [
-            networks.describe(record)
-            for record in self._catalog.all()
-            if networks.matches(record, filters or {}, used)
-        ]
+        found = selected(self._catalog.all(), filters or {}, used)
+        return [networks.describe(record) for record in found]
 
     def known(self) -> list[Network]:
         """Return all networks as they are recorded."""
@@ -458,11 +461,14 @@ class NetworkService:
     async def create(self, request: NetworkCreateRequest) -> NetworkCreateResponse:
         """Make a network; on an error nothing of it stays."""
         record = self._catalog.new(request)
+        if record.config_only:
+            self._catalog.put(record)
+            return NetworkCreateResponse(id=record.id)
         await self.ready()
 
         async def make() -> None:
             self._catalog.new(request)  # the name may have been taken meanwhile
-            await asyncio.to_thread(self._kernel.create, record, request.ipam)
+            await asyncio.to_thread(self._kernel.create, record)
 
         await self._to_its_end(make)
         unused = unused_subnets(self._catalog.find(record.id))
@@ -478,6 +484,12 @@ class NetworkService:
         record = self._catalog.find(reference)
         if record.name in networks.PREDEFINED:
             raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
+        dependents = self._catalog.dependents(record)
+        if dependents:
+            raise Forbidden(
+                f'error while removing network: configuration network "{record.name}" is in use '
+                f"by {', '.join(dependents)}: remove those first"
+            )
         await self.ready()
         return networks.describe(await self._to_its_end(partial(self._remove, record.id)))
 
@@ -502,12 +514,11 @@ class NetworkService:
         """Remove the user-defined networks that no container uses; return what they were."""
         await self._settled()
         used = self._members.used_networks()
+        found = selected(self._catalog.all(), filters or {}, used, accepted=PRUNE_FILTERS)
         unused = [
             record
-            for record in self._catalog.all()
-            if record.name not in networks.PREDEFINED
-            and record.id not in used
-            and networks.matches(record, filters or {}, used)
+            for record in found
+            if not (record.name in networks.PREDEFINED or record.id in used or record.config_only)
         ]
         removed = []
         for record in unused:

@@ -184,7 +184,12 @@ class Networks:
             raise NotFound(
                 f"endpoint {container} not found" if force else f"No such container: {container}"
             )
-        described = await self._administration.inspect(network)
+        try:
+            described = await self._administration.inspect(network)
+        except NotFound:
+            if await self._forget_network(found, network):
+                return
+            raise
         async with found.lock:
             record = found.record
             if described.name not in record.networks and described.id not in record.networks:
@@ -213,6 +218,17 @@ class Networks:
                 self._move_ports(record, left)
                 self._registry.save(found)
         self._tell("disconnect", described.id, described.name, described.driver, record.id)
+
+    async def _forget_network(self, container: Container, network: str) -> bool:
+        """Take a network that is no more out of what a stopped container will join; tell whether
+        it was in there."""
+        async with container.lock:
+            record = container.record
+            if record.state.running or network not in record.networks:
+                return False
+            del record.networks[network]
+            self._registry.save(container)
+            return True
 
     def _move_ports(self, record: ContainerRecord, left: StoredEndpoint) -> None:
         """Publish by another network what was published by the one that a container has left."""

@@ -11,11 +11,12 @@ from deskd.domain.network import Endpoint, EndpointRequest, NetworkRecord
 from deskd.network import catalog as networks
 from deskd.network.address_book import AddressBook
 from deskd.network.addresses import VERSIONS
-from deskd.network.bridge import EndpointScripts, host_interface
+from deskd.network.bridge import EndpointScripts, host_interface, peer_index
 from deskd.network.catalog import Catalog
 from deskd.network.endpoint_settings import (
     checked_mac,
     dns_names,
+    link_local_requests,
     port_bindings,
     with_addresses,
 )
@@ -60,6 +61,7 @@ class BridgeDriver:
                 addresses,
                 mac,
                 interface=request.interface,
+                further=link_local_requests(request.settings, peer_index(request.interface)),
                 default_routes=() if record.internal else [v for v in VERSIONS if wanted_routes[v]],
             )
             undo.pop_all()

@@ -27,7 +27,12 @@ from deskd.network.addresses import VERSIONS
 from deskd.network.bridge import ipv6_sysctls, knows_ipv6, peer_index
 from deskd.network.catalog import Catalog
 from deskd.network.drivers.way_out import default_route
-from deskd.network.endpoint_settings import checked_mac, dns_names, with_addresses
+from deskd.network.endpoint_settings import (
+    checked_mac,
+    dns_names,
+    link_local_requests,
+    with_addresses,
+)
 from deskd.network.ipam import Address, hardware_address
 from deskd.network.kernel_state import KernelState
 from deskd.network.members import Member, Members
@@ -111,6 +116,7 @@ class StackedDriver:
         for address in addresses:
             length = given.plan_of(address).subnet.prefixlen
             inside.append(netlink.add_address(index, address, length))
+        inside += link_local_requests(request.settings, index)
         has_ipv6 = any(address.version == 6 for address in addresses)
         if knows_ipv6() and not has_ipv6:
             inside.append(netlink.set_no_link_local(index))
