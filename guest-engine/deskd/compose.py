@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 from deskd.api.routes import ROUTES
 from deskd.api.routing import Router
 from deskd.api.server import Server
+from deskd.domain.binned import Kind
 from deskd.domain.id_mapping import NO_MAPPING
+from deskd.domain.volume import VolumeRecord
 from deskd.errors import DeskdError, InvalidArgument
 from deskd.images.catalog import Catalog
 from deskd.images.layers import LayerStore
 from deskd.kernel.cgroup.features import look as look_at_cgroups
 from deskd.layout import AGENTS_DIRECTORY, BUNDLED_IMAGES, DataRoot, ExecRoot
+from deskd.services.bin import Bin, bin_limits
 from deskd.services.containers.attaching import Attaching
 from deskd.services.containers.creation import ContainerCreation, Defaults
 from deskd.services.containers.endpoints import Endpoints
@@ -52,7 +55,7 @@ from deskd.services.publishers import Publishers
 from deskd.services.store_checks import StoreChecks
 from deskd.services.system import System, look_at_machine
 from deskd.services.volume_mounts import VolumeMounts
-from deskd.services.volumes import VolumeRecord, Volumes
+from deskd.services.volumes import Volumes
 from deskd.settings import Settings
 from deskd.store import records
 from deskd.store.database import Database
@@ -154,7 +157,10 @@ class Daemon:
             events,
         )
         registry.load()
-        roots.sweep({container.id for container in registry})
+        binned = records.binned(database)
+        for entry in binned.find("kind", Kind.CONTAINER):
+            registry.unsettled(entry.id)
+        roots.sweep(registry.known())
         layers.forget_unused()  # an engine that was killed between an image and its layers
         layers.sweep()
         images = Images(catalog, registry, events, roots, bundled=BUNDLED_IMAGES)
@@ -199,7 +205,7 @@ class Daemon:
         memory = MemoryWatching(registry, resources, machine.memory_bytes)
         stack.callback(memory.close)
         folders = Folders(expected=_has_agents())
-        removal = Removal(registry, runtime, roots, endpoints, volumes, self._data)
+        removal = Removal(registry, runtime, roots, endpoints, volumes, self._data, binned)
         stack.push_async_callback(removal.close)
         lifecycle = Lifecycle(
             registry, runtime, resources, roots, endpoints, volumes, removal, health, publishers,
@@ -216,6 +222,8 @@ class Daemon:
         features = look_at_cgroups()
         memory_use = MemoryUse(registry, resources)
         stack.callback(memory_use.close)
+        bin_ = Bin(catalog, registry, removal, volumes, events, self._data, bin_limits(settings))
+        stack.push_async_callback(bin_.close)
         defaults = Defaults(features, settings.log_options)
         engine = Engine(
             registry=registry,
@@ -250,12 +258,14 @@ class Daemon:
             memory_use=memory_use,
             disk_use=DiskUse(self._data.path),
             restart=restart,
+            bin=bin_,
         )
         recovery = Recovery(
             registry, runtime, endpoints, lifecycle, removal, health, self._data, volumes, restart
         )
         await recovery.restore()
         memory_use.start()
+        bin_.start()
         return engine, network
 
 

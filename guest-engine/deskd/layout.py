@@ -21,6 +21,9 @@ CERTIFICATES = ("/etc/desk/certs.d", "/etc/docker/certs.d")
 """CAs and client certificates of registries, in a directory HOST or HOST:PORT each."""
 
 
+BIN_PREFIX = ".bin-"
+
+
 class DataRoot:
     """Names below ``--data-root``: everything that outlives a reboot."""
 
@@ -61,6 +64,11 @@ class DataRoot:
             root != self.path and os.path.isdir(os.path.join(root, "containers", container_id))
             for root in roots
         )
+
+    def binned_volume(self, entry_id: str) -> str:
+        """Where a removed volume is kept: beside the others, on the same disk, by a name that no
+        volume can have."""
+        return os.path.join(self.volumes, f"{BIN_PREFIX}{entry_id}")
 
     def volume_data(self, name: str) -> str:
         return os.path.join(self.volumes, name, "_data")

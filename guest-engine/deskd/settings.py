@@ -71,6 +71,9 @@ class Settings(Record):
     https_proxy: str = ""
     no_proxy: str = ""
     userns_remap: str = ""
+    bin_age: str = ""
+    bin_size: str = ""
+    bin_clients: str = ""
     tls: TlsSettings = TlsSettings()
     debug: bool = False
 
@@ -138,6 +141,13 @@ _OPTIONS: tuple[_Option, ...] = (
             metavar="HOSTS"),
     _Option("userns-remap", "userns-remap", "userns_remap",
             "user[:group] whose subordinate IDs containers get; default means dockremap"),
+    _Option("bin-age", "bin-age", "bin_age",
+            "how long what desk removes can be brought back (24h); 0: not at all",
+            metavar="DURATION"),
+    _Option("bin-size", "bin-size", "bin_size",
+            "how much the bin keeps at most (10g)", metavar="SIZE"),
+    _Option("bin-clients", "bin-clients", "bin_clients",
+            "whose removals go into the bin: desk (its own clients) or all"),
 )  # fmt: skip
 
 

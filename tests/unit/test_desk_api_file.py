@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from deskd.api.routes import ROUTES
+from deskd.api.routes.bin import BinEntries
 from deskd.api.routes.publishing import FolderAnswerBody, PortAnswer
 from deskd.domain import fault
 from deskd.services.containers.machine_restart import RestartRequest
@@ -56,6 +57,7 @@ def test_handlers_are_named_as_in_the_file() -> None:
         ("PortAnswer", PortAnswer),
         ("FolderAnswer", FolderAnswerBody),
         ("RestartRequest", RestartRequest),
+        ("BinEntries", BinEntries),
     ],
 )
 def test_its_structures_are_the_engines(name: str, structure: type[msgspec.Struct]) -> None:

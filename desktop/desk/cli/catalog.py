@@ -25,6 +25,7 @@ COMMON = {
     "logs": Entry("output:logs", "Show what a container wrote."),
     "stop": Entry("lifecycle:stop", "Stop running containers."),
     "rm": Entry("lifecycle:rm", "Remove containers."),
+    "undo": Entry("undo:undo", "Bring back what the last command removed, or what is named."),
 }
 
 DESK = {
@@ -101,7 +102,7 @@ CONTAINER_GROUP = {
     **{
         name: entry
         for name, entry in {**COMMON, **CONTAINER}.items()
-        if name not in ("ps", "images", "import")
+        if name not in ("ps", "images", "import", "undo")
     },
     "ls": Entry("listing:ls", "List containers."),
     "inspect": Entry("details:inspect_container", "Show everything about containers."),

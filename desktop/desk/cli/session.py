@@ -78,6 +78,12 @@ class Session:
         return self._connect(start=False)
 
     @cached_property
+    def removing_client(self) -> EngineClient:
+        """The engine, for a command that removes things: they go into the bin together."""
+        self.client.connection.bin_group = os.urandom(8).hex()
+        return self.client
+
+    @cached_property
     def starting_client(self) -> EngineClient:
         """The engine; its machine is started if it is stopped."""
         return self._connect(start=True)

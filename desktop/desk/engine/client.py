@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from desk.engine.bin import Bin
 from desk.engine.connection import EngineConnection
 from desk.engine.containers import Containers, Execs
 from desk.engine.faults import Faults
@@ -24,7 +25,7 @@ from desk.engine.transport import Transport
 
 class EngineClient:
     """One engine; ``containers``, ``execs``, ``images``, ``networks``, ``volumes``, ``faults``,
-    ``system``."""
+    ``bin``, ``system``."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class EngineClient:
         self.networks = Networks(self.connection)
         self.volumes = Volumes(self.connection)
         self.faults = Faults(self.connection)
+        self.bin = Bin(self.connection)
         self.system = System(self.connection)
 
     @property

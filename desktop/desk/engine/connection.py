@@ -82,6 +82,9 @@ class EngineConnection:
         self._lock = threading.Lock()
         self._version: tuple[int, int] | None = None
         self._closed = False
+        self.bin_group = ""
+        """Names the command whose removals go into the engine's bin together; ``1`` is a new name
+        for each, and nothing lets what is removed go past the bin."""
 
     # --- life ------------------------------------------------------------------------------
 

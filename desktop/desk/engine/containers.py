@@ -138,7 +138,12 @@ class Containers:
     def remove(
         self, container: str, *, force: bool = False, volumes: bool = False, link: bool = False
     ) -> None:
-        query = {"force": force or None, "v": volumes or None, "link": link or None}
+        query = {
+            "force": force or None,
+            "v": volumes or None,
+            "link": link or None,
+            "bin": self._connection.bin_group or None,
+        }
         self._connection.status("DELETE", self._path(container), query=query, timeout_s=_FOR_EVER)
 
     def wait(self, container: str, *, condition: str = "not-running") -> Exit:
@@ -308,7 +313,10 @@ class Containers:
         report: JsonObject = self._connection.call(
             "POST",
             "/containers/prune",
-            query={"filters": encode_filters(filters)},
+            query={
+                "filters": encode_filters(filters),
+                "bin": self._connection.bin_group or None,
+            },
             timeout_s=_FOR_EVER,
         )
         return report

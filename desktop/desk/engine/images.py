@@ -132,7 +132,11 @@ class Images:
 
     def remove(self, image: str, *, force: bool = False, prune: bool = True) -> JsonObjects:
         """Remove a tag, and the image with its last; returns ``Untagged``, ``Deleted`` items."""
-        query = {"force": force or None, "noprune": None if prune else True}
+        query = {
+            "force": force or None,
+            "noprune": None if prune else True,
+            "bin": self._connection.bin_group or None,
+        }
         return (
             self._connection.call(
                 "DELETE", f"/images/{segment(image)}", query=query, timeout_s=_FOR_EVER
@@ -145,7 +149,10 @@ class Images:
         report: JsonObject = self._connection.call(
             "POST",
             "/images/prune",
-            query={"filters": encode_filters(filters)},
+            query={
+                "filters": encode_filters(filters),
+                "bin": self._connection.bin_group or None,
+            },
             timeout_s=_FOR_EVER,
         )
         return report

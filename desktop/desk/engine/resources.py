@@ -71,7 +71,7 @@ class Volumes:
         return details
 
     def remove(self, volume: str, *, force: bool = False) -> None:
-        query = {"force": force or None}
+        query = {"force": force or None, "bin": self._connection.bin_group or None}
         self._connection.status("DELETE", f"/volumes/{segment(volume)}", query=query)
 
     def prune(self, *, filters: Filters | None = None) -> JsonObject:
@@ -79,7 +79,10 @@ class Volumes:
         report: JsonObject = self._connection.call(
             "POST",
             "/volumes/prune",
-            query={"filters": encode_filters(filters)},
+            query={
+                "filters": encode_filters(filters),
+                "bin": self._connection.bin_group or None,
+            },
             timeout_s=_FOR_EVER,
         )
         return report

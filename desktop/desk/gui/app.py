@@ -42,7 +42,9 @@ class App(QObject):
     @cached_property
     def _client(self) -> EngineClient:
         # The page that needs a running machine says so; nothing starts one behind its back.
-        return self._desk.client(self._name, start=False, progress=lambda _: None)
+        client = self._desk.client(self._name, start=False, progress=lambda _: None)
+        client.connection.bin_group = "1"  # each removal can be undone by itself
+        return client
 
     def start(self) -> None:
         """Show the window and begin to follow the engine and the machine."""

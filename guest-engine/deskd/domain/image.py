@@ -115,6 +115,14 @@ class BlobRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     blobs: list[KnownBlob] = []
 
 
+class BinnedImage(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """What a removal of an image took: names and, with the last of them, the image itself."""
+
+    id: str
+    names: list[str] = []
+    image: ImageRecord | None = None
+
+
 class RootRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """A container's writable root and the top layer that it stands on (empty: none).
     ``volatile``: it need not survive a crash of the machine. ``remapped``: its files belong to the

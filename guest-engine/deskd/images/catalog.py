@@ -171,6 +171,17 @@ class Catalog:
             self._tags.put(TagRecord(reference=str(reference.with_default_tag()), image=image_id))
             self._images.put(structs.replace(record, last_tagged_ns=time.time_ns()))
 
+    def holder(self, reference: Reference) -> str:
+        """Return the ID of the image that has exactly this name, or an empty text."""
+        tagged = self._tags.get(str(reference.with_default_tag()))
+        return tagged.image if tagged else ""
+
+    def put_back(self, image: ImageRecord) -> None:
+        """Record an image again whose layers are still here."""
+        self._images.insert(
+            image if self._images.has(image.parent) else structs.replace(image, parent="")
+        )
+
     def set_parent(self, image_id: str, parent_id: str) -> None:
         """Note that an image was made from another one."""
         with self.database.transaction():

@@ -19,8 +19,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import msgspec
+
 from deskd import errors
-from deskd.domain.image import LayerRecord, chain_ids, short_id
+from deskd.domain.binned import Kind
+from deskd.domain.image import BinnedImage, ImageRecord, LayerRecord, chain_ids, short_id
 from deskd.images.pack import IterReader
 from deskd.images.recipe import Replacement, replay
 from deskd.images.streams import ByteReader
@@ -59,6 +62,7 @@ class LayerStore:
         self._images = records.images(database)
         self._roots = records.roots(database)
         self._blobs = records.blobs(database)
+        self._binned = records.binned(database)
         self._held: Counter[str] = Counter()  # guarded by the database's transaction, too
         self._spared = False  # a held layer was found unused; guarded like the ones before
         self._placed: list[LayerRecord] | None = None  # guarded by the database's transaction
@@ -309,15 +313,22 @@ class LayerStore:
             self._remove_trees(places)
         return unused
 
-    def unused(self) -> list[LayerRecord]:
-        """Return the layers that no image and no container stands on and that nothing holds."""
+    def unused(self, *, with_bin: bool = True) -> list[LayerRecord]:
+        """Return the layers that no image and no container stands on and that nothing holds;
+        without the bin, also those that only its images and containers need."""
         with self._database.transaction():
             records_ = self._layers.all()
             by_chain_id = {record.chain_id: record for record in records_}
             used: set[str] = set()
             for image in self._images.all():
                 used.update(chain_ids(image.config.diff_ids))
+            if with_bin:
+                for image in self.binned_images():
+                    used.update(chain_ids(image.config.diff_ids))
+            binned = set() if with_bin else {entry.id for entry in self._binned.all()}
             for root in self._roots.all():
+                if root.container_id in binned:
+                    continue
                 top = root.chain_id
                 while top and top not in used and top in by_chain_id:
                     used.add(top)
@@ -327,6 +338,12 @@ class LayerStore:
                 self._spared = True
             used.update(self._held)
             return [record for record in records_ if record.chain_id not in used]
+
+    def binned_images(self) -> list[ImageRecord]:
+        """Return the images of the bin."""
+        entries = self._binned.find("kind", Kind.IMAGE)
+        found = [msgspec.json.decode(entry.payload, type=BinnedImage) for entry in entries]
+        return [entry.image for entry in found if entry.image is not None]
 
     def forget_unused(self) -> list[LayerRecord]:
         """Delete the records of unused layers; ``sweep`` removes their directories."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from deskd import errors
+from deskd.domain.binned import Kind, new_entry
 from deskd.domain.filters import Filters
-from deskd.domain.image import DIGEST_PREFIX, ImageRecord, short_id
+from deskd.domain.image import DIGEST_PREFIX, BinnedImage, ImageRecord, chain_ids, short_id
 from deskd.domain.reference import Reference, parse
 from deskd.images import filters
 from deskd.images.catalog import Catalog
 from deskd.record import Record, field, replace
+from deskd.store import records
 
 
 class ImageUse(Record):
@@ -62,6 +64,7 @@ class _Removal:
         self.catalog = catalog
         self.uses = uses
         self.done: list[Step] = []
+        self.taken: dict[str, BinnedImage] = {}  # by the image's ID
 
     def users(self, image_id: str, *, running: bool | None = None) -> list[ImageUse]:
         return [
@@ -93,6 +96,7 @@ class _Removal:
         labels = (image.container_config.labels or {}) if image else {}
         for name in names:
             if self.catalog.untag(name):
+                self._take(image_id, names=[str(name.with_default_tag())])
                 report = {"Untagged": name.with_default_tag().familiar}
                 self.done.append(Step(report, image_id, labels))
 
@@ -109,12 +113,35 @@ class _Removal:
             raise ImageConflict(image.id, obstacle)
         self.untag(self.catalog.names(image.id), image.id)
         self.catalog.delete(image.id)
+        self._take(image.id, image=image)
         self.done.append(Step({"Deleted": image.id}, image.id))
         parent = self.catalog.by_id(image.parent) if image.parent else None
         if not prune or parent is None or self.catalog.names(parent.id):
             return
         if self.obstacle(parent.id, soft=True) is None:
             self.delete(parent, force=False, prune=True, quiet=True)
+
+    def _take(
+        self, image_id: str, *, names: Sequence[str] = (), image: ImageRecord | None = None
+    ) -> None:
+        known = self.taken.get(image_id, BinnedImage(id=image_id))
+        self.taken[image_id] = BinnedImage(
+            id=image_id, names=[*known.names, *names], image=image or known.image
+        )
+
+    def put_into_bin(self, group: str) -> None:
+        """Keep what was taken, in the transaction that took it."""
+        layers = self.catalog.layers
+        binned = records.binned(self.catalog.database)
+        freed = {layer.chain_id: layer.size_bytes for layer in layers.unused(with_bin=False)}
+        for image in layers.binned_images():  # theirs are counted with them
+            for chain_id in chain_ids(image.config.diff_ids):
+                freed.pop(chain_id, None)
+        for taken in self.taken.values():
+            own = chain_ids(taken.image.config.diff_ids) if taken.image else []
+            size_bytes = sum(freed.pop(chain_id, 0) for chain_id in own)
+            name = parse(taken.names[0]).familiar if taken.names else short_id(taken.id)
+            binned.insert(new_entry(Kind.IMAGE, name, group, taken, size_bytes=size_bytes))
 
     def release_layers(self) -> int:
         """Remove the layers that are free now; return their bytes."""
@@ -125,12 +152,21 @@ class _Removal:
 
 
 def remove(
-    catalog: Catalog, uses: Uses, name: str, *, force: bool, prune_parents: bool
+    catalog: Catalog,
+    uses: Uses,
+    name: str,
+    *,
+    force: bool,
+    prune_parents: bool,
+    group: str = "",
 ) -> list[Step]:
-    """Remove what ``name`` says; raises ``NotFound`` and ``Conflict``."""
+    """Remove what ``name`` says, with a ``group`` into the bin; raises ``NotFound`` and
+    ``Conflict``."""
     with catalog.database.transaction():
         removal = _Removal(catalog, uses())
         _remove_named(removal, name, force=force, prune_parents=prune_parents)
+        if group:
+            removal.put_into_bin(group)
     if any("Deleted" in step.report for step in removal.done):
         removal.release_layers()
     return removal.done
@@ -178,8 +214,9 @@ def _is_single(names: Sequence[Reference]) -> bool:
     return len(repositories) == 1 and sum(1 for name in names if not name.digest) <= 1
 
 
-def prune(catalog: Catalog, uses: Uses, wanted: Filters) -> tuple[list[Step], int]:
-    """Remove unused images; return what was done and the bytes won."""
+def prune(catalog: Catalog, uses: Uses, wanted: Filters, group: str = "") -> tuple[list[Step], int]:
+    """Remove unused images, with a ``group`` into the bin; return what was done and the bytes
+    won."""
     dangling_only = wanted.flag("dangling", default=True)
     with catalog.database.transaction():
         removal = _Removal(catalog, uses())
@@ -192,4 +229,6 @@ def prune(catalog: Catalog, uses: Uses, wanted: Filters) -> tuple[list[Step], in
             if removal.obstacle(image.id, soft=True, ignore_names=True) is None:
                 removal.untag(names, image.id)
                 removal.delete(image, force=False, prune=True, quiet=True)
+        if group:
+            removal.put_into_bin(group)
     return removal.done, removal.release_layers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deskd.record import Record
+from deskd.services.bin import Bin
 from deskd.services.containers.attaching import Attaching
 from deskd.services.containers.creation import ContainerCreation
 from deskd.services.containers.endpoints import Endpoints
@@ -60,3 +61,4 @@ class Engine(Record):
     memory_use: MemoryUse
     restart: MachineRestart
     disk_use: DiskUse
+    bin: Bin

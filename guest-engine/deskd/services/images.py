@@ -253,9 +253,9 @@ class Images:
         self._publish("tag", record, reference.familiar)
 
     async def remove(
-        self, name: str, *, force: bool = False, noprune: bool = False
+        self, name: str, *, force: bool = False, noprune: bool = False, group: str = ""
     ) -> list[dict[str, str]]:
-        """Untag and, where nothing else holds it, delete an image.
+        """Untag and, where nothing else holds it, delete an image; with a ``group`` into the bin.
 
         Returns ``{"Untagged": …}`` and ``{"Deleted": …}`` objects in the order of the work;
         raises ``Conflict`` with Docker's words where a container or an image stands on it.
@@ -271,11 +271,14 @@ class Images:
                 name,
                 force=force,
                 prune_parents=not noprune,
+                group=group,
             )
         self._publish_removed(done)
         return [step.report for step in done]
 
-    async def prune(self, filters_: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+    async def prune(
+        self, filters_: Mapping[str, Sequence[str]] | None = None, *, group: str = ""
+    ) -> dict[str, Any]:
         """Delete unused images: untagged ones, or with ``dangling=false`` all unused ones.
 
         Returns ``ImagesDeleted`` and ``SpaceReclaimed`` (bytes).
@@ -284,7 +287,7 @@ class Images:
 
         async with self._changing:
             done, reclaimed_bytes = await asyncio.to_thread(
-                removal.prune, self._catalog, self._users.image_uses, Filters(filters_)
+                removal.prune, self._catalog, self._users.image_uses, Filters(filters_), group
             )
         self._publish_removed(done)
         self._events.publish("image", "prune", "", {"reclaimed": str(reclaimed_bytes)})

@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -19,15 +18,19 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from deskd.domain.binned import BinRecord
 from deskd.domain.filters import Filters
 from deskd.domain.state import MountPoint
 from deskd.domain.times import rfc3339
-from deskd.domain.volume_options import check_options, needs_mount
+from deskd.domain.volume import ANONYMOUS_LABEL, VolumeRecord
+from deskd.domain.volume_options import check_options
 from deskd.errors import Conflict, DeskdError, InvalidArgument, NotFound, SystemFailure
 from deskd.kernel import mount_table
-from deskd.layout import DataRoot
+from deskd.layout import BIN_PREFIX, DataRoot
 from deskd.services.events import Events
+from deskd.services.volume_bin import VolumeBin
 from deskd.services.volume_mounts import VolumeMounts
+from deskd.storage.sizes import size_bytes
 from deskd.store.database import Records
 
 log = logging.getLogger(__name__)
@@ -38,27 +41,6 @@ _LIST_FILTERS = ("dangling", "driver", "label", "name")
 _PRUNE_FILTERS = ("all", "label", "label!")
 UNFINISHED_PREFIX = "fill-"
 """Beside ``_data``: a volume's first content, before it is complete."""
-ANONYMOUS_LABEL = "com.docker.volume.anonymous"
-
-
-class VolumeRecord(msgspec.Struct, kw_only=True, frozen=True):
-    """A volume of the database. ``removing``: its files are being deleted; an engine that finds
-    it so at its start goes on with that."""
-
-    name: str
-    created_ns: int
-    labels: dict[str, str] | None = None
-    options: dict[str, str] | None = None
-    removing: bool = False
-
-    @property
-    def anonymous(self) -> bool:
-        return ANONYMOUS_LABEL in (self.labels or {})
-
-    @property
-    def needs_mount(self) -> bool:
-        """True where the data is a file system that is mounted while a container uses it."""
-        return needs_mount(self.options)
 
 
 class Volumes:
@@ -85,6 +67,7 @@ class Volumes:
         self._users_of = users_of
         self._mounts = mounts
         self._owner = owner
+        self._binned = VolumeBin(records, layout)
         self._claims: dict[str, set[str]] = {}
         self._made_for: dict[str, list[str]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -194,6 +177,9 @@ class Volumes:
 
     # --- looking --------------------------------------------------------------------------------
 
+    def exists(self, name: str) -> bool:
+        return self._records.has(name)
+
     def get(self, name: str) -> VolumeRecord:
         """Return a volume. Raises ``NotFound``."""
         record = self._records.get(name)
@@ -242,11 +228,12 @@ class Volumes:
 
     # --- removing -------------------------------------------------------------------------------
 
-    async def remove(self, name: str, *, force: bool = False) -> None:
-        """Delete a volume. Raises ``NotFound`` (not with ``force``) and ``Conflict`` in use."""
-        await asyncio.shield(self._remove(name, force=force))
+    async def remove(self, name: str, *, force: bool = False, group: str = "") -> None:
+        """Delete a volume, or with a ``group`` move it into the bin. Raises ``NotFound`` (not with
+        ``force``) and ``Conflict`` in use."""
+        await asyncio.shield(self._remove(name, force=force, group=group))
 
-    async def _remove(self, name: str, *, force: bool) -> None:
+    async def _remove(self, name: str, *, force: bool, group: str) -> None:
         async with self._alone(name):
             record = self._records.get(name)
             if record is None:
@@ -256,16 +243,34 @@ class Volumes:
             users = self._users(name)
             if users:
                 raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
-            await self._delete(record)
+            await self._free_of_mounts(name)
+            if group:
+                await self._binned.take(record, group)
+            else:
+                await self._delete(record)
         self._events.publish("volume", "destroy", name, {"driver": "local"})
 
-    async def _delete(self, record: VolumeRecord) -> None:
-        """Delete record and files. What is mounted there is never deleted."""
-        name = record.name
+    async def put_back(self, entry: BinRecord) -> None:
+        """Bring a volume back from the bin. Raises ``Conflict`` where its name is taken."""
+        async with self._alone(entry.name):
+            if self._records.has(entry.name):
+                raise Conflict(
+                    f"there is a volume {entry.name} now: remove or copy it, then bring this one"
+                    " back"
+                )
+            await asyncio.to_thread(self._binned.put_back, entry)
+        self._events.publish("volume", "create", entry.name, {"driver": "local"})
+
+    async def _free_of_mounts(self, name: str) -> None:
+        """Unmount what the engine mounted. What else is mounted there is never removed."""
         await self._mounts.unmount(name)
         directory = os.path.dirname(self.mountpoint(name))
         if mounted := mount_table.below(directory):
             raise Conflict(f"remove {name}: something is mounted at {mounted[0]}; unmount it first")
+
+    async def _delete(self, record: VolumeRecord) -> None:
+        """Delete record and files."""
+        name = record.name
         self._records.put(msgspec.structs.replace(record, removing=True))
         try:
             with self._records.database.transaction():
@@ -313,6 +318,7 @@ class Volumes:
         """Return the names of the directories that belong to no volume."""
         with self._records.database.transaction():
             found = set(os.listdir(self._layout.volumes)) if self._has_directory() else set()
+            found = {name for name in found if not name.startswith(BIN_PREFIX)}
             return sorted(found - set(self._records.keys()))
 
     def _has_directory(self) -> bool:
@@ -327,9 +333,12 @@ class Volumes:
             if not self._records.has(name):
                 self._records.insert(VolumeRecord(name=name, created_ns=time.time_ns()))
 
-    async def prune(self, filters: Filters, *, everything: bool = False) -> dict[str, Any]:
-        """Delete unused volumes: anonymous ones; with ``everything`` or the filter ``all`` named
-        ones too. Those with options are more than their directory, and stay."""
+    async def prune(
+        self, filters: Filters, *, everything: bool = False, group: str = ""
+    ) -> dict[str, Any]:
+        """Delete unused volumes, with a ``group`` into the bin: anonymous ones; with ``everything``
+        or the filter ``all`` named ones too. Those with options are more than their directory, and
+        stay."""
         filters.check(_PRUNE_FILTERS)
         everything = everything or filters.flag("all")
         deleted: list[str] = []
@@ -341,11 +350,11 @@ class Volumes:
                 continue
             size = await asyncio.to_thread(size_bytes, self.mountpoint(record.name))
             try:
-                await self.remove(record.name)
+                await self.remove(record.name, group=group)
             except (Conflict, NotFound):
                 continue  # somebody took or removed it meanwhile
             deleted.append(record.name)
-            reclaimed += size
+            reclaimed += 0 if group else size
         attributes = {"reclaimed": str(reclaimed)}
         self._events.publish("volume", "prune", "", attributes)
         return {"VolumesDeleted": deleted or None, "SpaceReclaimed": reclaimed}
@@ -386,12 +395,14 @@ class Volumes:
     async def restore(self, holders: Mapping[str, set[str]]) -> None:
         """Bring records, files and mounts together after an engine that may have been killed.
         ``holders`` are the running containers by volume. Call once, before any other."""
+        await asyncio.to_thread(self._binned.restore)
         for record in self._records.all():
             directory = os.path.dirname(self.mountpoint(record.name))
             try:
                 if record.needs_mount:
                     await self._mounts.restore(record.name, holders.get(record.name, set()))
                 if record.removing:
+                    await self._free_of_mounts(record.name)
                     await self._delete(record)
                 else:
                     await asyncio.to_thread(_delete_unfinished, directory)
@@ -429,21 +440,3 @@ def check_volume_name(name: str) -> None:
             '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, '
             "use absolute path"
         )
-
-
-def size_bytes(path: str) -> int:
-    """Sum the sizes of what is below ``path``, directories apart; each hard-linked file counts
-    once, a symbolic link as many bytes as its target's name has (Docker's measure)."""
-    total = 0
-    seen: set[tuple[int, int]] = set()
-    for directory, subdirectories, names in os.walk(path):
-        for name in (*subdirectories, *names):
-            try:
-                info = os.lstat(os.path.join(directory, name))
-            except FileNotFoundError:
-                continue
-            if not stat.S_ISDIR(info.st_mode) and (info.st_dev, info.st_ino) not in seen:
-                if info.st_nlink > 1:
-                    seen.add((info.st_dev, info.st_ino))
-                total += info.st_size
-    return total

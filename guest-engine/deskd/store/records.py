@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from deskd.domain.binned import BinRecord
 from deskd.domain.image import BlobRecord, ImageRecord, LayerRecord, RootRecord, TagRecord
 from deskd.store.database import Database, Records
 
@@ -76,3 +77,14 @@ def volumes(database: Database, record_type: type[T], *, key: Callable[[T], str]
 def faults(database: Database, record_type: type[T], *, key: Callable[[T], str]) -> Records[T]:
     """Network faults by name."""
     return Records(database, "faults", record_type, key=key)
+
+
+def binned(database: Database) -> Records[BinRecord]:
+    """What was removed, by an ID of its own; ``kind`` is a column."""
+    return Records(
+        database,
+        "bin",
+        BinRecord,
+        key=lambda record: record.id,
+        columns={"kind": lambda record: str(record.kind)},
+    )

@@ -47,4 +47,16 @@ def network_faults(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE faults (id TEXT PRIMARY KEY, document BLOB NOT NULL)")
 
 
-MIGRATIONS: tuple[Migration, ...] = (first_tables, blobs_of_registries, network_faults)
+def bin_of_removed(connection: sqlite3.Connection) -> None:
+    """Version 4: what was removed and can be brought back."""
+    connection.execute(
+        "CREATE TABLE bin (id TEXT PRIMARY KEY, kind TEXT NOT NULL, document BLOB NOT NULL)"
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    first_tables,
+    blobs_of_registries,
+    network_faults,
+    bin_of_removed,
+)

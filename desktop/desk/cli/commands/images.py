@@ -252,7 +252,9 @@ def _remove_command(name: str) -> Any:
         failed = False
         for image in images:
             try:
-                report = session.client.images.remove(image, force=force, prune=not no_prune)
+                report = session.removing_client.images.remove(
+                    image, force=force, prune=not no_prune
+                )
             except EngineUnreachable:
                 raise
             except EngineError as failure:

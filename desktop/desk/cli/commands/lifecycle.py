@@ -91,7 +91,7 @@ def rm(
     session: Session, containers: tuple[str, ...], force: bool, link: bool, volumes: bool
 ) -> None:
     """Remove containers."""
-    calls = session.client.containers
+    calls = session.removing_client.containers
     for_each(
         containers,
         lambda name: calls.remove(name, force=force, link=link, volumes=volumes),

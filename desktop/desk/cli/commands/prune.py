@@ -48,8 +48,17 @@ def report(title: str, items: Iterable[str]) -> None:
         render.out("")
 
 
-def reclaimed(size_bytes: int) -> None:
+def reclaimed(session: Session, size_bytes: int) -> None:
+    """Tell what the disk got back, and what it will get when the bin is emptied."""
     render.out(f"Total reclaimed space: {human_size(size_bytes)}")
+    group = session.client.connection.bin_group
+    entries = session.client.bin.contents()["Entries"]
+    kept = [entry["Size"] for entry in entries if entry["Group"] == group]
+    if kept:
+        render.note(
+            f"{human_size(sum(kept))} more when the bin is emptied; `desk undo` brings it back,"
+            " `desk undo --empty` frees it now."
+        )
 
 
 def deleted_images(answer: Mapping[str, Any]) -> list[str]:
@@ -68,9 +77,9 @@ def deleted_images(answer: Mapping[str, Any]) -> list[str]:
 def containers(session: Session, force: bool, filters: tuple[str, ...]) -> None:
     """Remove all stopped containers."""
     if agreed("This will remove all stopped containers.", force=force):
-        answer = session.client.containers.prune(filters=parse_filters(filters))
+        answer = session.removing_client.containers.prune(filters=parse_filters(filters))
         report("Deleted Containers", answer.get("ContainersDeleted") or ())
-        reclaimed(answer.get("SpaceReclaimed") or 0)
+        reclaimed(session, answer.get("SpaceReclaimed") or 0)
 
 
 @click.command("prune", cls=DeskCommand, example="desk image prune -a")
@@ -83,9 +92,9 @@ def images(session: Session, all_: bool, force: bool, filters: tuple[str, ...]) 
     kind = "images without at least one container" if all_ else "images without a name"
     if agreed(f"This will remove all {kind}.", force=force):
         wanted = {**parse_filters(filters), "dangling": ["false" if all_ else "true"]}
-        answer = session.client.images.prune(filters=wanted)
+        answer = session.removing_client.images.prune(filters=wanted)
         report("Deleted Images", deleted_images(answer))
-        reclaimed(answer.get("SpaceReclaimed") or 0)
+        reclaimed(session, answer.get("SpaceReclaimed") or 0)
 
 
 @click.command("prune", cls=DeskCommand, example="desk network prune")
@@ -111,9 +120,9 @@ def volumes(session: Session, all_: bool, force: bool, filters: tuple[str, ...])
         wanted = parse_filters(filters)
         if all_:
             wanted["all"] = ["true"]
-        answer = session.client.volumes.prune(filters=wanted)
+        answer = session.removing_client.volumes.prune(filters=wanted)
         report("Deleted Volumes", answer.get("VolumesDeleted") or ())
-        reclaimed(answer.get("SpaceReclaimed") or 0)
+        reclaimed(session, answer.get("SpaceReclaimed") or 0)
 
 
 @click.command("prune", cls=DeskCommand, example="desk system prune --volumes")
@@ -140,7 +149,7 @@ def system(
     question = "This will remove:\n" + "\n".join(f"  - {item}" for item in what)
     if not agreed(question, force=force):
         return
-    client, wanted = session.client, parse_filters(filters)
+    client, wanted = session.removing_client, parse_filters(filters)
     answer = client.containers.prune(filters=wanted)
     report("Deleted Containers", answer.get("ContainersDeleted") or ())
     total = answer.get("SpaceReclaimed") or 0
@@ -152,4 +161,4 @@ def system(
         total += answer.get("SpaceReclaimed") or 0
     answer = client.images.prune(filters={**wanted, "dangling": ["false" if all_ else "true"]})
     report("Deleted Images", deleted_images(answer))
-    reclaimed(total + (answer.get("SpaceReclaimed") or 0))
+    reclaimed(session, total + (answer.get("SpaceReclaimed") or 0))

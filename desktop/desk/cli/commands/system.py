@@ -206,7 +206,13 @@ def df(session: Session, form: str, verbose: bool) -> None:
         _df_verbose(usage)
         return
     table = Table(_DF_HEADINGS, default=("Type", "TotalCount", "Active", "Size", "Reclaimable"))
-    table.print(df_rows(usage), form=form)
+    table.print(df_rows(usage) + bin_rows(session.client.bin.contents()), form=form)
+
+
+def bin_rows(contents: Mapping[str, Any]) -> list[render.Row]:
+    """Return the bin's row, where there is something in it."""
+    count, size = len(contents["Entries"]), contents["Size"]
+    return [_df_row("Bin", count, 0, size, size)] if count else []
 
 
 def df_rows(usage: Mapping[str, Any]) -> list[render.Row]:

@@ -112,4 +112,4 @@ def create(
 @pass_session
 def rm(session: Session, names: tuple[str, ...], force: bool) -> None:
     """Remove volumes."""
-    for_each(names, lambda name: session.client.volumes.remove(name, force=force))
+    for_each(names, lambda name: session.removing_client.volumes.remove(name, force=force))

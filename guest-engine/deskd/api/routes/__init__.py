@@ -93,6 +93,10 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/desk/disk", "disk:usage"),
     # Desk's own: the machine's memory and who holds it
     Route("GET", "/desk/memory", "memory:usage"),
+    # Desk's own: what was removed and can be brought back
+    Route("GET", "/desk/bin", "bin:contents"),
+    Route("DELETE", "/desk/bin", "bin:empty"),
+    Route("POST", "/desk/bin/restore", "bin:restore"),
     # Desk's own: a restart of the machine that gives back what ran
     Route("POST", "/desk/restart", "machine_restart:prepare"),
     Route("GET", "/desk/restart", "machine_restart:report"),

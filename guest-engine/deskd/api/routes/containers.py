@@ -143,7 +143,10 @@ async def remove(engine: Engine, request: Request) -> Answer:
         engine.registry.get(request.path_values["id"])  # Docker's order: 404 before 400
         raise InvalidArgument("Conflict, cannot remove the default link name of the container")
     await engine.lifecycle.remove(
-        request.path_values["id"], force=query.flag("force"), volumes=query.flag("v")
+        request.path_values["id"],
+        force=query.flag("force"),
+        volumes=query.flag("v"),
+        group=engine.bin.group(query.text("bin")),
     )
     return NO_CONTENT
 
@@ -158,4 +161,6 @@ async def unlink(engine: Engine, request: Request) -> Answer:
 
 async def prune(engine: Engine, request: Request) -> Answer:
     """``ContainerPrune``"""
-    return json_response(await engine.listing.prune(parse_filters(request.query.text("filters"))))
+    filters = parse_filters(request.query.text("filters"))
+    group = engine.bin.group(request.query.text("bin"))
+    return json_response(await engine.listing.prune(filters, group=group))

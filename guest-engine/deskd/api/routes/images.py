@@ -175,7 +175,10 @@ async def remove(engine: Engine, request: Request) -> Answer:
     """``ImageDelete``"""
     query = request.query
     done = await engine.images.remove(
-        request.path_values["name"], force=query.flag("force"), noprune=query.flag("noprune")
+        request.path_values["name"],
+        force=query.flag("force"),
+        noprune=query.flag("noprune"),
+        group=engine.bin.group(query.text("bin")),
     )
     return json_response(done)
 
@@ -183,7 +186,8 @@ async def remove(engine: Engine, request: Request) -> Answer:
 async def prune(engine: Engine, request: Request) -> Answer:
     """``ImagePrune``"""
     filters = parse_filters(request.query.text("filters")).as_mapping()
-    return json_response(await engine.images.prune(filters))
+    group = engine.bin.group(request.query.text("bin"))
+    return json_response(await engine.images.prune(filters, group=group))
 
 
 async def prune_build_cache(_engine: Engine, _request: Request) -> Answer:

@@ -54,7 +54,11 @@ async def update(_engine: Engine, _request: Request) -> Answer:
 
 async def remove(engine: Engine, request: Request) -> Answer:
     """``VolumeDelete``"""
-    await engine.volumes.remove(request.path_values["name"], force=request.query.flag("force"))
+    await engine.volumes.remove(
+        request.path_values["name"],
+        force=request.query.flag("force"),
+        group=engine.bin.group(request.query.text("bin")),
+    )
     return NO_CONTENT
 
 
@@ -63,4 +67,6 @@ async def prune(engine: Engine, request: Request) -> Answer:
     filters = parse_filters(request.query.text("filters"))
     # Before 1.42 a prune took named volumes too.
     everything = request.version < (1, 42)
-    return json_response(await engine.volumes.prune(filters, everything=everything))
+    group = engine.bin.group(request.query.text("bin"))
+    answer = await engine.volumes.prune(filters, everything=everything, group=group)
+    return json_response(answer)

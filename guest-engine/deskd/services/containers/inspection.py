@@ -18,7 +18,7 @@ from deskd.services.containers.links import Links
 from deskd.services.containers.merging import as_list
 from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.ports import RootFilesystems
-from deskd.services.volumes import size_bytes
+from deskd.storage.sizes import size_bytes
 
 DRIVER = "overlay2"
 

@@ -484,9 +484,11 @@ class Lifecycle:
 
     # --- removal --------------------------------------------------------------------------------
 
-    async def remove(self, reference: str, *, force: bool = False, volumes: bool = False) -> None:
+    async def remove(
+        self, reference: str, *, force: bool = False, volumes: bool = False, group: str = ""
+    ) -> None:
         """Delete a container, with ``force`` a running one too, with ``volumes`` its anonymous
-        volumes. Raises ``Conflict``."""
+        volumes; with a ``group`` into the bin. Raises ``Conflict``."""
         container = self._registry.get(reference)
         if container.removing or container.record.state.status is Status.REMOVING:
             raise Conflict(f"removal of container {reference} is already in progress")
@@ -501,7 +503,8 @@ class Lifecycle:
             async with container.lock:
                 if self._registry.find(container.id) is container:
                     _check_ended(container)
-                    await self.remove_locked(container, volumes=volumes)
+                    _cancel_restart(container)
+                    await self._removal.remove_locked(container, volumes=volumes, group=group)
         finally:
             container.removing = False
 

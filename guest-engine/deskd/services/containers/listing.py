@@ -153,8 +153,9 @@ class Listing:
                     found.append(child.id)
         return known
 
-    async def prune(self, filters: Filters) -> dict[str, Any]:
-        """Delete containers that do not run. Returns ``ContainersPruneResponse``."""
+    async def prune(self, filters: Filters, *, group: str = "") -> dict[str, Any]:
+        """Delete containers that do not run, with a ``group`` into the bin. Returns
+        ``ContainersPruneResponse``."""
         filters.check(PRUNE_FILTERS)
         if len(filters.get("until")) > 1:
             raise InvalidArgument("more than one until filter specified")
@@ -173,9 +174,9 @@ class Listing:
                 continue
             size = (await self._inspection.sizes(container))["SizeRw"]
             with suppress(Conflict):  # somebody started or removed it in this moment
-                await self._lifecycle.remove(record.id)
+                await self._lifecycle.remove(record.id, group=group)
                 deleted.append(record.id)
-                reclaimed += size
+                reclaimed += 0 if group else size
         self._registry.tell_prune("container", reclaimed)
         return {"ContainersDeleted": deleted or None, "SpaceReclaimed": reclaimed}
 
