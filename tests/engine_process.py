@@ -370,7 +370,7 @@ class EngineProcess:
         return self.log_path.read_text(errors="replace")[-4000:]
 
     def remove_everything(self) -> None:
-        """Remove all containers, volumes, networks and their faults."""
+        """Remove all containers, volumes, networks and their faults, and empty the bin."""
         for container in self.api.get("/containers/json", all=True):
             with contextlib.suppress(ApiError):  # it removes itself
                 self.api.delete(f"/containers/{container['Id']}", force=True, v=True)
@@ -379,6 +379,7 @@ class EngineProcess:
         self.api.post("/networks/prune")
         for volume in self.api.get("/volumes")["Volumes"]:  # a prune leaves those with options
             self.api.delete(f"/volumes/{volume['Name']}", force=True)
+        self.api.delete("/desk/bin")
 
     def close(self) -> list[str]:
         """End everything; return what was left behind, in words."""
