@@ -54,14 +54,14 @@ class Links:
             f"/{child.name}:/{record.name}/{alias}" for alias, child in self._children(record)
         ] or None
 
-    def names_of(self, container: Container) -> list[str]:
-        """Return the names by which others are linked to a container: ``/OTHER/ALIAS``."""
-        return [
-            f"/{parent.name}/{alias}"
-            for parent in self._registry
-            for alias, child_id in parent.record.links.items()
-            if child_id == container.id
-        ]
+    def names(self) -> dict[str, list[str]]:
+        """Return by containers' IDs the names by which others are linked to them:
+        ``/OTHER/ALIAS``."""
+        found: dict[str, list[str]] = {}
+        for parent in self._registry:
+            for alias, child_id in parent.record.links.items():
+                found.setdefault(child_id, []).append(f"/{parent.name}/{alias}")
+        return found
 
     def hosts_lines(self, record: ContainerRecord) -> list[str]:
         """Return the lines of /etc/hosts for a container that starts. Raises ``Conflict`` where

@@ -62,8 +62,9 @@ class Listing:
                     break
         summaries = []
         meanings: dict[str, str] = {}
+        names = self._links.names()
         for container in chosen:
-            summary = self._summary(container, meanings)
+            summary = self._summary(container, names.get(container.id, []), meanings)
             if size:
                 summary.update(await self._inspection.sizes(container))
             summaries.append(summary)
@@ -112,12 +113,14 @@ class Listing:
             tests.append(lambda c: c.record.image_id in wanted_images)
         return tests
 
-    def _summary(self, container: Container, meanings: dict[str, str]) -> dict[str, Any]:
+    def _summary(
+        self, container: Container, link_names: list[str], meanings: dict[str, str]
+    ) -> dict[str, Any]:
         record = container.record
         words = [record.path, *record.args]
         return {
             "Id": record.id,
-            "Names": [f"/{record.name}", *self._links.names_of(container)],
+            "Names": [f"/{record.name}", *link_names],
             "Image": self._image_name(record, meanings),
             "ImageID": record.image_id,
             "Command": " ".join(_quoted(word) for word in words),
