@@ -21,6 +21,9 @@ Rules, with their reasons:
   shows have no incoming interface here); and everything that leaves for another interface.
 - ``forward``: inside a bridge and for replies and published ports all is open; anything else to a
   bridge, from another bridge or from outside, is dropped; an internal network gets out nowhere.
+  What belongs to a connection that was let through comes first, because with br_netfilter every
+  packet inside a bridge comes here too (``raw`` asks for the rare address first for the same
+  reason): looking names up in sets took a tenth of the throughput between two containers.
   Without communication between containers, what a linked container exposes is open to the one
   that is linked to it.
 - ``output``: the machine routes between linked containers of one bridge, and would tell the sender
@@ -157,7 +160,7 @@ def table_text(table: str, laptop: LaptopRules | None = None) -> str:
   map published6_on {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }}
   chain raw {{
     type filter hook prerouting priority -300; policy accept;
-    iifname @bridges ip daddr 127.0.0.0/8 drop
+    ip daddr 127.0.0.0/8 iifname @bridges drop
   }}
   chain prerouting {{
     type nat hook prerouting priority -100; policy accept;
@@ -178,9 +181,9 @@ def table_text(table: str, laptop: LaptopRules | None = None) -> str:
   }}
   chain forward {{
     type filter hook forward priority 0; policy accept;
+    ct state established,related accept
     {no_other_way}
     iifname . oifname @open accept
-    oifname @bridges ct state established,related accept
     oifname @bridges ct status dnat accept
     iifname . ip saddr . ip daddr . {port} @linked accept
     oifname @bridges drop
