@@ -48,6 +48,20 @@ def read_mask(field: str, pid: int | str = "self") -> int:
     raise OSError(f"/proc/{pid}/status has no line {field}")
 
 
+_inherited: list[int] = []
+
+
+def remember_bounding_set() -> None:
+    """Ask for this process's bounding set once, for its children: they have the same as long as
+    they neither drop from it nor enter a user namespace."""
+    _inherited[:] = [bounding_set()]
+
+
+def inherited_bounding_set() -> int:
+    """Return what ``remember_bounding_set`` found, else this process's own."""
+    return _inherited[0] if _inherited else bounding_set()
+
+
 def bounding_set() -> int:
     """Return this thread's bounding set, from the kernel: /proc may be a container's own."""
     bits, number = 0, 0

@@ -34,7 +34,8 @@ def unshare(flags: int) -> None:
 
 
 def setns(fd: int, flags: int) -> None:
-    """setns(2)."""
+    """setns(2). With a process's pidfd it joins all of its namespaces that ``flags`` names, or
+    none."""
     check(libc.setns(fd, flags))
 
 

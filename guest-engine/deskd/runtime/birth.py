@@ -24,6 +24,8 @@ from deskd.runtime.rootfs import Root, clone_source, detach_from_engine
 
 _TAKES_NO_PROCESSES = (errno.EBUSY, errno.EOPNOTSUPP)
 """What clone3(2) answers for a version 2 cgroup that hands controllers down, or is threaded."""
+_CGROUP_FILE_BYTES = 65536
+"""A line for each hierarchy; one read gets them all."""
 _CLONE_KINDS = ("mnt", "uts", "ipc", "net", "pid", "user")
 
 
@@ -66,6 +68,7 @@ class Birth(Record, frozen=False):
     cgroup: Cgroup
     staging: str
     _pid: int = 0
+    _target_fd: int = -1
     _cgroup_made: bool = False
 
     def run(self, meanwhile: Callable[[int, Channel], None]) -> Born:
@@ -79,6 +82,21 @@ class Birth(Record, frozen=False):
             if self.plan.target is not None and _tells_of_death(error):
                 raise _not_running(self.plan.target) from error
             raise
+
+    def rehearse(self) -> None:
+        """Do what comes before the clone and has no effects (``runtime.rehearsal``)."""
+        for end in Channel.pair():
+            end.close()
+        pipes = _make_pipes(open_stdin=False)
+        for fd in (*pipes.child, pipes.stdout, pipes.stderr):
+            os.close(fd)
+        target = self.plan.target
+        if target is not None:
+            self._target_fd = os.pidfd_open(target.pid)
+            with contextlib.suppress(StepFailed):
+                _check_target(target)
+            _mapped_root(self.plan)
+            os.close(self._target_fd)
 
     def undo(self) -> None:
         """Kill and reap the process, remove its cgroup."""
@@ -98,6 +116,7 @@ class Birth(Record, frozen=False):
         ours, theirs = Channel.pair()
         pipes = None if plan.streams.tty else _make_pipes(open_stdin=plan.streams.open_stdin)
         if plan.target is not None:
+            self._target_fd = os.pidfd_open(plan.target.pid)
             _check_target(plan.target)
         if pipes is not None:
             pipes.give_to(_mapped_root(plan))
@@ -109,9 +128,9 @@ class Birth(Record, frozen=False):
             self._make_cgroup()
         self._pid = self._clone(ours, theirs, pipes, trees)
         theirs.close()
-        for tree in trees:
-            if tree is not None:
-                os.close(tree)
+        for done in (*trees, self._target_fd if plan.target is not None else None):
+            if done is not None:
+                os.close(done)
         if pipes is not None:
             pipes.close_child_ends()
         pidfd = os.pidfd_open(self._pid)
@@ -178,7 +197,7 @@ class Birth(Record, frozen=False):
         spaces, flags = self.plan.namespaces, 0
         if self.plan.target is not None:
             # The PID namespace entered is the one that children are born into.
-            namespaces.enter(self.plan.target.pid, "pid")
+            namespaces.setns(self._target_fd, namespaces.CLONE_NEWPID)
         else:
             for name in _CLONE_KINDS:
                 if getattr(spaces, name) == PRIVATE:
@@ -197,7 +216,7 @@ class Birth(Record, frozen=False):
         if pid == 0:
             ours.close()
             stdio = pipes.child if pipes else None
-            Child(self.plan, theirs, self.cgroup, stdio, self.staging, trees).run()
+            Child(self.plan, theirs, self.cgroup, stdio, self.staging, trees, self._target_fd).run()
         return pid
 
     def _clone_into_cgroup(self, flags: int) -> int:
@@ -331,8 +350,11 @@ def _make_pipes(*, open_stdin: bool) -> _Pipes:
 def _check_target(target: ExecTarget) -> None:
     """A PID alone could be another process's by now; its cgroup says whose it is."""
     try:
-        with open(f"/proc/{target.pid}/cgroup") as file:
-            ours = target.container_id in file.read()
+        fd = os.open(f"/proc/{target.pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            ours = target.container_id.encode() in os.read(fd, _CGROUP_FILE_BYTES)
+        finally:
+            os.close(fd)
     except (FileNotFoundError, ProcessLookupError):
         ours = False
     if not ours:
@@ -356,6 +378,8 @@ def _mapped_root(plan: Plan) -> tuple[int, int]:
     """Return the IDs outside of the container's root."""
     spaces = plan.namespaces
     if plan.target is not None:
+        if namespaces.same(plan.target.pid, "user"):
+            return 0, 0
         with open(f"/proc/{plan.target.pid}/uid_map") as file:
             uid = int(file.readline().split()[1])
         with open(f"/proc/{plan.target.pid}/gid_map") as file:

@@ -32,14 +32,21 @@ from deskd.runtime.handshake import Channel, Disconnected, Message, StepFailed
 from deskd.runtime.plan import HOST, PRIVATE, Plan, RootSpec
 from deskd.runtime.rootfs import Root, detach_from_engine, remount_root_read_only
 
-_EXEC_ORDER = ("ipc", "uts", "net", "cgroup", "mnt", "user")
+_EXEC_NAMESPACES = (
+    namespaces.CLONE_NEWIPC
+    | namespaces.CLONE_NEWUTS
+    | namespaces.CLONE_NEWNET
+    | namespaces.CLONE_NEWCGROUP
+    | namespaces.CLONE_NEWNS
+)
 
 
 class Child(Record, frozen=False):
     """What the child has at its birth. ``stdio`` are its ends of the pipes (none for a
     terminal); ``staging`` is a directory for the root to be mounted on. ``trees`` are detached
     mounts that only the monitor could make (user namespaces): the root's first, then one for each
-    of the plan's mounts, ``None`` where it is not a bind."""
+    of the plan's mounts, ``None`` where it is not a bind. ``target_fd`` is the pidfd of the
+    container's first process, for an exec."""
 
     plan: Plan
     channel: Channel
@@ -47,7 +54,9 @@ class Child(Record, frozen=False):
     stdio: tuple[int, int, int] | None
     staging: str
     trees: tuple[int | None, ...] = ()
+    target_fd: int = -1
     step: str = "start"
+    own_user_namespace: bool = False
     _staging_fd: int = -1
     _apparmor_fd: int = -1
 
@@ -82,6 +91,7 @@ class Child(Record, frozen=False):
         if plan.process.apparmor:
             self._at("apparmor", self._open_apparmor)
         if plan.root is not None and plan.namespaces.user != HOST:
+            self.own_user_namespace = True
             self._at("user namespace", self._become_mapped_root)
         self._at("session keyring", _new_keyring)
         if plan.root is not None:
@@ -90,7 +100,10 @@ class Child(Record, frozen=False):
             self._enter_container()
         self.step = "process"
         program = credentials.prepare(
-            plan.process, filter_bytes, make_directory=plan.root is not None
+            plan.process,
+            filter_bytes,
+            make_directory=plan.root is not None,
+            own_user_namespace=self.own_user_namespace,
         )
         self.channel.send(Message.PREPARED)
         self.channel.expect(Message.EXECUTE)
@@ -281,19 +294,15 @@ class Child(Record, frozen=False):
         if self.cgroup.version == 1:
             self._at("cgroup", self.cgroup.join)
         self.step = "namespaces of the container"
-        opened = [
-            (name, namespaces.open_namespace(target.pid, name))
-            for name in _EXEC_ORDER
-            if not namespaces.same(target.pid, name)
-        ]
+        flags = _EXEC_NAMESPACES
+        self.own_user_namespace = not namespaces.same(target.pid, "user")
+        if self.own_user_namespace:  # nobody may join the one that he is in
+            flags |= namespaces.CLONE_NEWUSER
         root = os.open(f"/proc/{target.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        for name, fd in opened:
-            self.step = f"{name} namespace of the container"
-            namespaces.setns(fd, namespaces.FLAGS[name])
-            os.close(fd)
-            if name == "user":
-                os.setresgid(0, 0, 0)
-                os.setresuid(0, 0, 0)
+        namespaces.setns(self.target_fd, flags)
+        if self.own_user_namespace:
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
         os.fchdir(root)
         os.chroot(".")
         os.close(root)
@@ -336,8 +345,11 @@ def _from_os_error(step: str, error: OSError) -> StepFailed:
 def _read_filter(path: str) -> bytes:
     if not path:
         return b""
-    with open(path, "rb") as file:
-        return file.read()
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, os.fstat(fd).st_size)
+    finally:
+        os.close(fd)
 
 
 def _new_keyring() -> None:

@@ -87,7 +87,14 @@ class MonitoredProcess:
     """A container's first process or an exec; implements ``Process``."""
 
     def __init__(
-        self, runtime: LauncherRuntime, key: str, link: _Link, pid: int, started_at_ns: int = 0
+        self,
+        runtime: LauncherRuntime,
+        key: str,
+        link: _Link,
+        pid: int,
+        started_at_ns: int = 0,
+        *,
+        is_exec: bool = False,
     ) -> None:
         self._runtime = runtime
         self._key = key
@@ -95,6 +102,13 @@ class MonitoredProcess:
         self._pid = pid
         self._started_at_ns = started_at_ns
         self._discarded = False
+        self.is_exec = is_exec
+
+    @property
+    def told_its_end(self) -> bool:
+        """Whether the monitor itself, not its record, has told of the process's end."""
+        ended = self._link.ended
+        return ended.done() and not ended.cancelled() and ended.result() is not None
 
     @property
     def key(self) -> str:
@@ -240,7 +254,14 @@ class LauncherRuntime:
             link.close()
             await stream.close()
             raise
-        found = MonitoredProcess(self, plan.key, link, answer["pid"], answer["started_at_ns"])
+        found = MonitoredProcess(
+            self,
+            plan.key,
+            link,
+            answer["pid"],
+            answer["started_at_ns"],
+            is_exec=plan.target is not None,
+        )
         self._processes[plan.key] = found
         return found, stream
 
@@ -368,6 +389,8 @@ class LauncherRuntime:
         ended = self._processes.pop(key, None)
         if ended is not None:
             ended.let_go()
+            if ended.is_exec and ended.told_its_end:
+                return  # its monitor removes the directory
         directory = self.exec_root.process(key)
         try:
             # All there is in the common case: three calls instead of a walk.

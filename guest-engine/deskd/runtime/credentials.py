@@ -20,6 +20,8 @@ from deskd.runtime.handshake import StepFailed
 from deskd.runtime.identity import Identity, LookupFailed, look_up
 from deskd.runtime.plan import ProcessSpec, Rlimit
 
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
+
 
 class Prepared(Record):
     """A program ready to be executed."""
@@ -34,9 +36,16 @@ class Prepared(Record):
     apparmor: str
 
 
-def prepare(spec: ProcessSpec, seccomp_filter: bytes, *, make_directory: bool = False) -> Prepared:
+def prepare(
+    spec: ProcessSpec,
+    seccomp_filter: bytes,
+    *,
+    make_directory: bool = False,
+    own_user_namespace: bool = False,
+) -> Prepared:
     """Take on limits, directory and identity; find the program. ``make_directory``: a missing
-    working directory is made. Raises ``StepFailed``."""
+    working directory is made; ``own_user_namespace``: this process is not in the engine's.
+    Raises ``StepFailed``."""
     try:
         identity = look_up(spec.user, spec.extra_groups)
     except LookupFailed as error:
@@ -45,7 +54,7 @@ def prepare(spec: ProcessSpec, seccomp_filter: bytes, *, make_directory: bool = 
     env.setdefault("HOME", identity.home)
     _enter_directory(spec.cwd, make=make_directory)
     _set_rlimits(spec.rlimits)
-    wanted, present = _capability_masks(spec)
+    wanted, present = _capability_masks(spec, own_user_namespace=own_user_namespace)
     capabilities.limit_bounding_set(wanted, present)
     try:
         _take_identity(identity, present)
@@ -72,8 +81,11 @@ def prepare(spec: ProcessSpec, seccomp_filter: bytes, *, make_directory: bool = 
 
 
 def execute(program: Prepared, apparmor_attribute: int) -> NoReturn:
-    """Confine this process for good and become the program. Raises ``StepFailed``."""
-    _reset_signals()
+    """Confine this process for good and become the program. Raises ``StepFailed``.
+
+    Its signals are those that ``reset_signals`` left, but for what Python and the launcher do.
+    """
+    _restore_changed_signals()
     if program.apparmor:
         _choose_profile(apparmor_attribute, program.apparmor)
     if program.no_new_privileges:
@@ -189,8 +201,11 @@ def _set_rlimits(limits: tuple[Rlimit, ...]) -> None:
             resource.setrlimit(limit.resource, (min(soft, allowed), allowed))
 
 
-def _capability_masks(spec: ProcessSpec) -> tuple[int, int]:
-    present = capabilities.bounding_set()
+def _capability_masks(spec: ProcessSpec, *, own_user_namespace: bool) -> tuple[int, int]:
+    if own_user_namespace:  # whose members begin with all
+        present = capabilities.bounding_set()
+    else:
+        present = capabilities.inherited_bounding_set()
     missing = [name for name in spec.required_capabilities if not present >> NUMBERS[name] & 1]
     if missing:
         raise StepFailed(
@@ -220,9 +235,22 @@ def _take_identity(identity: Identity, present: int) -> None:
     process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _reset_signals() -> None:
+def reset_signals() -> None:
+    """Give every signal its default, whatever this process was started with; what it forks
+    starts from there."""
     for number in range(1, signal.NSIG):
         if number in (signal.SIGKILL, signal.SIGSTOP) or 31 < number < signal.SIGRTMIN:
             continue
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def ignore_signals() -> None:
+    """Let this process and what it forks live through what a terminal and a pipe send."""
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _restore_changed_signals() -> None:
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_DFL)

@@ -13,6 +13,7 @@ first copy (some five hundred) are copied before anybody waits for them.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -21,35 +22,29 @@ import select
 import signal
 import socket
 import struct
-import traceback
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from deskd.domain.mount import MountStep
 from deskd.errors import DeskdError, InvalidArgument
-from deskd.kernel import process
+from deskd.kernel import capabilities, process
+from deskd.kernel.capability_names import NUMBERS
 from deskd.kernel.cgroup import cgroup_at
 from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
 from deskd.layout import ExecRoot
 from deskd.record import Record, finish
-from deskd.runtime.handshake import Channel
+from deskd.runtime.credentials import ignore_signals, reset_signals
 from deskd.runtime.jobs import JOBS
 from deskd.runtime.monitor import Monitor
-from deskd.runtime.plan import (
-    CgroupSpec,
-    Plan,
-    ProcessSpec,
-    RootSpec,
-    StreamSpec,
-    decode,
-    encode,
-)
+from deskd.runtime.plan import decode
+from deskd.runtime.rehearsal import rehearse, sample_orders
 
 HEADER = struct.Struct(">cI")
 CREATE = b"c"
 JOB = b"j"
 MAX_FDS = 16
-_IDLE_MS = 20
-"""How long no order must have come before the next spare monitor is forked."""
+_IDLE_MS = 30
+"""How long no order must have come before the next spare monitor is forked: by then a short
+program has ended, and does not share the processors with it."""
 
 
 def main(arguments: list[str]) -> None:
@@ -67,12 +62,15 @@ def main(arguments: list[str]) -> None:
 
 
 class _Launcher:
+    _rehearses_in_idle_time = False
+
     def __init__(self, orders: socket.socket, exec_root: ExecRoot, hierarchy: Hierarchy) -> None:
         self._orders = orders
         self._exec_root = exec_root
         self._hierarchy = hierarchy
         self._spare: socket.socket | None = None
-        self._ready = False
+        self._spare_pid = 0
+        self._sample_orders: tuple[bytes, ...] = ()
 
     def serve(self) -> None:
         """Take orders until the engine's end is closed."""
@@ -80,8 +78,8 @@ class _Launcher:
         os.chdir("/")
         os.umask(0o022)
         os.makedirs(self._exec_root.processes, 0o700, exist_ok=True)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_IGN)
+        reset_signals()
+        ignore_signals()
         # The kernel reaps: nobody here asks how a monitor or a job ended.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         process.set_name("desk-launcher")
@@ -108,13 +106,19 @@ class _Launcher:
             del payload
 
     def _make_spare(self) -> None:
-        if not self._ready:
+        if not self._sample_orders:
             # What every child would do for itself, left until nobody waits.
-            self._ready = True
+            self._sample_orders = sample_orders()
             finish(Record)
             process.boot_id()
+            capabilities.remember_bounding_set()
+            # Who may not raise a process's priority could not take the idle one back.
+            may_raise = capabilities.permitted_set() >> NUMBERS["CAP_SYS_NICE"] & 1
+            normal = os.sched_getscheduler(0) == os.SCHED_OTHER
+            self._rehearses_in_idle_time = bool(may_raise) and normal
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        if os.fork() == 0:
+        self._spare_pid = os.fork()
+        if self._spare_pid == 0:
             ours.close()
             self._orders.close()
             self._orders = theirs
@@ -125,14 +129,30 @@ class _Launcher:
     def _wait_as_spare(self) -> NoReturn:
         try:
             process.set_name("desk-spare")
-            _leave_terminal()
-            _touch_pages(self._hierarchy, self._exec_root)
+            _leave_launcher()
+            os.setsid()
+            with self._in_idle_time():
+                rehearse(self._sample_orders, self._hierarchy, self._exec_root)
             header, fds = self._receive_header()
             if header:
                 kind, length = HEADER.unpack(header)
-                self._child(kind, self._receive(length), fds)
+                payload = self._receive(length)
+                self._orders.close()
+                self._carry_out(kind, payload, fds)
         finally:
             os._exit(0)
+
+    @contextlib.contextmanager
+    def _in_idle_time(self) -> Iterator[None]:
+        """Run a block only while a processor has nothing else to do, where that is possible."""
+        if not self._rehearses_in_idle_time:
+            yield
+            return
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        try:
+            yield
+        finally:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
     def _hand_over(self, order: bytes, fds: list[int]) -> bool:
         """Give an order to the spare monitor; say whether there was one to take it."""
@@ -148,6 +168,10 @@ class _Launcher:
                     spare.sendall(memoryview(order)[sent:])
             except OSError:  # somebody has killed it
                 return False
+        if self._rehearses_in_idle_time:
+            # An order that comes before it is ready waits no longer than it must.
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(self._spare_pid, os.SCHED_OTHER, os.sched_param(0))
         return True
 
     def _receive_header(self) -> tuple[bytes, list[int]]:
@@ -170,26 +194,29 @@ class _Launcher:
         return b"".join(parts)
 
     def _child(self, kind: bytes, payload: bytes, fds: list[int]) -> NoReturn:
-        answer = -1
         try:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._orders.close()
             if self._spare is not None:
                 self._spare.close()
+            _leave_launcher()
+            if kind == CREATE:
+                os.setsid()
+            self._carry_out(kind, payload, fds)
+        finally:
+            os._exit(0)
+
+    def _carry_out(self, kind: bytes, payload: bytes, fds: list[int]) -> None:
+        try:
             answer, *rest = fds
             connection = socket.socket(fileno=answer)
-            _leave_terminal()
             if kind == CREATE:
                 self._monitor(payload, connection, rest)
             else:
                 _run_job(payload, connection, rest)
         except BaseException:  # noqa: BLE001 - a forked child must not return to its caller
             self._leave_note(payload)
-        finally:
-            os._exit(0)
 
     def _monitor(self, payload: bytes, connection: socket.socket, fds: list[int]) -> None:
-        os.setsid()
         process.set_name("desk-monitor")
         plan = decode(json.loads(payload))
         del payload
@@ -199,6 +226,8 @@ class _Launcher:
 
     def _leave_note(self, payload: bytes) -> None:
         """A monitor has no terminal and no log of its own; what broke it goes beside its files."""
+        import traceback
+
         try:
             key = json.loads(payload)["key"]
             with open(f"{self._exec_root.process(key)}/monitor.log", "a") as file:
@@ -207,23 +236,10 @@ class _Launcher:
             os._exit(2)
 
 
-def _touch_pages(hierarchy: Hierarchy, exec_root: ExecRoot) -> None:
-    """Go through a monitor's first steps without their effects, for the pages they use."""
-    sample = Plan(
-        key="",
-        process=ProcessSpec(("",)),
-        streams=StreamSpec(),
-        cgroup=CgroupSpec("", ""),
-        root=RootSpec((MountStep("bind", "/"),)),
-    )
-    plan = decode(json.loads(encode(sample)))
-    Monitor(plan, cgroup_at(hierarchy, "", ""), exec_root).close()
-    for end in Channel.pair():
-        end.close()
-
-
-def _leave_terminal() -> None:
-    """The engine's stdio must not stay open in what outlives it."""
+def _leave_launcher() -> None:
+    """Give up what a child has of the launcher: its way to reap, and the engine's stdio, which
+    must not stay open in what outlives it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -245,6 +261,8 @@ def _run_job(payload: bytes, connection: socket.socket, fds: list[int]) -> None:
         text = f"{order['job']}: {where}{error.strerror or error}"
         answer = {"error": "SystemFailure", "text": text}
     except Exception as error:  # noqa: BLE001 - the engine is told, whatever it was
+        import traceback
+
         text = f"the job {order['job']} broke: {error!r} {traceback.format_exc()}"
         answer = {"error": "SystemFailure", "text": text}
     connection.sendall(json.dumps(answer).encode())

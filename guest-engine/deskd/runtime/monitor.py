@@ -16,7 +16,9 @@ of the container's name server, which this process keeps so that questions wait 
 there is no engine; ``{"op": "keep-names"}`` brings such sockets. Both end with the answer.
 
 Order at the end: output drained, log closed, cgroup removed, ``monitor.sock`` gone,
-``exit.json`` written; only then do clients see the exit and the end of their streams.
+``exit.json`` written; only then do clients see the exit and the end of their streams. An exec is
+known to nobody but the engine that ordered it: where that is told of the end nothing is recorded,
+and the monitor removes its directory by itself afterwards.
 """
 
 from __future__ import annotations
@@ -67,6 +69,7 @@ class Monitor:
         self._plan: Plan = plan
         self._streams = plan.streams
         self._creates_cgroup = plan.cgroup.create
+        self._is_exec = plan.target is not None
         self._cgroup = cgroup
         self._directory = exec_root.process(plan.key)
         self._socket_path = exec_root.monitor_socket(plan.key)
@@ -140,7 +143,14 @@ class Monitor:
                 channel.send(Message.EXECUTE)
 
     def _prepare_directory(self) -> None:
-        os.makedirs(self._directory, 0o700, exist_ok=True)
+        try:
+            os.mkdir(self._directory, 0o700)
+        except FileNotFoundError:
+            os.makedirs(self._directory, 0o700)
+        except FileExistsError:
+            self._clear_directory()
+
+    def _clear_directory(self) -> None:
         for path in (self._socket_path, self._exit_path):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
@@ -223,9 +233,10 @@ class Monitor:
         self._tell(event="failed", **failed.to_json())
         return False
 
-    def _tell(self, **message: Any) -> None:
-        for control in self._controls.values():
-            control.send(**message)
+    def _tell(self, **message: Any) -> bool:
+        """Tell every engine that is connected; say whether one was."""
+        told = [control.send(**message) for control in self._controls.values()]
+        return any(told)
 
     # --- running ---
 
@@ -599,21 +610,30 @@ class Monitor:
                 self._cgroup.remove()
         self._epoll.unregister(self._listener.fileno())
         self._listener.close()
-        os.unlink(self._socket_path)
         ended = Exit(self._code, self._finished_at_ns, oom_killed, own_memory_limit=own_limit)
+        if self._is_exec and self._controls:
+            self._drop_served_clients()
+            if self._tell(event="exit", **as_dict(ended)):
+                self._flush_clients()
+                self._give_up()
+                return
+        os.unlink(self._socket_path)
         records.write_exit(self._exit_path, ended)
         self._tell(event="exit", **as_dict(ended))
+        self._drop_served_clients()
         self._flush_clients()
         if self._log is not None:
             self._log.settle()
 
-    def _flush_clients(self) -> None:
-        deadline = time.monotonic() + _FLUSH_S
+    def _drop_served_clients(self) -> None:
         for client in list(self._clients.values()):
             client.stdin = False
             self._update_client(client)
             if not client.pending:
                 self._drop(client)
+
+    def _flush_clients(self) -> None:
+        deadline = time.monotonic() + _FLUSH_S
         while self._clients and (left := deadline - time.monotonic()) > 0:
             for fd, events in self._epoll.poll(left):
                 if fd not in self._clients:

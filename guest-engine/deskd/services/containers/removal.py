@@ -21,6 +21,8 @@ from deskd.store.database import Records
 
 log = logging.getLogger(__name__)
 
+_ANSWERING_S = 0.01
+
 
 class Removal:
     """Removes containers that have ended; ``close`` waits for files that go in the background."""
@@ -76,9 +78,10 @@ class Removal:
         if volumes:
             await self._remove_anonymous_volumes(container)
         container.tell_removal()
-        if not wait_for_files:
+        if wait_for_files:
+            await self._runtime.forget(record.id)
+        else:
             self._in_background(self._delete_forgotten(record.id))
-        await self._runtime.forget(record.id)
 
     async def _put_into_bin(self, container: Container, group: str, *, volumes: bool) -> None:
         """Take a container away from everybody's sight, with its record as it is and its files."""
@@ -105,6 +108,8 @@ class Removal:
 
     async def _delete_forgotten(self, container_id: str) -> None:
         try:
+            await asyncio.sleep(_ANSWERING_S)  # who waits for the removal is answered first
+            await self._runtime.forget(container_id)
             await asyncio.to_thread(self.delete_files, container_id)
         finally:
             self._registry.settled(container_id)
