@@ -14,9 +14,10 @@ from deskd.domain.container import ContainerConfig, HostConfig
 from deskd.errors import Conflict, StartFailed
 from deskd.record import replace
 from deskd.runtime.client import LauncherRuntime, MonitoredProcess
-from tests.engine.runtime_harness import Harness, read_all, read_until
+from tests.engine.runtime_harness import Harness, read_all, read_until, split_frames
 from tests.engine.runtime_harness import busybox_root as busybox_root  # noqa: PLC0414
 from tests.engine.runtime_harness import harness as harness  # noqa: PLC0414
+from tests.engine_process import until
 
 pytestmark = pytest.mark.root
 
@@ -50,6 +51,53 @@ def test_an_exec_sees_the_containers_world(harness: Harness) -> None:
                 assert out.strip() == str(Path(f"/proc/{container.pid}/ns/{name}").readlink())
 
     harness.play(scenario)
+
+
+def test_an_exec_whose_end_was_told_leaves_nothing(harness: Harness) -> None:
+    async def scenario(runtime: LauncherRuntime) -> None:
+        async with running(harness, runtime) as container:
+            plan = harness.exec_plan(container, "sh", "-c", "echo done; exit 3")
+            process, stream = await runtime.start(plan, stdout=True)
+            directory = Path(runtime.exec_root.process(plan.key))
+            assert split_frames(await read_all(stream))[1] == b"done\n"
+            assert (await process.wait()).code == 3
+            await stream.close()
+            await runtime.forget(plan.key)
+            assert runtime.get(plan.key) is None
+            await asyncio.to_thread(until, lambda: not directory.exists())
+
+    harness.play(scenario)
+
+
+def test_an_exec_that_ends_without_an_engine_is_found_and_forgotten(harness: Harness) -> None:
+    plan = harness.plan("sleep", "600")
+
+    async def first_engine(runtime: LauncherRuntime) -> Path:
+        container = await runtime.create(plan)
+        await container.release()
+        execution = harness.exec_plan(container, "sh", "-c", "sleep 0.3; exit 4")
+        _, stream = await runtime.start(execution, stdout=True)
+        await stream.close()
+        return Path(runtime.exec_root.exit_record(execution.key))
+
+    record = harness.play(first_engine)
+    until(record.exists)
+
+    async def second_engine(runtime: LauncherRuntime) -> None:
+        found = {monitor.key: monitor for monitor in await runtime.reconcile()}
+        (key,) = found.keys() - {plan.key}
+        ended = found[key].exit
+        assert ended is not None
+        assert ended.code == 4
+        await runtime.forget(key)
+        assert not record.parent.exists()
+        container = runtime.get(plan.key)
+        assert container is not None
+        await container.signal(signal.SIGKILL)
+        await container.wait()
+        await runtime.forget(plan.key)
+
+    harness.play(second_engine)
 
 
 def test_an_exec_has_its_own_user_directory_and_environment(harness: Harness) -> None:

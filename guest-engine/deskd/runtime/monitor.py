@@ -53,6 +53,9 @@ _PIPE_BYTES = 65536
 """What a pipe holds as it is made (pipe(7))."""
 _READ_BYTES = 4 * _PIPE_BYTES
 """What one turn takes at most; a pipe that was not enlarged gives no more than it holds."""
+_FIRST_READ_BYTES = 4096
+"""Where that grows from: many programs write a line or nothing, and each page costs a fault."""
+_GROWTH = 16
 _STDIN_LIMIT_BYTES = 262144
 _LINGER_S = 2.0
 """How long output that others still hold open is waited for after the process's end."""
@@ -100,7 +103,8 @@ class Monitor:
         control = Control(first)
         birth = Birth(self._plan, self._cgroup, self._directory)
         try:
-            self._prepare_directory()
+            if not self._is_exec:
+                self._prepare_directory()  # where its root will be mounted
             if self._plan.log is not None:
                 self._log = open_log(self._plan.log)
             self._born: Born = birth.run(self._meanwhile)
@@ -133,6 +137,8 @@ class Monitor:
     def _meanwhile(self, pid: int, channel: Channel) -> None:
         """Do what needs no more than the PID while the child gets ready. A process that is not
         held finds its permission to execute when it asks for it."""
+        if self._is_exec:
+            self._prepare_directory()
         self._listen()
         if self._plan.at_once is not None:
             self._started_at_ns = time.time_ns()
@@ -309,11 +315,13 @@ class Monitor:
             # turns short lines into many times their size in memory, there it stays small.
             _enlarge_pipe(fd)
         self._broadcast(self._outputs[fd], count)
+        if count == len(self._buffer) - HEADER_BYTES < _READ_BYTES:
+            self._buffer = _make_buffer(min(count * _GROWTH, _READ_BYTES))
 
     def _read(self, fd: int) -> int:
         """Read into the buffer, behind the place of a frame's header; return 0 at the end."""
         if not self._buffer:
-            self._buffer = memoryview(bytearray(HEADER_BYTES + _READ_BYTES))
+            self._buffer = _make_buffer(_FIRST_READ_BYTES)
         try:
             return os.readv(fd, (self._buffer[HEADER_BYTES:],))
         except BlockingIOError:
@@ -644,6 +652,10 @@ class Monitor:
                 self._serve_client(fd, events)
                 if not client.pending:
                     self._drop(client)
+
+
+def _make_buffer(size_bytes: int) -> memoryview:
+    return memoryview(bytearray(HEADER_BYTES + size_bytes))
 
 
 def _enlarge_pipe(fd: int) -> None:
