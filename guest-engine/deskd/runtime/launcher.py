@@ -131,8 +131,13 @@ class _Launcher:
             process.set_name("desk-spare")
             _leave_launcher()
             os.setsid()
+            waiting = select.poll()
+            waiting.register(self._orders, select.POLLIN)
             with self._in_idle_time():
-                rehearse(self._sample_orders, self._hierarchy, self._exec_root)
+                for order in self._sample_orders:
+                    if waiting.poll(0):
+                        break
+                    rehearse(order, self._hierarchy, self._exec_root)
             header, fds = self._receive_header()
             if header:
                 kind, length = HEADER.unpack(header)

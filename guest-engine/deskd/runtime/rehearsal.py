@@ -61,17 +61,14 @@ def sample_orders() -> tuple[bytes, bytes]:
     return encode(container), encode(execution)
 
 
-def rehearse(orders: tuple[bytes, ...], hierarchy: Hierarchy, exec_root: ExecRoot) -> None:
-    """Go through what a monitor does with such orders before there is a process."""
+def rehearse(order: bytes, hierarchy: Hierarchy, exec_root: ExecRoot) -> None:
+    """Go through what a monitor does with such an order before there is a process."""
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     Control(one).send(event="rehearsal")
     Control(other).receive()
-    for order in orders:
-        plan = decode(json.loads(order))
-        cgroup = cgroup_at(hierarchy, plan.cgroup.parent, plan.cgroup.name)
-        monitor = Monitor(plan, cgroup, exec_root)
-        monitor.close()
-        birth = Birth(plan, cgroup, exec_root.processes)
-        birth.rehearse()
     one.close()
     other.close()
+    plan = decode(json.loads(order))
+    cgroup = cgroup_at(hierarchy, plan.cgroup.parent, plan.cgroup.name)
+    Monitor(plan, cgroup, exec_root).close()
+    Birth(plan, cgroup, exec_root.processes).rehearse()
