@@ -399,9 +399,19 @@ def test_exec_of_unknown_program_and_of_stopped_container(engine: EngineProcess,
     document = {"Cmd": ["nosuch"], "AttachStdout": True}
     exec_id = api.post(f"/containers/{container}/exec", document)["Id"]
     stream = Hijacked(engine.socket, f"/exec/{exec_id}/start", {})
-    assert b'exec: "nosuch": executable file not found' in stream.read_all()
+    text = (
+        b"OCI runtime exec failed: exec failed: unable to start container process: "
+        b'exec: "nosuch": executable file not found in $PATH\r\n'
+    )
+    assert frames(stream.read_all()) == [(1, text)]  # as Docker: on stdout
     stream.close()
     assert api.get(f"/exec/{exec_id}/json")["ExitCode"] == 127
+    nowhere = api.post(
+        f"/containers/{container}/exec", {**document, "Cmd": ["pwd"], "WorkingDir": "tmp"}
+    )["Id"]
+    error = api.error("POST", f"/exec/{nowhere}/start", {"Detach": True})
+    assert (error.status, "Cwd must be an absolute path" in error.message) == (400, True)
+    assert api.get(f"/exec/{nowhere}/json")["ExitCode"] == 126
     api.post(f"/containers/{container}/kill")
     error = api.error("POST", f"/containers/{container}/exec", document)
     assert (error.status, error.message) == (409, f"container {container} is not running")
@@ -462,7 +472,10 @@ def test_memory_limit_kills_and_tells(api: Api) -> None:
 
 def test_update_changes_a_living_container(api: Api) -> None:
     container = api.run("sleep", "60")
-    api.post(f"/containers/{container}/update", {"Memory": 64 * 1024 * 1024, "PidsLimit": 50})
+    changes = {"Memory": 64 * 1024 * 1024, "MemorySwap": -1, "PidsLimit": 50}
+    error = api.error("POST", f"/containers/{container}/update", {**changes, "MemorySwap": 0})
+    assert (error.status, "update the memoryswap at the same time" in error.message) == (409, True)
+    api.post(f"/containers/{container}/update", changes)
     host = api.inspect(container)["HostConfig"]
     assert (host["Memory"], host["PidsLimit"]) == (64 * 1024 * 1024, 50)
     stats = api.get(f"/containers/{container}/stats", **{"stream": False, "one-shot": True})

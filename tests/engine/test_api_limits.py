@@ -126,7 +126,7 @@ def test_the_rate_of_a_disk_is_limited(
 
 
 def test_the_rate_of_no_disk_is_refused(api: Api) -> None:
-    for path, reason in (("/dev/nothing", "No such file"), ("/etc/passwd", "not a block device")):
+    for path, reason in (("/dev/nothing", "no such file"), ("/etc/passwd", "not a block device")):
         assert reason in refusal(api, {"BlkioDeviceReadBps": [{"Path": path, "Rate": 1}]})
 
 

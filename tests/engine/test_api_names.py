@@ -179,7 +179,7 @@ def test_every_name_of_a_container(api: Api) -> None:
     for name in ("db", "DB", "database", "store", identifier[:12], "db.lan", "store.LAN"):
         assert asker.addresses(name) == [address], name
     # glibc, with what it reads from /etc/resolv.conf.
-    assert asker.execute("cat", "/etc/resolv.conf").startswith("nameserver 127.0.0.11\n")
+    assert "\nnameserver 127.0.0.11\n" in asker.execute("cat", "/etc/resolv.conf")
     assert asker.execute("/usr/bin/getent", "ahostsv4", "database").startswith(f"{address} ")
     assert asker.execute("/usr/bin/getent", "hosts", address).split() == [address, "db.lan"]
     # BusyBox, which asks for both kinds of address.
@@ -245,7 +245,7 @@ def test_a_running_container_gets_names_with_its_first_such_network(api: Api) ->
     api.post(
         "/networks/lan/connect", {"Container": asker.id, "EndpointConfig": {"Aliases": ["me"]}}
     )
-    assert asker.execute("cat", "/etc/resolv.conf").startswith("nameserver 127.0.0.11\n")
+    assert "\nnameserver 127.0.0.11\n" in asker.execute("cat", "/etc/resolv.conf")
     assert asker.addresses("db") == [address]
     assert asker.addresses("me") == [address_of(api, asker.id, "lan")]
     # Out and in again: the sockets are there already.
@@ -299,6 +299,14 @@ def test_a_terminal_and_names_together(api: Api) -> None:
     assert f"Address: {address}\r\n".encode() in logged
 
 
+def test_an_edited_resolv_conf_is_left_alone(api: Api) -> None:
+    api.post("/networks/create", {"Name": "lan"})
+    asker = Asker(api, "bridge")
+    asker.execute("sh", "-c", "echo nameserver 192.0.2.1 > /etc/resolv.conf")
+    api.post("/networks/lan/connect", {"Container": asker.id})
+    assert asker.execute("cat", "/etc/resolv.conf") == "nameserver 192.0.2.1\n"
+
+
 def test_a_container_may_run_a_name_server_of_its_own(api: Api) -> None:
     api.post("/networks/create", {"Name": "lan"})
     address = server(api, "lan", "db")
@@ -318,9 +326,9 @@ print(socket.gethostbyname("db"), flush=True)
 def test_everything_else_is_asked_outside(api: Api, upstream: list[str]) -> None:
     api.post("/networks/create", {"Name": "lan"})
     asker = Asker(api, "lan", Dns=[UPSTREAM], DnsSearch=["example"], DnsOptions=["timeout:3"])
-    assert asker.execute("cat", "/etc/resolv.conf") == (
-        "nameserver 127.0.0.11\nsearch example\noptions timeout:3 ndots:0\n"
-    )
+    text = asker.execute("cat", "/etc/resolv.conf")
+    assert "\nnameserver 127.0.0.11\nsearch example\noptions timeout:3 ndots:0\n" in text
+    assert f"\n# ExtServers: [{UPSTREAM}]\n" in text
     for tcp in (False, True):
         found = asker.ask("outside.example", tcp=tcp)
         assert [str(record.rdata) for record in found.rr] == ["192.0.2.7"]

@@ -180,7 +180,7 @@ def test_the_life_of_a_container(desk: Cli) -> None:
     assert desk.ok("pause", "box") == "box\n"
     assert "(Paused)" in desk.ok("ps", "--format", "{{.Status}}")
     assert desk.ok("unpause", "box") == "box\n"
-    assert desk.ok("update", "-m", "64m", "box") == "box\n"
+    assert desk.ok("update", "-m", "64m", "--memory-swap", "-1", "box") == "box\n"
     assert desk.ok("inspect", "-f", "{{.HostConfig.Memory}}", "box") == "67108864\n"
     assert desk.ok("rename", "box", "crate") == ""
     assert desk.ok("restart", "-t", "0", "crate") == "crate\n"

@@ -13,8 +13,9 @@ from deskd.domain.container import (
     WeightDevice,
 )
 from deskd.domain.signals import parse_signal
-from deskd.errors import InvalidArgument, Unsupported
+from deskd.errors import Conflict, InvalidArgument, Unsupported
 from deskd.kernel.cgroup.features import Features
+from deskd.record import replace
 from deskd.services.containers import merging
 from deskd.services.containers.listing import age_text
 from deskd.services.containers.names import check_name, random_name
@@ -107,6 +108,7 @@ FEATURES = Features(
         (HostConfig(port_bindings={"80": [PortBinding(host_ip="a")]}), "invalid host address"),
         (HostConfig(runtime="kata"), "unknown or invalid runtime name: kata"),
         (HostConfig(storage_opt={"size": "1g"}), "--storage-opt is supported only for overlay"),
+        (HostConfig(storage_opt={"quota": "1g"}), "Unknown option quota"),
     ],
 )
 def test_impossible_host_configurations(host: HostConfig, text: str) -> None:
@@ -130,12 +132,29 @@ def test_what_the_machine_lacks_is_taken_away_with_a_warning() -> None:
     )
     new, told = settle_resources(wanted, unified)
     assert (new.oom_kill_disable, new.memory_swappiness, new.memory_swap) == (None, None, -1)
-    assert [text.partition(".")[0] for text in told[1:]] == [
+    assert [text.partition(".")[0] for text in told] == [
         "Your kernel does not support swap limit capabilities or the cgroup is not mounted",
+        "linux does not support CPU percent",
         "Your kernel does not support OomKillDisable",
         "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted",
     ]
     assert settle_resources(HostConfig(), FEATURES)[0].oom_kill_disable is False
+
+
+def test_block_weights_are_discarded_where_the_kernel_has_none() -> None:
+    without = replace(FEATURES, io_weight=False)
+    wanted = HostConfig(
+        blkio_weight=5, blkio_weight_device=[WeightDevice(path="/dev/none", weight=5)]
+    )
+    merging.check_host_config(wanted, without)
+    settled, told = settle_resources(wanted, without)
+    assert (settled.blkio_weight, settled.blkio_weight_device) == (0, [])
+    assert told == [
+        "Your kernel does not support Block I/O weight or the cgroup is not mounted. "
+        "Weight discarded.",
+        "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. "
+        "Weight-device discarded.",
+    ]
 
 
 def test_updates_keep_what_they_do_not_name() -> None:
@@ -146,9 +165,21 @@ def test_updates_keep_what_they_do_not_name() -> None:
         (HostConfig(memory=2**28), "already set memoryswap limit"),
         (HostConfig(cpu_quota=50000), "CPU Quota cannot be updated as NanoCPUs has already been"),
     ):
-        with pytest.raises(InvalidArgument, match=text):
+        with pytest.raises(Conflict, match=text):
             updated_host_config(old, changes)
-    with pytest.raises(InvalidArgument, match="Nano CPUs cannot be updated as CPU Period"):
+    for swap in (0, -1):
+        with pytest.raises(Conflict, match="already set memoryswap limit"):
+            updated_host_config(HostConfig(memory_swap=swap), HostConfig(memory=2**26))
+    with pytest.raises(InvalidArgument, match="Minimum memoryswap limit should be larger"):
+        updated_host_config(old, HostConfig(memory_swap=2**25))
+    with pytest.raises(InvalidArgument, match="needs a memory limit"):
+        updated_host_config(HostConfig(), HostConfig(memory_swap=2**25))
+    # More kept free than there may be: the kernel and Docker take that.
+    assert updated_host_config(old, HostConfig(memory_reservation=2**28)).memory == 2**26
+    itself = HostConfig(auto_remove=True)
+    with pytest.raises(Conflict, match="AutoRemove is enabled"):
+        updated_host_config(itself, HostConfig(restart_policy=RestartPolicy(name="always")))
+    with pytest.raises(Conflict, match="Nano CPUs cannot be updated as CPU Period"):
         updated_host_config(HostConfig(cpu_period=5000), HostConfig(nano_cpus=10**9))
 
 

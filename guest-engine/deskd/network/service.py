@@ -397,15 +397,17 @@ class NetworkService:
         """Return the text of the /etc/resolv.conf of a container in these networks."""
         records = [self._catalog.find(reference) for reference in references]
         settings = self._settings
-        return resolver.for_container(
+        return resolver.text_for_container(
             self._machine_resolver.read(),
-            name_server=NAME_SERVER if self.has_name_server(references) else "",
-            servers=host_config.dns or settings.dns,
-            search=host_config.dns_search or settings.dns_search,
-            options=host_config.dns_options or settings.dns_options,
-            shares_machine=any(record.driver == "host" for record in records),
-            has_ipv6=any(record.enable_ipv6 and not record.internal for record in records),
-        ).text()
+            resolver.Wishes(
+                name_server=NAME_SERVER if self.has_name_server(references) else "",
+                servers=tuple(host_config.dns or settings.dns),
+                search=tuple(host_config.dns_search or settings.dns_search),
+                options=tuple(host_config.dns_options or settings.dns_options),
+                shares_machine=any(record.driver == "host" for record in records),
+                has_ipv6=any(record.enable_ipv6 and not record.internal for record in records),
+            ),
+        )
 
     async def host_gateway(self) -> str:
         """Return the address by which containers reach the laptop (``host-gateway``): the machine's

@@ -248,9 +248,11 @@ class Child(Record, frozen=False):
             try:
                 fd = root.open(path, os.O_WRONLY)
             except FileNotFoundError as error:
-                raise StepFailed(
-                    self.step, "this kernel has no such sysctl", errno.ENOENT, "InvalidArgument"
-                ) from error
+                text = (
+                    f"{self.step}: open {path}: no such file or directory; this kernel has no such "
+                    "sysctl, leave it out"
+                )
+                raise StepFailed(self.step, text, errno.ENOENT, "StartFailed", 127) from error
             try:
                 os.write(fd, value.encode())
             except OSError as error:

@@ -127,7 +127,7 @@ class MonitoredProcess:
         answer = await self._link.answer()
         if answer["event"] != "started":
             await self._gone()
-            raise _error_of(self._key, answer)
+            raise _error_of(self._key, answer, _CREATE_FAILED)
         self._started_at_ns = answer["started_at_ns"]
         return self._started_at_ns
 
@@ -226,7 +226,7 @@ class LauncherRuntime:
             raise
         if answer["event"] != "prepared":
             link.close()
-            raise _error_of(plan.key, answer)
+            raise _error_of(plan.key, answer, _CREATE_FAILED)
         found = MonitoredProcess(self, plan.key, link, answer["pid"])
         self._processes[plan.key] = found
         return found
@@ -249,7 +249,7 @@ class LauncherRuntime:
         try:
             answer = await link.answer()
             if answer["event"] != "started":
-                raise _error_of(plan.key, answer)
+                raise _error_of(plan.key, answer, _EXEC_FAILED)
         except BaseException:
             link.close()
             await stream.close()
@@ -471,13 +471,21 @@ def _class_of(name: str) -> type[DeskdError]:
     return SystemFailure
 
 
-def _error_of(key: str, answer: Mapping[str, Any]) -> DeskdError:
-    """Turn a monitor's ``failed`` into the error to raise."""
+# Programs that drive Docker look for these words.
+_CREATE_FAILED = "OCI runtime create failed: unable to start container process"
+_EXEC_FAILED = "OCI runtime exec failed: exec failed: unable to start container process"
+
+
+def _error_of(key: str, answer: Mapping[str, Any], cannot: str) -> DeskdError:
+    """Turn a monitor's ``failed`` into the error to raise; ``cannot`` begins the text of a
+    program's own fault."""
     if answer["event"] != "failed":
         return SystemFailure(f"the monitor of {key[:12]} answered {answer['event']!r}")
     text = answer["text"]
     if answer["kind"] == "StartFailed":
-        return StartFailed(f"failed to start {key[:12]}: {text}", answer["exit_code"])
+        return StartFailed(f"{cannot}: {text}", answer["exit_code"])
+    if answer["step"] == "user":
+        return _class_of(answer["kind"])(text)
     if answer["step"]:
         text = f"{answer['step']}: {text}"
     return _class_of(answer["kind"])(f"failed to start {key[:12]}: {text}")

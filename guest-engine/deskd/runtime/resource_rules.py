@@ -96,8 +96,6 @@ def _check_memory(host: HostConfig) -> None:
         )
     if memory == 0 and swap > 0:
         raise InvalidArgument("You should always set the Memory limit when using Memoryswap limit")
-    if 0 < memory < host.memory_reservation:
-        raise InvalidArgument("Minimum memory limit can not be less than memory reservation limit")
     swappiness = host.memory_swappiness
     if swappiness is not None and not -1 <= swappiness <= 100:
         raise InvalidArgument(f"Invalid value: {swappiness}, valid memory swappiness is 0 to 100")
@@ -153,7 +151,8 @@ def _device_numbers(path: str) -> tuple[int, int]:
     try:
         info = os.stat(path)
     except OSError as error:
-        raise InvalidArgument(f"block device {path}: {error.strerror}") from error
+        reason = (error.strerror or "").lower()
+        raise InvalidArgument(f"block device {path}: stat {path}: {reason}") from error
     if not stat.S_ISBLK(info.st_mode):
         raise InvalidArgument(f"{path} is not a block device")
     return os.major(info.st_rdev), os.minor(info.st_rdev)

@@ -10,7 +10,7 @@ from typing import Any
 from deskd.domain.container import ApiStruct
 from deskd.domain.process import Exit
 from deskd.domain.state import Status
-from deskd.errors import Conflict, InvalidArgument, NotFound
+from deskd.errors import Conflict, InvalidArgument, NotFound, StartFailed
 from deskd.record import Record, field
 from deskd.runtime import spec
 from deskd.services.containers.links import Links
@@ -55,7 +55,9 @@ class Exec(Record, frozen=False):
 
     @property
     def command_text(self) -> str:
-        return " ".join(self.config.cmd or [])
+        """The command as events name it: with a space after a program without arguments."""
+        program, *arguments = self.config.cmd or [""]
+        return f"{program} {' '.join(arguments)}"
 
 
 class Execs:
@@ -76,10 +78,6 @@ class Execs:
         self._check_running(container, reference)
         if not config.cmd:
             raise InvalidArgument("No exec command specified")
-        if config.working_dir and not config.working_dir.startswith("/"):
-            raise InvalidArgument(
-                f"Cwd must be an absolute path: the working directory {config.working_dir} is not"
-            )
         created = Exec(secrets.token_hex(32), container, config)
         self._execs[created.id] = created
         container.exec_ids.append(created.id)
@@ -120,6 +118,11 @@ class Execs:
         config, record = found.config, found.container.record
         rows, columns = console_size or config.console_size or (0, 0)
         try:
+            if config.working_dir and not config.working_dir.startswith("/"):
+                raise StartFailed(
+                    "OCI runtime exec failed: exec failed: Cwd must be an absolute path: "
+                    f"{config.working_dir} is not"
+                )
             plan = spec.build_exec_plan(
                 spec.ExecInputs(
                     exec_id=found.id,

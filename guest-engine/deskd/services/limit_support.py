@@ -39,8 +39,12 @@ def limit_warnings(features: Features) -> list[str]:
         )
         if not flags[name]
     ]
-    if features.version == 2 and not features.io_weight:
-        lacking += ["No io.weight support", "No io.weight (per device) support"]
+    if not features.io_weight:
+        lacking += (
+            ["No io.weight support", "No io.weight (per device) support"]
+            if features.version == 2
+            else ["No blkio weight support", "No blkio weight_device support"]
+        )
     if not features.io_rates:
         lacking += [
             f"No io.max ({key}) support"

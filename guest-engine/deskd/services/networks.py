@@ -110,11 +110,13 @@ class Networks:
                 raise Forbidden(
                     f"endpoint with name {record.name} already exists in network {described.name}"
                 )
-            if record.state.running:
+            running = record.state.running
+            if running:
                 await self._join_running(found, described, settings)
             record.networks[described.name] = settings
             self._registry.save(found)
-        self._tell("connect", described.id, described.name, described.driver, record.id)
+        if running:  # else its start tells
+            self._tell("connect", described.id, described.name, described.driver, record.id)
 
     async def _join_running(
         self, container: Container, network: Network, settings: EndpointSettings

@@ -52,7 +52,7 @@ async def _converse(engine: Engine, found: Exec, body: _StartBody, client: Duple
     except DeskdError as error:
         # HTTP is over: the sentence goes to the user's terminal, as Docker does it.
         text = f"{error}\r\n".encode()
-        frame = b"" if tty else b"\x02\0\0\0" + len(text).to_bytes(4, "big")
+        frame = b"" if tty else b"\x01\0\0\0" + len(text).to_bytes(4, "big")
         await client.write(frame + text)
         return
     if stream is None:  # attach=True always gives one

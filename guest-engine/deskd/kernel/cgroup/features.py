@@ -48,6 +48,10 @@ def look(hierarchy: Hierarchy | None = None) -> Features:
         swap_limit=_has(found, "memory", "memory.memsw.limit_in_bytes"),
         realtime=_has(found, "cpu", "cpu.rt_runtime_us"),
         controllers=frozenset(found.controllers),
+        # Only groups below the root have weights. BFQ's counters are also there.
+        io_weight=any(
+            _has(found, "blkio", name) for name in ("blkio.weight", "blkio.bfq.io_service_bytes")
+        ),
         io_rates=_has(found, "blkio", "blkio.throttle.read_bps_device"),
     )
 

@@ -55,6 +55,7 @@ class Attaching:
         """
         if not (options.stdin or options.stdout or options.stderr):
             raise InvalidArgument("attach needs one of stdin, stdout and stderr")
+        self._registry.tell(container, "attach")
         use_stdin = options.stdin and container.record.config.open_stdin
         if container.process is not None:
             stream = await container.process.attach(
@@ -69,7 +70,6 @@ class Attaching:
             finally:
                 if pending in container.pending_attaches:
                     container.pending_attaches.remove(pending)
-        self._registry.tell(container, "attach")
         return stream
 
     def detached(self, container: Container) -> None:

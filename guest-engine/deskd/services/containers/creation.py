@@ -235,6 +235,8 @@ def _wanted_networks(
 ) -> dict[str, EndpointSettings]:
     """Return the networks that the container will join, by name as it was given."""
     mode = host_config.network_mode
+    if config.network_disabled:
+        return {}
     given = {
         name: settings or EndpointSettings()
         for name, settings in (networking.endpoints_config or {}).items()

@@ -183,8 +183,10 @@ class Endpoints:
     async def connected(self, record: ContainerRecord, pid: int) -> None:
         """Give a running container that was put into a network its name server, if it has none."""
         if self.has_names(record) and not self._networks.serves_names(record.id):
+            edited = self._resolv_conf_was_edited(record)
             await self._serve_names(record, make_in=pid)
-            self._write_resolv_conf(record)
+            if not edited:
+                self._write_resolv_conf(record)
 
     def _stop_names(self, container_id: str) -> None:
         task = self._serving.pop(container_id, None)
@@ -218,8 +220,8 @@ class Endpoints:
         lines = [
             "127.0.0.1\tlocalhost",
             "::1\tlocalhost ip6-localhost ip6-loopback",
-            "fe00::\tip6-localnet",
-            "ff00::\tip6-mcastprefix",
+            "fe00::0\tip6-localnet",
+            "ff00::0\tip6-mcastprefix",
             "ff02::1\tip6-allnodes",
             "ff02::2\tip6-allrouters",
         ]
@@ -260,6 +262,16 @@ class Endpoints:
         networks = [endpoint.network_id for endpoint in record.endpoints.values()]
         text = self._networks.resolv_conf(host, networks or list(record.networks))
         return self._write(record, "resolv.conf", text)
+
+    def _resolv_conf_was_edited(self, record: ContainerRecord) -> bool:
+        """Tell whether a container that had no name server has another resolv.conf than the one
+        that it was given."""
+        ids = [endpoint.network_id for endpoint in record.endpoints.values()]
+        before = [found for found in ids if not self._networks.has_name_server([found])]
+        given = self._networks.resolv_conf(record.host_config, before)
+        path = self._layout.container_file(record.id, "resolv.conf")
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read() != given
 
     def refresh_followers(self, container: Container) -> None:
         """Tell those that are linked to a container its address, which may be another now."""

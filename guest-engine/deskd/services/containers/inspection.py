@@ -196,7 +196,6 @@ def render_config(record: ContainerRecord) -> dict[str, Any]:
 def render_host_config(host_config: HostConfig) -> dict[str, Any]:
     """Return ``HostConfig``; Go clients expect maps and lists that may be null."""
     rendered: dict[str, Any] = whole(host_config)
-    rendered["PortBindings"] = rendered["PortBindings"] or {}
     if host_config.mounts is not None:
         rendered["Mounts"] = [_without_zeros(mount) for mount in rendered["Mounts"]]
     for name in ("Mounts", "StorageOpt", "Tmpfs", "Sysctls", "Annotations", "Init"):

@@ -130,7 +130,6 @@ class Lifecycle:
         self._health.begin(container, fresh=True)
         self._registry.save(container)
         self._endpoints.refresh_followers(container)
-        self._registry.tell_joined(container)
         self._registry.tell(container, "start")
         self.watch(container, process)
 
@@ -152,6 +151,9 @@ class Lifecycle:
         root = self._roots.mounts(record.id)
         scripts = await self._endpoints.join_all(record, undo)
         undo.callback(record.endpoints.clear)
+        joined = list(record.endpoints.values())
+        self._registry.tell_joined(container)
+        undo.callback(self._registry.tell_left, container, joined)
         if by_hand:
             await self._publishers.ask(record.id, record.name, published_ports(record))
         if host.network_mode.startswith("container:"):
@@ -252,10 +254,7 @@ class Lifecycle:
             self._registry.save(container)  # else the monitor's record stands until the removal
         if oom_is_news:
             self._memory.tell(container)
-        self._registry.tell(
-            container, "die", {"exitCode": str(ended.code), "execDuration": str(int(ran_s))}
-        )
-        self._registry.tell_left(container, left)
+        self._registry.tell_end(container, left, ended.code, ran_s)
         container.tell_exit()
         if will_restart:
             self.schedule_restart(container, ran_s)
@@ -342,15 +341,19 @@ class Lifecycle:
             ended.cancel()
             return
         self._health.pause(container)
-        await self._signal(container, number)
-        patience_s = None if timeout_s < 0 else float(timeout_s)
+        container.stops_under_way += 1
         try:
-            await asyncio.wait_for(asyncio.shield(ended), patience_s)
-        except TimeoutError:
-            if container.process is not None:
-                await self._signal(container, int(signals.SIGKILL))
-                await self._wait_for_death(container, ended)
-        self._registry.tell(container, "stop")
+            await self._signal(container, number)
+            patience_s = None if timeout_s < 0 else float(timeout_s)
+            try:
+                await asyncio.wait_for(asyncio.shield(ended), patience_s)
+            except TimeoutError:
+                if container.process is not None:
+                    await self._signal(container, int(signals.SIGKILL))
+                    await self._wait_for_death(container, ended)
+        finally:
+            if not ended.done():  # nobody waits for this end any more
+                container.stops_under_way = max(container.stops_under_way - 1, 0)
 
     async def _stop_restarting(self, container: Container) -> bool:
         """End a container that waits for its next start; return whether it was one."""

@@ -159,7 +159,9 @@ def check_host_config(host_config: HostConfig, features: Features) -> None:
         )
     log = host_config.log_config
     check_log_options(log.type or "json-file", log.config or {})
-    if host_config.storage_opt:
+    for name in host_config.storage_opt or {}:
+        if name.lower() != "size":
+            raise InvalidArgument(f"Unknown option {name}")
         raise Unsupported(
             "--storage-opt is supported only for overlay over xfs with 'pquota' mount option, "
             "which this engine does not use: leave it out"

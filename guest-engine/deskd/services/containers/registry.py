@@ -55,6 +55,7 @@ class Container:
         self.removing = False  # a removal is under way: no start any more
         self.starts_again = False  # keeps auto-removal away between stop and start
         self.ends_with_machine = False  # its restart policy waits for the next engine
+        self.stops_under_way = 0  # each of them is told of when the process has ended
         self._exit_waiters: set[asyncio.Future[WaitResult]] = set()
         self._removal_waiters: set[asyncio.Future[WaitResult]] = set()
 
@@ -238,6 +239,17 @@ class ContainerRegistry:
             if point.type == "volume":
                 attributes = {"container": container.id, "driver": point.driver}
                 self._events.publish("volume", "unmount", point.name, attributes)
+
+    def tell_end(
+        self, container: Container, left: Iterable[StoredEndpoint], code: int, ran_s: float
+    ) -> None:
+        """Tell of a process's end in Docker's order: what was given back, the stops that caused
+        it, and the end itself."""
+        self.tell_left(container, left)
+        for _ in range(container.stops_under_way):
+            self.tell(container, "stop")
+        container.stops_under_way = 0
+        self.tell(container, "die", {"exitCode": str(code), "execDuration": str(int(ran_s))})
 
     def _tell_network(self, action: str, container: Container, endpoint: StoredEndpoint) -> None:
         attributes = {

@@ -74,9 +74,9 @@ class Removal:
         if not wait_for_files:
             self._registry.unsettled(record.id)
         self._registry.forget(container)
-        self._registry.tell(container, "destroy")
         if volumes:
             await self._remove_anonymous_volumes(container)
+        self._registry.tell(container, "destroy")
         container.tell_removal()
         if wait_for_files:
             await self._runtime.forget(record.id)

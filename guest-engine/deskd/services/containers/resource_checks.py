@@ -26,12 +26,13 @@ def check_ranges(host_config: HostConfig) -> None:
             raise InvalidArgument(f"invalid JSON: {docker_name(name)} {value} does not fit 64 bits")
 
 
-def check_resources(host_config: HostConfig, features: Features) -> None:
-    """Raise ``InvalidArgument`` for limits that contradict each other or make no sense."""
-    _check_memory(host_config)
+def check_resources(host_config: HostConfig, features: Features, *, update: bool = False) -> None:
+    """Raise ``InvalidArgument`` for limits that contradict each other or make no sense. With
+    ``update`` they are the changes of a container, which has others."""
+    _check_memory(host_config, update=update)
     _check_cpu(host_config, len(features.cpus))
     _check_realtime(host_config, features)
-    _check_block_devices(host_config)
+    _check_block_devices(host_config, features)
     for text, what, things, available in (
         (host_config.cpuset_cpus, "cpus", "CPUs", features.cpus),
         (host_config.cpuset_mems, "mems", "memory nodes", features.memory_nodes),
@@ -52,7 +53,7 @@ def check_resources(host_config: HostConfig, features: Features) -> None:
             )
 
 
-def _check_memory(host_config: HostConfig) -> None:
+def _check_memory(host_config: HostConfig, *, update: bool) -> None:
     memory, swap = host_config.memory, host_config.memory_swap
     if memory < 0 or 0 < memory < MIN_MEMORY_BYTES:
         raise InvalidArgument("Minimum memory limit allowed is 6MB")
@@ -60,7 +61,7 @@ def _check_memory(host_config: HostConfig) -> None:
         raise InvalidArgument(
             "Minimum memoryswap limit should be larger than memory limit, see usage"
         )
-    if memory == 0 and swap > 0:
+    if memory == 0 and swap > 0 and not update:
         raise InvalidArgument(
             "You should always set the Memory limit when using Memoryswap limit, see usage"
         )
@@ -89,7 +90,7 @@ def _check_cpu(host_config: HostConfig, cpus: int) -> None:
                 )
         if not 0 < host_config.nano_cpus <= cpus * 1_000_000_000:
             raise InvalidArgument(
-                f"range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+                f"Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
             )
     if host_config.cpu_shares < 0:
         raise InvalidArgument(
@@ -119,10 +120,10 @@ def _check_realtime(host_config: HostConfig, features: Features) -> None:
         raise InvalidArgument("cpu real-time runtime cannot be higher than cpu real-time period")
 
 
-def _check_block_devices(host_config: HostConfig) -> None:
+def _check_block_devices(host_config: HostConfig, features: Features) -> None:
     weights = [item.weight for item in host_config.blkio_weight_device or ()]
     for weight in (host_config.blkio_weight, *weights):
-        if weight and not 10 <= weight <= 1000:
+        if features.io_weight and weight and not 10 <= weight <= 1000:  # else it is discarded
             raise InvalidArgument("Range of blkio weight is from 10 to 1000")
     throttles: list[ThrottleDevice] = []
     for items in (
@@ -143,14 +144,19 @@ def _parse_list(text: str, what: str) -> frozenset[int]:
         return frozenset()
     found: set[int] = set()
     if not text.isascii() or not _LIST.fullmatch(text):
-        raise InvalidArgument(f"Invalid value {text[:200]} for cpuset {what}")
+        raise _no_list(text, what)
     for part in text.split(","):
         first, _, last = part.partition("-")
         start, end = int(first[:9]), int((last or first)[:9])
         if start > end or end > _LAST_NUMBER:
-            raise InvalidArgument(f"Invalid value {text[:200]} for cpuset {what}")
+            raise _no_list(text, what)
         found.update(range(start, end + 1))
     return frozenset(found)
+
+
+def _no_list(text: str, what: str) -> InvalidArgument:
+    shown = text[:200]
+    return InvalidArgument(f"Invalid value {shown} for cpuset {what}: invalid format: {shown}")
 
 
 def _ranges(numbers: frozenset[int]) -> str:
@@ -166,24 +172,44 @@ def _ranges(numbers: frozenset[int]) -> str:
     return ",".join(parts)
 
 
+def discard_unsupported(
+    host_config: HostConfig, features: Features
+) -> tuple[HostConfig, list[str]]:
+    """Take away limits that this kernel cannot set; return what stays, and a warning for each."""
+    warnings: list[str] = []
+    changes: dict[str, object] = {}
+    if host_config.memory > 0 and not features.swap_limit:
+        if host_config.memory_swap != -1:
+            warnings.append(
+                "Your kernel does not support swap limit capabilities or the cgroup is not "
+                "mounted. Memory limited without swap."
+            )
+        changes["memory_swap"] = -1
+    if not features.io_weight:
+        for name, none, what, short in (
+            ("blkio_weight", 0, "weight", "Weight"),
+            ("blkio_weight_device", [], "weight_device", "Weight-device"),
+        ):
+            if getattr(host_config, name):
+                warnings.append(
+                    f"Your kernel does not support Block I/O {what} or the cgroup is not mounted. "
+                    f"{short} discarded."
+                )
+                changes[name] = none
+    return msgspec.structs.replace(host_config, **changes), warnings
+
+
 def settle_resources(host_config: HostConfig, features: Features) -> tuple[HostConfig, list[str]]:
     """Return the limits as they will be, and warnings of what was taken away and why."""
-    warnings: list[str] = []
+    host_config, warnings = discard_unsupported(host_config, features)
     changes: dict[str, object] = {}
     if host_config.pids_limit is not None and host_config.pids_limit <= 0:
         changes["pids_limit"] = None  # both mean "no limit", and so does none
     if host_config.cpu_percent:
         warnings.append("linux does not support CPU percent. Percent discarded.")
         changes["cpu_percent"] = 0
-    memory, swap = host_config.memory, host_config.memory_swap
-    if memory > 0 and not features.swap_limit:
-        if swap != -1:
-            warnings.append(
-                "Your kernel does not support swap limit capabilities or the cgroup is not "
-                "mounted. Memory limited without swap."
-            )
-        changes["memory_swap"] = -1
-    elif memory > 0 and swap == 0:
+    memory = host_config.memory
+    if memory > 0 and host_config.memory_swap == 0:
         changes["memory_swap"] = memory * 2
     if host_config.memory_swappiness == -1:
         changes["memory_swappiness"] = None

@@ -12,7 +12,11 @@ from deskd.kernel.cgroup.features import Features
 from deskd.services.containers.lifecycle import in_cgroup
 from deskd.services.containers.merging import check_restart_policy
 from deskd.services.containers.registry import Container, ContainerRegistry
-from deskd.services.containers.resource_checks import check_ranges, check_resources
+from deskd.services.containers.resource_checks import (
+    check_ranges,
+    check_resources,
+    discard_unsupported,
+)
 from deskd.services.ports import Resources
 
 _UPDATABLE = (
@@ -55,24 +59,20 @@ class Updating:
         container = self._registry.get(reference)
         async with container.lock:
             old = container.record.host_config
+            check_ranges(changes)
+            changes, warnings = discard_unsupported(changes, self._features)
+            check_resources(changes, self._features, update=True)
+            check_restart_policy(changes.restart_policy)
             try:
                 new = updated_host_config(old, changes)
-            except InvalidArgument as error:
-                raise InvalidArgument(f"Cannot update container {container.id}: {error}") from error
-            check_ranges(new)
-            check_resources(new, self._features)
-            check_restart_policy(new.restart_policy)
-            if new.auto_remove and new.restart_policy.name not in ("", "no"):
-                raise Conflict(
-                    "Restart policy cannot be updated because AutoRemove is enabled for the "
-                    "container"
-                )
+            except (InvalidArgument, Conflict) as error:
+                raise type(error)(f"Cannot update container {container.id}: {error}") from error
             if container.record.state.running:
                 await self._apply(container, old, new)
             container.record.host_config = new
             self._registry.save(container)
             self._registry.tell(container, "update")
-        return []
+        return warnings
 
     async def _apply(self, container: Container, old: HostConfig, new: HostConfig) -> None:
         try:
@@ -87,32 +87,45 @@ class Updating:
 def updated_host_config(old: HostConfig, changes: HostConfig) -> HostConfig:
     """Return ``old`` with the limits and the restart policy that ``changes`` names.
 
-    Raises ``InvalidArgument`` for a memory limit above the present swap limit and for two ways
-    of saying how much CPU, as Docker does.
+    Raises ``Conflict`` for a memory limit above the present swap limit (where there is none, too),
+    for two ways of saying how much CPU and for a restart policy of a container that removes itself,
+    as Docker does; ``InvalidArgument`` for a swap limit that does not fit.
     """
     values = {
         name: getattr(changes, name)
         for name in _UPDATABLE
-        if getattr(changes, name) not in (0, "", None)
+        if getattr(changes, name) not in (0, "", None, [])
     }
-    if "memory" in values and "memory_swap" not in values and 0 < old.memory_swap < changes.memory:
-        raise InvalidArgument(
+    if "memory" in values and "memory_swap" not in values and old.memory_swap < changes.memory:
+        raise Conflict(
             "Memory limit should be smaller than already set memoryswap limit, update the "
             "memoryswap at the same time"
         )
+    if "memory_swap" in values and changes.memory_swap > 0:
+        memory = changes.memory or old.memory
+        if not memory:
+            raise InvalidArgument("a memory and swap limit needs a memory limit: set it, too")
+        if changes.memory_swap < memory:
+            raise InvalidArgument(
+                "Minimum memoryswap limit should be larger than memory limit, see usage"
+            )
     for name, what in (("cpu_period", "Period"), ("cpu_quota", "Quota")):
         if name in values and old.nano_cpus:
-            raise InvalidArgument(
+            raise Conflict(
                 f"Conflicting options: CPU {what} cannot be updated as NanoCPUs has already been "
                 "set"
             )
         if "nano_cpus" in values and getattr(old, name):
-            raise InvalidArgument(
+            raise Conflict(
                 f"Conflicting options: Nano CPUs cannot be updated as CPU {what} has already "
                 "been set"
             )
     if changes.pids_limit is not None:
         values["pids_limit"] = max(changes.pids_limit, 0)  # 0 and below: no limit any more
     if changes.restart_policy.name:
+        if old.auto_remove and changes.restart_policy.name != "no":
+            raise Conflict(
+                "Restart policy cannot be updated because AutoRemove is enabled for the container"
+            )
         values["restart_policy"] = changes.restart_policy
     return msgspec.structs.replace(old, **values)
