@@ -12,13 +12,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from desk import settings as settings_module
-from desk.engine.client import EngineClient
-from desk.engine.transport import Connection, Transport, transport_for
 from desk.errors import EngineUnreachable, MachineNotRunning, NotFound
 from desk.paths import Home, default_home
 from desk.settings import DEFAULT_MACHINE, Settings
 
 if TYPE_CHECKING:
+    from desk.engine.client import EngineClient
+    from desk.engine.transport import Connection, Transport
     from desk.machine.archives import MachineArchives
     from desk.machine.copies import MachineCopies
     from desk.machine.disks import MachineDisks
@@ -132,6 +132,9 @@ class Desk:
 
     def client_for_url(self, url: str) -> EngineClient:
         """Return a client of the engine at an address in ``DOCKER_HOST``'s form."""
+        from desk.engine.client import EngineClient
+        from desk.engine.transport import transport_for
+
         return EngineClient(
             transport_for(url), unreachable_hint="Check the address and whether the engine runs."
         )
@@ -139,6 +142,9 @@ class Desk:
     def client(self, machine: str, *, start: bool = False, progress: Progress) -> EngineClient:
         """Return a client of a machine's engine. At its first call a machine that is stopped is
         started when ``start``, and named in a ``MachineNotRunning`` otherwise."""
+        from desk.engine.client import EngineClient
+        from desk.engine.transport import transport_for
+
         socket = transport_for(self.machine_url(machine))
 
         def revive() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 
@@ -14,6 +13,8 @@ def replace_file(file: Path, content: bytes, *, mode: int = 0o600) -> None:
     """
     # mkstemp makes the file 0600, so a private key is never readable by others, not even for the
     # moment between opening it and changing its mode.
+    import tempfile
+
     descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     temporary = Path(name)
     try:

@@ -121,6 +121,9 @@ class DriverContract:
         driver.kill()
         assert driver.state() is State.STOPPED
 
+        driver.provision(said.append)  # of what is sound nothing is lost
+        assert driver.state() is State.STOPPED
+
         report = manager.start(spec.name, said.append)
         assert said
         assert report.stages

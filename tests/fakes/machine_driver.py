@@ -51,6 +51,10 @@ class FakeDriver:
         if spec.options.get("fail") == "create":
             raise DriverError("the fake driver was told to fail", hint="Tell it otherwise.")
 
+    def provision(self, progress: Progress) -> None:
+        progress("Making the fake machine anew")
+        self._record.update({"colour": "green"})
+
     def start(self, progress: Progress) -> None:
         if self.state() is State.RUNNING:
             return

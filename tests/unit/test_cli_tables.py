@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from desk.cli import render
-from desk.cli.commands.machine import machine_row
+from desk.cli.commands.machine_looking import machine_row, matching
 from desk.cli.commands.networks import subnets
 from desk.cli.commands.stats import stats_row
 from desk.cli.commands.system import df_rows, event_text
 from desk.cli.container_rows import container_row, ports_text, table
 from desk.cli.render import columns
 from desk.cli.template import RenderError
-from desk.errors import EngineError, InvalidRequest
+from desk.errors import EngineError, InvalidRequest, UsageError
 from desk.machine.model import MachineStatus, State
 
 
@@ -111,6 +111,37 @@ def test_machine_rows_name_state_and_engine() -> None:
         "Unknown",
         "2GiB",
     )
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        ((), ["web1", "web2", "lab"]),
+        (("name=^web",), ["web1", "web2"]),
+        (("name=1", "name=^lab$"), ["web1", "lab"]),
+        (("state=running", "driver=QEMU"), ["web1"]),
+        (("label=zone",), ["web1", "lab"]),
+        (("label=zone=a",), ["web1"]),
+        (("label=zone=",), []),
+        (("label=zone", "state=stopped"), ["lab"]),
+    ],
+)
+def test_machines_are_filtered_as_docker_machine_does(
+    filters: tuple[str, ...], names: list[str]
+) -> None:
+    statuses = [
+        MachineStatus("web1", "qemu", State.RUNNING, labels=("zone=a", "rack=1")),
+        MachineStatus("web2", "local", State.RUNNING),
+        MachineStatus("lab", "qemu", State.STOPPED, labels=("zone=b",)),
+    ]
+    assert [each.name for each in matching(statuses, filters)] == names
+
+
+def test_filters_of_machines_that_cannot_be() -> None:
+    with pytest.raises(UsageError, match="invalid filter 'swarm'"):
+        matching([], ("swarm=x",))
+    with pytest.raises(UsageError, match="invalid filter name"):
+        matching([MachineStatus("a", "qemu", State.STOPPED)], ("name=(",))
 
 
 def test_stats_are_computed_between_two_samples() -> None:

@@ -18,6 +18,7 @@ from desk.machine.drivers.table import DriverTable
 from desk.machine.manager import Manager
 from desk.machine.model import MachineSpec, State
 from desk.machine.openssh import ssh_config, ssh_options
+from desk.machine.provisioning import provision
 from desk.paths import Home
 from desk.ssh.endpoint import Endpoint
 
@@ -261,3 +262,20 @@ def test_openssh_gets_desks_key_and_host_key_only(tmp_path: Path) -> None:
     assert lines[0] == "Host desk-box"
     assert f'  UserKnownHostsFile "{tmp_path}/known hosts"' in lines
     assert "  StrictHostKeyChecking yes" in lines
+
+
+def test_provisioning_restarts_what_runs_and_says_so_first(manager: Manager) -> None:
+    manager.create(spec())
+    told: list[str] = []
+    assert provision(manager, "box", told.append) is False
+    assert manager.inspect("box")["facts"] == {"colour": "green"}
+    manager.start("box")
+    before = process.recall(manager.home.machine("box").engine_pid)
+    assert provision(manager, "box", told.append) is True
+    assert told[1:3] == [
+        "Making the fake machine anew",
+        "Restarting machine box, which has it from its start",
+    ]
+    after = process.recall(manager.home.machine("box").engine_pid)
+    assert after is not None
+    assert after != before

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 from tests.fakes.machine_driver import MOST_MIB, fake_machines
 
+from desk.cli.machine_flags import machine_flags, new_spec
 from desk.errors import Conflict, DriverError, MachineError, UsageError
 from desk.machine.disks import MachineDisks
 from desk.machine.drivers.local import LocalDriver
@@ -27,6 +29,7 @@ from desk.machine.settings_file import (
     position,
     render,
 )
+from desk.settings import MachineDefaults
 
 FILE = Path("m.toml")
 FEATURES = QemuDriver.features
@@ -276,3 +279,30 @@ def test_wishes_that_cannot_be(manager: Manager, settings: MachineSettings) -> N
     with pytest.raises(Conflict, match="has 1 GiB and cannot become smaller") as caught:
         settings.set("box", Wishes({}, disk_gib=-1), silent)
     assert "takes the room of what is in it" in caught.value.hint
+
+
+def test_flags_of_creation_set_up_the_engine() -> None:
+    specs: list[MachineSpec] = []
+
+    @click.command()
+    @machine_flags
+    def create(**flags: object) -> None:
+        specs.append(new_spec("box", flags, MachineDefaults()))
+
+    words = "--engine-label zone=a --engine-label rack=1,2 --engine-env A=1 --engine-opt icc=false"
+    more = "--engine-registry-mirror https://m --engine-insecure-registry r:5000"
+    create(
+        [*words.split(), *more.split(), "--engine-storage-driver", "overlay2", "-o", "ssh_port=1"],
+        standalone_mode=False,
+    )
+    assert specs[0].options == {
+        "engine_label": "zone=a\nrack=1,2",
+        "engine_env": "A=1",
+        "engine_opt": "icc=false",
+        "registry_mirror": "https://m",
+        "insecure_registry": "r:5000",
+        "storage_driver": "overlay2",
+        "ssh_port": "1",
+    }
+    with pytest.raises(UsageError, match="storage_driver cannot be 'aufs'"):
+        create(["--engine-storage-driver", "aufs"], standalone_mode=False)

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,8 +21,10 @@ from desk.machine import ports
 from desk.machine.images import ImageStore, host_architecture
 from desk.machine.manager import Manager
 from desk.machine.model import MachineSpec, State
+from desk.machine.provisioning import provision
 from desk.machine.upgrades import Upgrades
 from desk.paths import Home
+from desk.ssh.keys import public_line
 
 pytestmark = pytest.mark.vm
 
@@ -160,6 +163,28 @@ def test_chosen_port_that_is_taken_moves_with_its_known_host(
     assert after.port != before.port
     assert f"[127.0.0.1]:{after.port} ssh-ed25519 " in after.known_hosts.read_text()
     assert any(f"port {before.port}" in text or str(before.port) in text for text in said)
+
+
+def test_provisioning_makes_lost_and_damaged_keys_anew(manager: Manager, spec: MachineSpec) -> None:
+    manager.create(spec)
+    paths = manager.home.machine("bad")
+    sound = paths.private_key.read_text()
+    paths.public_key.write_text("ssh-ed25519 AAAA somebody else's\n")
+    paths.guest_host_key.write_text("half a key")
+    for lost in (paths.seed_disk, paths.known_hosts):
+        lost.unlink()
+    assert provision(manager, "bad", lambda _sentence: None) is False
+    assert paths.private_key.read_text() == sound  # nothing was wrong with it
+    assert paths.public_key.read_text().strip() == public_line(paths.private_key, "desk-bad")
+    assert public_line(paths.guest_host_key).split()[1] in paths.known_hosts.read_text()
+    with tarfile.open(paths.seed_disk) as seed:
+        authorized = seed.extractfile("authorized_keys")
+        assert authorized is not None
+        assert authorized.read().decode().strip() == paths.public_key.read_text().strip()
+    paths.private_key.unlink()
+    provision(manager, "bad", lambda _sentence: None)
+    assert paths.private_key.read_text() != sound
+    assert paths.private_key.stat().st_mode & 0o777 == 0o600
 
 
 def test_two_machines_have_two_ports(manager: Manager, spec: MachineSpec) -> None:

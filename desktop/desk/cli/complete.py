@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from desk.cli.session import Session
-from desk.engine.client import EngineClient
-from desk.engine.transport import UnixTransport, transport_for
 from desk.errors import DeskError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+
+    from desk.engine.client import EngineClient
 
 _TIMEOUT_S = 2.0
 
@@ -150,6 +150,9 @@ def _offer(ctx: click.Context, incomplete: str, ask: Any) -> list[str]:
 
 
 def _client(session: Session) -> EngineClient:
+    from desk.engine.client import EngineClient
+    from desk.engine.transport import UnixTransport, transport_for
+
     url = session.engine_url
     transport = (
         transport_for(url)

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
+from desk.cli.framework import SectionOption
 from desk.cli.specs import parse_pairs
 from desk.errors import UsageError
+from desk.machine.engine_settings import LISTS, check_engine_options
 from desk.machine.model import LEAST_MEMORY_MIB, MachineSpec
 from desk.settings import MachineDefaults
 from desk.sizes import parse_size
@@ -17,6 +19,18 @@ from desk.sizes import parse_size
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MIB = 1024**2
+_ENGINE_FLAGS = {
+    "engine-env": ("engine_env", "NAME=VALUE", "Variable of the engine."),
+    "engine-insecure-registry": (
+        "insecure_registry",
+        "HOST:PORT",
+        "Registry that is reached without verified TLS.",
+    ),
+    "engine-label": ("engine_label", "NAME=VALUE", "Label of the engine."),
+    "engine-opt": ("engine_opt", "FLAG=VALUE", "Flag of the engine, such as icc=false."),
+    "engine-registry-mirror": ("registry_mirror", "URL", "Mirror that is asked before docker.io."),
+}
+"""Flags by their names: the machine's option, the value's form, the help."""
 
 
 def machine_flags(function: F) -> F:
@@ -38,12 +52,36 @@ def machine_flags(function: F) -> F:
                 "options",
                 metavar="NAME=VALUE",
                 multiple=True,
-                help="Option of the driver, such as host=… for ssh.",
+                help="Option of the driver, such as ssh_host=… for ssh.",
             ),
+            *_engine_flags(),
         )
     ):
         function = option(function)
     return function
+
+
+def _engine_flags() -> list[Callable[[F], F]]:
+    """docker-machine's flags that set up the engine; for drivers whose engine Desk sets up."""
+    flags = [
+        click.option(
+            f"--{name}",
+            metavar=metavar,
+            multiple=True,
+            help=f"{text} Repeatable.",
+            cls=SectionOption,
+            section="Engine",
+        )
+        for name, (_option, metavar, text) in _ENGINE_FLAGS.items()
+    ]
+    storage = click.option(
+        "--engine-storage-driver",
+        metavar="DRIVER",
+        help="overlay2, the only one.",
+        cls=SectionOption,
+        section="Engine",
+    )
+    return [*flags, storage]
 
 
 def new_spec(name: str, flags: Mapping[str, Any], defaults: MachineDefaults) -> MachineSpec:
@@ -69,8 +107,16 @@ def given(flags: Mapping[str, Any]) -> dict[str, Any]:
         fields["memory_mib"] = memory_mib(flags["memory"])
     if flags["disk"] is not None:
         fields["disk_gib"] = disk_gib(flags["disk"])
-    if flags["options"]:
-        fields["options"] = parse_pairs(flags["options"], flag="--option")
+    chosen = parse_pairs(flags["options"], flag="--option") if flags["options"] else {}
+    for flag, (option, _metavar, _text) in _ENGINE_FLAGS.items():
+        values = flags[flag.replace("-", "_")]
+        if values:
+            chosen[option] = LISTS[option].separator.join(values)
+    if flags["engine_storage_driver"]:
+        chosen["storage_driver"] = flags["engine_storage_driver"]
+    if chosen:
+        check_engine_options(chosen)
+        fields["options"] = chosen
     return fields
 
 

@@ -63,6 +63,10 @@ class MachineDisks:
             snapshots_bytes=sum(_blocks(d) for d in machine.paths.snapshots.glob("*/data.img")),
         )
 
+    def host_bytes(self, name: str) -> int:
+        """Return the blocks that a machine's disk takes here."""
+        return _blocks(self._manager.home.machine(name).data_disk)
+
     def grow(self, name: str, disk_gib: int, progress: Progress) -> bool:
         """Make the disk larger, with the file system of a running machine; return whether there
         was anything to do.

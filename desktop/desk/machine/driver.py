@@ -62,6 +62,10 @@ class Driver(Protocol):
     features: Features
 
     def create(self, spec: MachineSpec, progress: Progress) -> None: ...
+    def provision(self, progress: Progress) -> None:
+        """Make anew what ``create`` made and what is not data: keys, their files, what is
+        installed. A machine that runs has it from its next start."""
+
     def start(self, progress: Progress) -> None: ...
     def stop(self, *, grace_s: float) -> None:
         """Ask for an orderly end; after ``grace_s`` seconds end it the hard way."""

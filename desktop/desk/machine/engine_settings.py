@@ -6,7 +6,6 @@ no item can hold one, else a line for each item.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -157,6 +156,8 @@ def _add_flag(settings: dict[str, Any], text: str) -> None:
 
 def _read(kind: str, value: str, what: str) -> Any:
     """Return a flag's value as daemon.json has it; ``UsageError`` where it is of another kind."""
+    import ipaddress
+
     lower = value.lower()
     if kind == "bool" and lower in ("true", "false", "1", "0"):
         return lower in ("true", "1")

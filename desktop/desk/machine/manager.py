@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 import threading
 import time
@@ -98,6 +97,7 @@ class Manager:
         Raises ``NotFound``, and ``UsageError`` for what cannot name a machine.
         """
         check_name(name)
+        asked_at = time.monotonic()
         try:
             machine = self.open(name)
             state = machine.driver.state()
@@ -124,6 +124,8 @@ class Manager:
             host_memory_bytes=machine.driver.host_memory_bytes() if up else None,
             memory_mib=spec.memory_mib,
             cpus=spec.cpus,
+            labels=tuple(filter(None, spec.options.get("engine_label", "").split("\n"))),
+            response_s=time.monotonic() - asked_at,
         )
 
     def _engine(self, machine: Machine, timeout_s: float) -> tuple[str, str]:
@@ -168,6 +170,8 @@ class Manager:
     def ssh_arguments(self, name: str, command: Sequence[str] = ()) -> Sequence[str] | None:
         """Return the OpenSSH client's arguments for the machine; ``None`` where the client is
         not installed (``desk.ssh`` opens a terminal by itself then)."""
+        import shutil
+
         endpoint = self.endpoint(name)
         program = shutil.which("ssh")
         if program is None:
@@ -205,6 +209,8 @@ class Manager:
         For a copy of another machine ``disk`` replaces the new, empty data disk, and ``facts`` of
         the other one are kept.
         """
+        import shutil
+
         from desk.machine.settings_file import render
 
         check_name(spec.name)
@@ -243,6 +249,8 @@ class Manager:
 
         With ``force`` a machine that is damaged, or that its driver cannot remove, goes too.
         """
+        import shutil
+
         paths = self.home.machine(check_name(name))
         if not self.exists(name):
             raise NotFound(f"machine {name} does not exist", hint="See `desk machine ls`.")
@@ -509,6 +517,8 @@ class Manager:
 
 
 def _make_directory(directory: Path) -> None:
+    import shutil
+
     try:
         if directory.exists():  # debris: a machine exists only with its machine.json
             shutil.rmtree(directory)

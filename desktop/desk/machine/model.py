@@ -84,3 +84,5 @@ class MachineStatus:
     host_memory_bytes: int | None = None  # what the host pays for it now, where known
     memory_mib: int = 0
     cpus: int = 0
+    labels: tuple[str, ...] = ()  # of its engine, NAME=VALUE
+    response_s: float = 0.0  # how long it took to answer

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -87,6 +86,8 @@ class Process:
 
     def resident_bytes(self) -> int | None:
         """Return the memory that the process holds on this host; ``None`` where unknown."""
+        import subprocess
+
         if sys.platform == "linux":
             try:
                 pages = int(Path(f"/proc/{self.pid}/statm").read_text("ascii").split()[1])
@@ -173,6 +174,8 @@ def spawn_detached(
     stands between for a moment, so that the program is nobody's zombie however long we live.
     Raises ``DriverError`` where the program cannot be started.
     """
+    import subprocess
+
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,8 @@ _FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 def make_sparse(file: Path, size_bytes: int) -> None:
     """Make a file of zeros that takes no room on the host until the guest writes to it."""
+    import subprocess
+
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     os.close(descriptor)
     if sys.platform == "win32":

@@ -67,6 +67,18 @@ def ensure_key_pair(private: Path, public: Path, comment: str) -> KeyPair:
     return pair
 
 
+def repair_key_pair(private: Path, public: Path | None, comment: str) -> None:
+    """Make the pair anew where the private key is missing or damaged; the public file, where one
+    is given, is written by the private one in any case."""
+    try:
+        line = public_line(private, comment)
+    except SshError:
+        write_key_pair(generate_key_pair(comment), private, public)
+        return
+    if public is not None:
+        replace_file(public, line.encode() + b"\n", mode=0o644)
+
+
 def public_line(private: Path, comment: str = "") -> str:
     """Return the public line that belongs to the private key in the file ``private``."""
     from cryptography.exceptions import UnsupportedAlgorithm

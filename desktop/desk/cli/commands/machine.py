@@ -7,18 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import click
 
 from desk.cli import complete, options, render
 from desk.cli.catalog import Entry
 from desk.cli.framework import DeskCommand, LazyGroup
-from desk.cli.machine_flags import machine_flags, new_spec
-from desk.cli.render import Table
 from desk.cli.session import Session, pass_session
-from desk.errors import MachineError, NotFound, UsageError
-from desk.machine.model import MachineStatus, State, check_name
+from desk.errors import MachineError, NotFound
+from desk.machine.model import State
 
 _GROUP = {
     "active": Entry("machine:active", "Print the name of the machine in use."),
@@ -30,7 +27,7 @@ _GROUP = {
         "machine_config:config",
         "Print the docker flags that select a machine; show, edit and apply its settings.",
     ),
-    "create": Entry("machine:create", "Create a machine."),
+    "create": Entry("machine_create:create", "Create a machine."),
     "disk": Entry("machine_disk:disk", "Show and enlarge the data disks of machines."),
     "env": Entry("env:env", "Print the shell code that points Docker's clients at a machine."),
     "export": Entry(
@@ -38,10 +35,17 @@ _GROUP = {
     ),
     "image": Entry("guest_image:image", "Manage the guest images that machines boot."),
     "import": Entry("machine_copies:import_", "Make a machine of a file that `export` wrote."),
-    "inspect": Entry("machine:inspect", "Show everything about machines."),
-    "ip": Entry("machine:ip", "Print the address where a machine's ports are."),
+    "inspect": Entry("machine_looking:inspect", "Show everything about machines."),
+    "ip": Entry("machine_looking:ip", "Print the address where a machine's ports are."),
     "kill": Entry("machine:kill", "End machines at once, as if unplugged."),
-    "ls": Entry("machine:ls", "List machines."),
+    "ls": Entry("machine_looking:ls", "List machines."),
+    "mount": Entry(
+        "machine_mount:mount", "Mount a directory of a machine on this computer, or end that."
+    ),
+    "port": Entry("machine_looking:port", "List the ports of a machine on this computer."),
+    "provision": Entry(
+        "machine_create:provision", "Make keys, certificates and the engine's settings anew."
+    ),
     "rename": Entry("machine_copies:rename", "Give a stopped machine another name."),
     "restart": Entry(
         "machine_restart:restart", "Restart machines and give back exactly what ran in them."
@@ -63,12 +67,12 @@ _GROUP = {
         "machine_memory:stats",
         "Print what machines use of their memory, and what this computer pays for it.",
     ),
-    "status": Entry("machine:status", "Print the state of a machine."),
+    "status": Entry("machine_looking:status", "Print the state of a machine."),
     "stop": Entry("machine:stop", "Stop machines."),
     "upgrade": Entry(
         "machine_upgrade:upgrade", "Give a machine a newer guest image; its data stays."
     ),
-    "url": Entry("machine:url", "Print the address of a machine's engine."),
+    "url": Entry("machine_looking:url", "Print the address of a machine's engine."),
     "use": Entry("machine:use", "Make a machine the one that desk uses."),
 }
 
@@ -89,140 +93,7 @@ def _each(session: Session, names: tuple[str, ...], action: Callable[[str], None
         action(name)
 
 
-# --- looking ------------------------------------------------------------------------------------
-
-_HEADINGS = {
-    "Name": "NAME",
-    "Active": "ACTIVE",
-    "DriverName": "DRIVER",
-    "State": "STATE",
-    "URL": "URL",
-    "DockerVersion": "ENGINE",
-    "Error": "ERRORS",
-    "Memory": "MEMORY",
-    "CPUs": "CPUS",
-    "HostMemory": "HOST MEMORY",
-    "ResponseTime": "RESPONSE",
-}
-_DEFAULT = ("Name", "Active", "DriverName", "State", "URL", "DockerVersion", "Error")
-
-
-def machine_row(status: MachineStatus, *, in_use: bool) -> render.Row:
-    """Return the columns of one machine."""
-    from desk.sizes import binary_size
-
-    host = status.host_memory_bytes
-    return {
-        "Active": "*" if in_use else "-",
-        "CPUs": str(status.cpus or ""),
-        "DockerVersion": status.engine_version or "Unknown",
-        "DriverName": status.driver,
-        "Error": status.error,
-        "HostMemory": "" if host is None else binary_size(host),
-        "Memory": binary_size(status.memory_mib * 1024**2) if status.memory_mib else "",
-        "Name": status.name,
-        "State": status.state.value,
-        "URL": status.url,
-    }
-
-
-@click.command(cls=DeskCommand, example="desk machine ls\ndesk machine ls --filter state=Running")
-@options.filters("driver=…, state=… or name=…")
-@options.table_format
-@options.quiet_names
-@click.option(
-    "-t",
-    "--timeout",
-    "timeout_s",
-    metavar="SECONDS",
-    type=click.FloatRange(0),
-    default=10.0,
-    help="How long one machine may take to answer (10).",
-)
-@pass_session
-def ls(
-    session: Session, filters: tuple[str, ...], form: str, quiet: bool, timeout_s: float
-) -> None:
-    """List machines."""
-    table = Table(_HEADINGS, default=_DEFAULT, quiet="Name")
-    if quiet and not filters:
-        render.write("".join(f"{name}\n" for name in session.desk.manager.names()))
-        return
-    statuses = session.desk.manager.list(timeout_s=timeout_s)
-    rows = [
-        machine_row(status, in_use=status.name == session.machine)
-        for status in _matching(statuses, filters)
-    ]
-    table.print(rows, form=form, quiet=quiet)
-
-
-def _matching(statuses: list[MachineStatus], filters: tuple[str, ...]) -> list[MachineStatus]:
-    from desk.cli.filters import parse_filters
-
-    wanted = parse_filters(filters)
-    unknown = set(wanted) - {"driver", "state", "name"}
-    if unknown:
-        raise UsageError(f"invalid filter {min(unknown)!r}", hint="It is driver, state or name.")
-    values: dict[str, Callable[[MachineStatus], str]] = {
-        "driver": lambda status: status.driver,
-        "state": lambda status: status.state.value,
-        "name": lambda status: status.name,
-    }
-    return [
-        status
-        for status in statuses
-        if all(
-            values[key](status).lower() in {choice.lower() for choice in choices}
-            for key, choices in wanted.items()
-        )
-    ]
-
-
-@click.command(cls=DeskCommand, example="desk machine status")
-@_one
-@pass_session
-def status(session: Session, name: str | None) -> None:
-    """Print the state of a machine."""
-    machine_name = name or session.machine
-    session.desk.require_machine(machine_name)
-    found = session.desk.manager.status(machine_name)
-    render.out(found.state.value)
-    if found.error:
-        raise MachineError(
-            f"machine {machine_name}: {found.error}",
-            hint=f"`desk machine restart {machine_name}` mends most faults; `desk doctor` looks"
-            " closer.",
-        )
-
-
-@click.command(cls=DeskCommand, example="desk machine inspect -f '{{.memory_mib}}'")
-@options.detail_format
-@_many
-@pass_session
-def inspect(session: Session, names: tuple[str, ...], form: str) -> None:
-    """Show everything about machines."""
-    found: list[Any] = []
-    _each(session, names, lambda name: found.append(session.desk.manager.inspect(name)))
-    render.print_formatted(found, form)
-
-
-@click.command(cls=DeskCommand, example="curl http://$(desk machine ip):8080")
-@_one
-@pass_session
-def ip(session: Session, name: str | None) -> None:
-    """Print the address where a machine's ports are."""
-    session.desk.require_machine(name or session.machine)
-    render.out("127.0.0.1")  # the agent, or the engine itself, publishes there and only there
-
-
-@click.command(cls=DeskCommand, example="desk machine url")
-@_one
-@pass_session
-def url(session: Session, name: str | None) -> None:
-    """Print the address of a machine's engine."""
-    machine_name = name or session.machine
-    session.desk.require_machine(machine_name)
-    render.out(session.desk.manager.url(machine_name))
+# --- the one in use ---------------------------------------------------------------------------
 
 
 @click.command(cls=DeskCommand, example="desk machine active")
@@ -245,20 +116,6 @@ def use(session: Session, name: str) -> None:
 
 
 # --- changing -----------------------------------------------------------------------------------
-
-
-@click.command(cls=DeskCommand, example="desk machine create --memory 4g --cpus 4 big")
-@machine_flags
-@click.argument("name", metavar="[MACHINE]", required=False)
-@pass_session
-def create(session: Session, name: str | None, **flags: Any) -> None:
-    """Create a machine."""
-    machine_name = check_name(name or session.machine)
-    spec = new_spec(machine_name, flags, session.desk.settings.defaults)
-    session.desk.manager.create(spec, session.progress)
-    session.progress.done(
-        f"Created machine {machine_name}. `desk machine start {machine_name}` starts it."
-    )
 
 
 @click.command(cls=DeskCommand, example="desk machine start")

@@ -41,7 +41,7 @@ def scp(session: Session, source: str, target: str, recursive: bool, quiet: bool
     program = shutil.which("scp")
     if program is None:
         raise DeskError("scp is not installed", hint="Install the OpenSSH client.")
-    hosts = {f"desk-{name}": _endpoint(session, name) for name in names}
+    hosts = {f"desk-{name}": running_endpoint(session, name) for name in names}
     words = [f"desk-{machine}:{path}" if machine else path for machine, path in places]
     options = ["-3"] + ["-r"] * recursive + ["-q"] * quiet
     with tempfile.TemporaryDirectory(prefix="desk-scp-") as directory:
@@ -62,7 +62,8 @@ def split_place(place: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def _endpoint(session: Session, name: str) -> Endpoint:
+def running_endpoint(session: Session, name: str) -> Endpoint:
+    """Return where the sshd of a machine is; raises what says why it cannot be reached."""
     session.desk.require_machine(name)
     manager = session.desk.manager
     endpoint = manager.endpoint(name)

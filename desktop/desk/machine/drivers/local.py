@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import subprocess
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from desk.agent.spec import EngineAccess
-from desk.engine.transport import UnixTransport
 from desk.errors import DriverError, EngineError, MachineError
 from desk.machine import process
 from desk.machine.driver import Features, Progress
-from desk.machine.drivers.engine_end import remove_everything, stop_containers
 from desk.machine.drivers.options import check_known
 from desk.machine.drivers.table import DriverContext
-from desk.machine.engine_probe import engine_obstacle
 from desk.machine.model import MachineSpec, State
 from desk.ssh.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from desk.engine.transport import UnixTransport
 
 OPTIONS = frozenset({"bip", "default_address_pool"})
 _PARTS = ("deskd", "dnslib", "h11", "msgspec", "pyroute2")
@@ -59,9 +58,18 @@ class LocalDriver:
         check_known(spec, OPTIONS)
         self._check_host()
         progress("Making the engine's directories")
+        self._make_directories()
+
+    def provision(self, progress: Progress) -> None:
+        """Make the engine's directories where they are missing."""
+        self._check_host()
+        progress("Making the engine's directories anew")
+        self._make_directories()
+
+    def _make_directories(self) -> None:
         try:
-            self._paths.engine_data.mkdir(mode=0o711)
-            self._paths.engine_run.mkdir(mode=0o700)
+            self._paths.engine_data.mkdir(mode=0o711, exist_ok=True)
+            self._paths.engine_run.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise MachineError(
                 f"cannot make {error.filename}: {error.strerror}",
@@ -119,6 +127,8 @@ class LocalDriver:
         engine = process.recall(self._paths.engine_pid)
         if engine is not None:
             # An engine that does not answer any more is ended all the same.
+            from desk.machine.drivers.engine_end import stop_containers
+
             with contextlib.suppress(EngineError):
                 stop_containers(self._transport, grace_s=grace_s)
             engine.end(grace_s=_ENGINE_GRACE_S)
@@ -128,6 +138,8 @@ class LocalDriver:
         """End the containers and the engine at once."""
         engine = process.recall(self._paths.engine_pid)
         if engine is not None:
+            from desk.machine.drivers.engine_end import stop_containers
+
             with contextlib.suppress(EngineError):
                 stop_containers(self._transport, grace_s=0)
             engine.kill()
@@ -145,10 +157,14 @@ class LocalDriver:
 
     def remove(self) -> None:
         """Remove every container, so that no process, mount or interface stays, then the engine."""
+        import shutil
+
         if self._has_remains():
             if process.recall(self._paths.engine_pid) is None:
                 self.start(lambda _sentence: None)
             self._wait_for_engine()
+            from desk.machine.drivers.engine_end import remove_everything
+
             remove_everything(self._transport)
         self.stop(grace_s=0)
         self._purge_networks()
@@ -158,6 +174,8 @@ class LocalDriver:
 
     def _purge_networks(self) -> None:
         """Remove the interfaces of an engine that was killed; one that ended has done it."""
+        import subprocess
+
         if not self._paths.engine_data.exists():
             return
         argv = [sys.executable, "-m", "deskd", "purge", "--data-root", str(self._paths.engine_data)]
@@ -175,6 +193,8 @@ class LocalDriver:
         return run.is_dir() and any(run.iterdir())
 
     def _wait_for_engine(self) -> None:
+        from desk.machine.engine_probe import engine_obstacle
+
         deadline = time.monotonic() + _CLEAN_UP_S
         while obstacle := engine_obstacle(self._paths.engine_socket, timeout_s=2.0):
             if process.recall(self._paths.engine_pid) is None or time.monotonic() > deadline:
@@ -186,6 +206,8 @@ class LocalDriver:
 
     @property
     def _transport(self) -> UnixTransport:
+        from desk.engine.transport import UnixTransport
+
         return UnixTransport(self._paths.engine_socket)
 
     def state(self) -> State:

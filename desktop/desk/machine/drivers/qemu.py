@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import socket
 import sys
 import time
-from typing import Any
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from desk.agent.spec import EngineAccess
 from desk.errors import DriverError, MachineError, UsageError
@@ -22,7 +23,6 @@ from desk.machine.drivers.options import check_known, port_option
 from desk.machine.drivers.qemu_memory import FACT_BOOT, FACT_PLUG, QemuMemory, host_memory_mib
 from desk.machine.drivers.table import DriverContext
 from desk.machine.engine_settings import ENGINE_OPTIONS, check_engine_options
-from desk.machine.images import GuestImage, ImageStore, host_architecture
 from desk.machine.model import LEAST_MEMORY_MIB, MachineSpec, State
 from desk.machine.qemu_command import (
     DATA_NODE,
@@ -33,12 +33,14 @@ from desk.machine.qemu_command import (
     machine_command,
     plug_memory_mib,
 )
-from desk.machine.seed import certificate_members, seed_members, write_seed
 from desk.machine.sharing import SHARING_OPTIONS
 from desk.machine.sparse import make_sparse
 from desk.machine.store import MachineStore
 from desk.paths import docker_certificates
 from desk.ssh.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from desk.machine.images import GuestImage, ImageStore
 
 OPTIONS = frozenset({"ssh_port", "qemu", "accelerator", *ENGINE_OPTIONS, *SHARING_OPTIONS})
 _POWER_ON_S = 20.0
@@ -72,26 +74,28 @@ class QemuDriver:
         self._name = context.name
         self._paths = context.paths
         self._record = context.record
-        self._images = ImageStore(context.home)
+
+    @cached_property
+    def _images(self) -> ImageStore:
+        from desk.machine.images import ImageStore
+
+        return ImageStore(self._home)
 
     # --- making and removing ---------------------------------------------------------------
 
     def create(self, spec: MachineSpec, progress: Progress) -> None:
         """Choose the image and the port, make keys, seed and an empty, sparse data disk."""
+        from desk.machine.images import host_architecture
+
         _check_spec(spec)
         find_qemu(host_architecture(), spec.options.get("qemu", ""))
         image = self._choose_image(spec, progress)
         self._record.update({"image": image.manifest.identity})
         self._choose_port(spec)
         progress("Making keys and disks")
-        try:
+        with _named_errors(self._paths.directory):
             self._write_identity(spec)
             make_sparse(self._paths.data_disk, spec.disk_gib * _GIB)
-        except OSError as error:
-            raise MachineError(
-                f"cannot write {error.filename or self._paths.directory}: {error.strerror}",
-                hint="Make room on that disk, or set DESK_HOME to a directory on another one.",
-            ) from error
 
     def _choose_image(self, spec: MachineSpec, progress: Progress) -> GuestImage:
         if not spec.image:
@@ -119,6 +123,8 @@ class QemuDriver:
         self._write_seed(spec, host.read_bytes(), public_line(host), login)
 
     def _write_seed(self, spec: MachineSpec, key: bytes, public: str, authorized: str) -> None:
+        from desk.machine.seed import certificate_members, seed_members, write_seed
+
         members = seed_members(
             spec,
             host_key=key,
@@ -134,6 +140,19 @@ class QemuDriver:
 
         public = public_line(self._paths.guest_host_key)
         write_known_hosts(self._paths.known_hosts, "127.0.0.1", self._port(), public)
+
+    def provision(self, progress: Progress) -> None:
+        """Make keys that are missing or damaged anew, and write the seed and the known host."""
+        from desk.ssh.keys import repair_key_pair
+
+        spec = self._record.read().spec
+        self._images.check(self._images.get(self._record.get("image")))
+        progress("Making keys and the seed anew")
+        with _named_errors(self._paths.directory):
+            repair_key_pair(self._paths.private_key, self._paths.public_key, f"desk-{spec.name}")
+            repair_key_pair(self._paths.guest_host_key, None, f"desk-guest-{spec.name}")
+            self._renew_seed(spec)
+            self._write_known_hosts()
 
     def remove(self) -> None:
         """End QEMU; the files go with the machine's directory."""
@@ -339,6 +358,8 @@ class QemuDriver:
 
     def _qmp_greets(self) -> bool:
         """Whether QEMU speaks on its QMP socket; it listens early, and speaks once it runs."""
+        import socket
+
         address = self._qmp_address()
         family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -403,6 +424,17 @@ class QemuDriver:
         return taken
 
 
+@contextlib.contextmanager
+def _named_errors(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(
+            f"cannot write {error.filename or directory}: {error.strerror}",
+            hint="Make room on that disk, or set DESK_HOME to a directory on another one.",
+        ) from error
+
+
 def _check_spec(spec: MachineSpec) -> None:
     check_known(spec, OPTIONS)
     check_engine_options(spec.options)
@@ -422,6 +454,8 @@ def _fixed_port(spec: MachineSpec) -> int:
 
 def find_qemu(arch: str, program: str = "") -> str:
     """Return the path of QEMU for guests of ``arch``, or of ``program``; ``DriverError``."""
+    import shutil
+
     wanted = program or binary_name(arch)
     found = shutil.which(wanted)
     if found is None and sys.platform == "win32":
@@ -435,6 +469,7 @@ def find_qemu(arch: str, program: str = "") -> str:
 
 def _host_facts(spec: MachineSpec, guest_arch: str) -> HostFacts:
     from desk.machine.accelerator import qemu_version
+    from desk.machine.images import host_architecture
 
     binary = find_qemu(guest_arch, spec.options.get("qemu", ""))
     facts = HostFacts(

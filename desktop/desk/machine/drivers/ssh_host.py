@@ -81,6 +81,14 @@ class SshHostDriver:
             }
         )
 
+    def provision(self, progress: Progress) -> None:
+        """Look the host key up again and install this Desk's engine."""
+        spec = self._spec()
+        self._write_known_hosts(spec, self._endpoint_of(spec))
+        with self._engine(spec) as engine:
+            program = engine.install(progress)
+        self._record.update({"program": program, "is_root": "yes" if engine.is_root else ""})
+
     def _endpoint_of(self, spec: MachineSpec) -> Endpoint:
         options = spec.options
         return Endpoint(

@@ -78,6 +78,20 @@ class VagrantDriver:
         facts = {"box": box, "box_name": _box_name(box), "power": "off"}
         self._record.update(facts)
         progress("Making keys")
+        self._write_files(spec, source)
+
+    def provision(self, progress: Progress) -> None:
+        """Write Vagrant's files and keys that are missing or damaged, and have Vagrant provision
+        a machine that runs."""
+        spec = self._record.read().spec
+        progress("Making Vagrant's files anew")
+        self._write_files(spec, _source_directory(spec))
+        if self.state() is State.RUNNING:
+            progress("Running vagrant provision")
+            with self._vagrant("provision") as vagrant:
+                vagrant.provision(self._name)
+
+    def _write_files(self, spec: MachineSpec, source: Path) -> None:
         try:
             for part in _PARTS:
                 target = self._paths.vagrant_directory / part
@@ -91,11 +105,10 @@ class VagrantDriver:
             ) from error
 
     def _make_keys(self, spec: MachineSpec) -> None:
-        from desk.ssh.keys import ensure_key_pair, generate_key_pair, write_key_pair
+        from desk.ssh.keys import repair_key_pair
 
-        ensure_key_pair(self._paths.private_key, self._paths.public_key, f"desk-{spec.name}")
-        host = generate_key_pair(f"desk-guest-{spec.name}")
-        write_key_pair(host, self._paths.guest_host_key)
+        repair_key_pair(self._paths.private_key, self._paths.public_key, f"desk-{spec.name}")
+        repair_key_pair(self._paths.guest_host_key, None, f"desk-guest-{spec.name}")
 
     # --- power -----------------------------------------------------------------------------
 
