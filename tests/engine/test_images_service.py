@@ -505,6 +505,8 @@ def test_filters_choose_what_is_listed(service: Service) -> None:
         assert await names() == ["b/tool:1", "a/app:1"]
         assert await names(reference=["*/app"]) == ["a/app:1"]
         assert await names(reference=["*"]) == []
+        assert await names(reference=["*/*/app"]) == [], "the name as it is shown"
+        assert await names(reference=["docker.io/a/app"]) == ["a/app:1"]
         assert await names(reference=["a/app:*", "b/*:1"]) == ["b/tool:1", "a/app:1"]
         assert await names(label=["stage=new"]) == ["b/tool:1"]
         assert await names(label=["stage"]) == ["b/tool:1", "a/app:1"]

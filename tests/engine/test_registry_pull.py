@@ -340,6 +340,8 @@ def test_a_pull_that_is_given_up_leaves_nothing(here: Service, registry: str) ->
 def test_an_impossible_platform_is_refused_before_anything(here: Service) -> None:
     with pytest.raises(errors.InvalidArgument, match="invalid platform"):
         here.pull("127.0.0.1:1/x", platform="a/b/c/d")
+    with pytest.raises(errors.InvalidArgument, match="unknown operating system or architecture"):
+        here.pull("127.0.0.1:1/x", platform="nope")
     with pytest.raises(errors.InvalidArgument, match="not supported"):
         here.pull("127.0.0.1:1/x", platform="windows/amd64")
 

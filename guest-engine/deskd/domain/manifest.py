@@ -39,6 +39,13 @@ ARCHITECTURES = {
 }  # fmt: skip
 """Machine names as uname(2) says them, and as images name them (GOARCH)."""
 
+ARCHITECTURE_WORDS = frozenset({
+    *ARCHITECTURES, *ARCHITECTURES.values(), "i386", "x86-64", "armhf", "armel", "loong64", "mips",
+    "mipsle", "mips64", "mips64le", "ppc64", "wasm",
+})  # fmt: skip
+SYSTEM_WORDS = ("linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "wasip1", "macos")
+"""What a platform of one word may be, beside an architecture."""
+
 _ARM_VARIANTS = ("v5", "v6", "v7", "v8")
 
 
@@ -118,8 +125,12 @@ def parse_platform(text: str) -> Platform:
         raise errors.InvalidArgument(
             f"invalid platform {text!r}: write os[/arch[/variant]], for example linux/arm64"
         )
-    if len(parts) == 1 and parts[0] != "linux":
+    if len(parts) == 1 and parts[0] in ARCHITECTURE_WORDS:
         parts = ["linux", parts[0]]
+    elif len(parts) == 1 and parts[0] not in SYSTEM_WORDS:
+        raise errors.InvalidArgument(
+            f'"{text}": unknown operating system or architecture: write for example linux/arm64'
+        )
     system = parts[0] if parts else "linux"
     if system != "linux":
         raise errors.InvalidArgument(f"the operating system {system!r} is not supported: use linux")

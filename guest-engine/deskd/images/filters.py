@@ -13,6 +13,7 @@ from deskd.images.catalog import Catalog
 
 LIST_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
 PRUNE_FILTERS = ("dangling", "label", "label!", "until")
+_WILDCARD = re.compile(r"[*?[]")
 
 
 def select(catalog: Catalog, filters: Filters, *, include_intermediate: bool) -> list[ImageRecord]:
@@ -62,9 +63,12 @@ def _until_ns(filters: Filters) -> list[int]:
 
 
 def matches(name: Reference, pattern: str) -> bool:
-    """Match ``busybox``, ``busybox:*``, ``*/nginx`` as Docker does: ``*`` stops at a slash."""
+    """Match ``busybox``, ``busybox:*``, ``*/nginx`` as Docker does: with the name as it is shown,
+    and ``*`` stops at a slash. Without wildcards the whole name is good, too."""
+    candidates = [name.familiar, name.familiar_name]
+    if not _WILDCARD.search(pattern):
+        candidates += [str(name), name.name]
     expression = _glob(pattern)
-    candidates = (name.familiar, name.familiar_name, str(name), name.name)
     return any(expression.fullmatch(candidate) for candidate in candidates)
 
 

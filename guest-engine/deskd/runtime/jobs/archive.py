@@ -116,7 +116,10 @@ def put(arguments: Mapping[str, Any], fds: Sequence[int]) -> None:
         owner=_owner(arguments.get("user") or ""),
         id_map=_id_map(arguments),
     )
-    changed = f"{path} was changed by the container while the archive was unpacked; copy again"
+    changed = (
+        f"the archive cannot be unpacked in {path}: a directory went away or takes no files; "
+        "if the container changed it meanwhile, copy again"
+    )
     try:
         if os.statvfs(path).f_flag & os.ST_RDONLY:
             marked = "container rootfs" if _is_root_mount(found) else "mounted volume"

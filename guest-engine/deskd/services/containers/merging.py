@@ -18,6 +18,7 @@ from deskd.domain.container import (
     PortBinding,
     RestartPolicy,
 )
+from deskd.domain.manifest import ARCHITECTURE_WORDS, SYSTEM_WORDS
 from deskd.errors import InvalidArgument, NotFound, Unsupported
 from deskd.kernel.cgroup.features import Features
 from deskd.runtime import confinement
@@ -260,13 +261,6 @@ def volume_target(path: str) -> str:
     return check_mount_target(path if path.startswith("/") or not path else f"/{path}")
 
 
-_PLATFORM_WORDS = frozenset(
-    ("linux", "windows", "darwin", "freebsd", "amd64", "x86_64", "arm64", "aarch64", "arm", "armhf",
-     "armel", "386", "i386", "ppc64le", "s390x", "riscv64", "mips64le", "loong64")
-)  # fmt: skip
-"""What a platform of one word may be: an operating system or an architecture."""
-
-
 def check_platform(wanted: str, found: str, reference: str) -> None:
     """Raise ``NotFound`` where an image is for another platform than asked for."""
     if not wanted:
@@ -274,7 +268,7 @@ def check_platform(wanted: str, found: str, reference: str) -> None:
     parts = wanted.lower().split("/")
     if len(parts) > 3 or not all(parts):
         raise InvalidArgument(f'"{wanted}" is an invalid platform; write os/architecture')
-    if len(parts) == 1 and parts[0] not in _PLATFORM_WORDS:
+    if len(parts) == 1 and parts[0] not in {*SYSTEM_WORDS, *ARCHITECTURE_WORDS}:
         raise InvalidArgument(f'"{wanted}": unknown operating system or architecture')
     have = found.split("/")
     matches = parts[0] in have if len(parts) == 1 else parts[:2] == have[:2]
