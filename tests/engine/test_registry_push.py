@@ -21,6 +21,7 @@ from deskd.images.pack import IterReader
 from deskd.images.streams import ByteReader
 from deskd.registry.authorization import Credentials
 from tests.engine.liar import Reply, Server
+from tests.engine.resumable_uploads import ResumableUploads
 from tests.engine.whole_uploads import WholeUploads
 from tests.kernel.image_store import directory, entry, tar
 from tests.registry_process import (
@@ -212,6 +213,37 @@ def test_an_upload_that_is_cut_is_sent_again(here: Service, registry: str) -> No
     assert sum("Retrying in" in line for line in lines) == 2
     document, _ = manifest_of(registry, "cut-push", "1")
     assert document["layers"][0]["size"] > 2_900_000
+
+
+def test_an_upload_that_broke_off_goes_on_where_the_registry_can(
+    here: Service, registry: str, tmp_path: Path
+) -> None:
+    with ResumableUploads(registry, cuts=3, cut_bytes=700_000) as front:
+        image_id = import_(here, f"{front.address}/resumed:1", BIG)
+        lines = here.push(f"{front.address}/resumed:1")
+    document, _ = manifest_of(registry, "resumed", "1")
+    size = document["layers"][0]["size"]
+    assert size > 2_900_000
+    layer = front.pieces[:4]
+    assert sum(piece.size for piece in layer) == size, "each byte was sent once"
+    assert all(piece.size < size / 2 for piece in layer[:3])
+    starts = [piece.place.partition("-")[0] for piece in layer]
+    assert starts == ["", *(str(sum(p.size for p in layer[:n])) for n in (1, 2, 3))]
+    assert front.asked == 3
+    assert sum("Retrying in" in line for line in lines) == 2, "the first question needs no pause"
+    with service(tmp_path / "other") as other:
+        other.pull(f"{registry}/resumed:1")
+        assert other.stores.catalog.get(f"{registry}/resumed:1").id == image_id
+
+
+def test_halves_of_an_upload_that_do_not_fit_are_sent_anew(here: Service, registry: str) -> None:
+    with ResumableUploads(registry, cuts=1, cut_bytes=700_000, damaged=True) as front:
+        import_(here, f"{front.address}/halves:1", BIG)
+        here.push(f"{front.address}/halves:1")
+    places = [piece.place.partition("-")[0] for piece in front.pieces]
+    assert places[:3] == ["", str(front.pieces[0].size), ""]
+    document, _ = manifest_of(registry, "halves", "1")
+    assert document["layers"][0]["size"] == front.pieces[2].size
 
 
 @pytest.mark.parametrize("status", [404, 405, 416, 501])

@@ -38,6 +38,7 @@ from deskd.domain.reference import Reference
 from deskd.images.catalog import Catalog
 from deskd.images.connecting import Registries, with_repository
 from deskd.images.progress import LayerProgress, Tell
+from deskd.images.upload_resumption import resume
 from deskd.record import Record, replace
 from deskd.registry.blobs import ATTEMPTS, FIRST_DELAY_S, MAXIMUM_DELAY_S
 from deskd.registry.failures import Broken, RegistryError, Unreachable
@@ -265,13 +266,35 @@ class _Push:
         location = self._repository.start_upload()
         try:
             location = self._repository.send_blob(location, body)
-        except RegistryError as error:
-            if not is_stream_refusal(error):
+        except (RegistryError, Unreachable, Broken) as error:
+            if isinstance(error, RegistryError) and is_stream_refusal(error):
+                with suppress(RegistryError, errors.Unauthorized):
+                    self._repository.cancel_upload(location)
+                return None
+            resumed = None
+            if not isinstance(error, RegistryError) or error.is_passing:
+                resumed = self._resume(layer, line, location)
+            if resumed is None:
                 raise
-            with suppress(RegistryError, errors.Unauthorized):
-                self._repository.cancel_upload(location)
-            return None
+            return resumed
         self._repository.complete_upload(location, body.digest)
+        return body
+
+    def _resume(self, layer: LayerRecord, line: LayerProgress, location: str) -> _Compressed | None:
+        self._check()
+        resumed = resume(
+            self._repository,
+            location,
+            lambda: self._compressed(layer, line, "Pushing"),
+            lambda failures: self._pause(failures, line),
+        )
+        if resumed is None:
+            return None
+        location, body = resumed
+        try:
+            self._repository.complete_upload(location, body.digest)
+        except RegistryError:
+            return None  # two halves that do not fit: it is sent anew
         return body
 
     def _upload_whole(self, layer: LayerRecord, line: LayerProgress) -> _Compressed:
@@ -298,7 +321,7 @@ class _Push:
         self._patiently(send, None)
 
     def _patiently(self, work: Callable[[], T], line: LayerProgress | None) -> T:
-        """Try an upload again from its beginning where the connection or the registry failed."""
+        """Try again where the connection or the registry failed."""
         for failures in range(ATTEMPTS):
             try:
                 return work()
@@ -309,12 +332,15 @@ class _Push:
                 )
                 if not passing or failures == ATTEMPTS - 1:
                     raise
-            delay_s = min(FIRST_DELAY_S * 2**failures, MAXIMUM_DELAY_S) * random.uniform(0.8, 1.2)
-            if line is not None:
-                seconds = max(1, round(delay_s))
-                line.say(f"Retrying in {seconds} second{'s' if seconds > 1 else ''}")
-            self._repository.transport.cancellation.pause(delay_s)
+            self._pause(failures, line)
         raise AssertionError("the last attempt returns or raises")
+
+    def _pause(self, failures: int, line: LayerProgress | None) -> None:
+        delay_s = min(FIRST_DELAY_S * 2**failures, MAXIMUM_DELAY_S) * random.uniform(0.8, 1.2)
+        if line is not None:
+            seconds = max(1, round(delay_s))
+            line.say(f"Retrying in {seconds} second{'s' if seconds > 1 else ''}")
+        self._repository.transport.cancellation.pause(delay_s)
 
     def _check(self) -> None:
         self._repository.transport.cancellation.check()

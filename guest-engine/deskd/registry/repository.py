@@ -35,8 +35,8 @@ TAGS_BYTES = 8 * 1024 * 1024
 MAXIMUM_TAGS = 10_000
 ACCEPTED = ", ".join((*MANIFESTS, *INDEXES, *SCHEMA_1))
 _NEXT_PAGE = re.compile(r'<([^>]+)>\s*;[^,]*\brel="?next"?')
+_UPLOADED = re.compile(r"(?:bytes[= ])?0-([0-9]{1,18})")
 T = TypeVar("T")
-
 
 _STREAM_REFUSALS = (404, 405, 416, 501)
 
@@ -193,11 +193,32 @@ class Repository:
             "Content-Type": "application/octet-stream",
             "Transfer-Encoding": "chunked",
         }
-        answer = self._authorizer.send("PATCH", location, self._scopes, headers, body)
-        if answer.status not in (202, 201, 204):
-            raise refusal("PATCH", location, answer)
+        return self._sent(
+            location, self._authorizer.send("PATCH", location, self._scopes, headers, body)
+        )
+
+    def upload_status(self, location: str) -> tuple[str, int] | None:
+        """Ask how many bytes of an upload the registry has; return where the next ones go and
+        their number, or None where it does not say or has none."""
+        answer = self.patiently(lambda: self._authorizer.send("GET", location, self._scopes))
         finish(answer)
-        return self._location(location, answer)
+        found = _UPLOADED.fullmatch(answer.headers.get("Range", ""))
+        # "0-0" may mean one byte and, with docker-registry, none.
+        if answer.status not in (202, 204) or not found or found[1] == "0":
+            return None
+        target = self._location(location, answer) if "Location" in answer.headers else location
+        return target, int(found[1]) + 1
+
+    def send_piece(self, location: str, piece: bytes, position: int) -> str:
+        """Send the bytes of a blob from ``position`` on; return where the next ones go."""
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(len(piece)),
+            "Content-Range": f"{position}-{position + len(piece) - 1}",
+        }
+        return self._sent(
+            location, self._authorizer.send("PATCH", location, self._scopes, headers, piece)
+        )
 
     def complete_upload(
         self,
@@ -222,6 +243,12 @@ class Repository:
     def cancel_upload(self, location: str) -> None:
         """Tell the registry that an upload will not be completed; it may not care."""
         finish(self._authorizer.send("DELETE", location, self._scopes))
+
+    def _sent(self, location: str, answer: Answer) -> str:
+        if answer.status not in (202, 201, 204):
+            raise refusal("PATCH", location, answer)
+        finish(answer)
+        return self._location(location, answer)
 
     def _location(self, url: str, answer: Answer) -> str:
         location = answer.headers.get("Location", "")
