@@ -9,7 +9,6 @@ the peak of each engine's memory (VmHWM of its main process).
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import io
@@ -18,8 +17,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from tests.bench.bench_registry import layers, peak_mb, reset_peak, show, timed
-from tests.bench.engines import Engine, desk_engine, docker_engine
+from tests.bench.bench_registry import asked_for, layers, measure, show
+from tests.bench.engines import desk_engine, docker_engine
 
 NAME = "bench:1"
 
@@ -51,15 +50,7 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "megabytes", type=float, nargs="?", default=500, help="size of the image (500)"
-    )
-    parser.add_argument(
-        "rounds", type=int, nargs="?", default=3, help="loads and saves by each engine (3)"
-    )
-    arguments = parser.parse_args()
-    total_bytes, rounds = int(arguments.megabytes * 1e6), arguments.rounds
+    total_bytes, rounds = asked_for(__doc__, "loads and saves")
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="desk-bench-a-")))
         tars, count = layers(total_bytes)
@@ -78,23 +69,12 @@ def main() -> None:
                 if number:
                     engine.docker("rmi", NAME)
                 words = ("load", "-q", "-i", str(place / "image.tar"))
-                _measure(engine, words, loads, load_peaks)
+                measure(engine, words, loads, load_peaks)
             for engine in engines:
                 words = ("save", "-o", str(place / f"{engine.name}.tar"), NAME)
-                _measure(engine, words, saves, save_peaks)
+                measure(engine, words, saves, save_peaks)
         show("load", loads, load_peaks)
         show("save", saves, save_peaks)
-
-
-def _measure(
-    engine: Engine,
-    words: tuple[str, ...],
-    figures: dict[str, list[tuple[float, float]]],
-    peaks: dict[str, float],
-) -> None:
-    reset_peak(engine)
-    figures[engine.name].append(timed(engine, *words))
-    peaks[engine.name] = max(peaks.get(engine.name, 0), peak_mb(engine))
 
 
 if __name__ == "__main__":

@@ -104,16 +104,31 @@ def show(what: str, figures: dict[str, list[tuple[float, float]]], peaks: dict[s
     print(f"{what}: ratio {ours / theirs:.2f}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def measure(
+    engine: Engine,
+    words: tuple[str, ...],
+    figures: dict[str, list[tuple[float, float]]],
+    peaks: dict[str, float],
+) -> None:
+    """Time one command of the docker CLI, and note the engine's peak of memory in it."""
+    reset_peak(engine)
+    figures[engine.name].append(timed(engine, *words))
+    peaks[engine.name] = max(peaks.get(engine.name, 0), peak_mb(engine))
+
+
+def asked_for(description: str, what: str) -> tuple[int, int]:
+    """Read the command line: the image's bytes and the rounds, which are of ``what``."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument(
         "megabytes", type=float, nargs="?", default=500, help="size of the image (500)"
     )
-    parser.add_argument(
-        "rounds", type=int, nargs="?", default=3, help="pulls and pushes by each engine (3)"
-    )
+    parser.add_argument("rounds", type=int, nargs="?", default=3, help=f"{what} by each engine (3)")
     arguments = parser.parse_args()
-    total_bytes, rounds = int(arguments.megabytes * 1e6), arguments.rounds
+    return int(arguments.megabytes * 1e6), arguments.rounds
+
+
+def main() -> None:
+    total_bytes, rounds = asked_for(__doc__, "pulls and pushes")
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="desk-bench-r-")))
         tars, count = layers(total_bytes)
@@ -132,9 +147,7 @@ def main() -> None:
             for engine in engines:
                 if number:
                     engine.docker("rmi", NAME)
-                reset_peak(engine)
-                pulls[engine.name].append(timed(engine, "pull", "-q", NAME))
-                peaks[engine.name] = max(peaks.get(engine.name, 0), peak_mb(engine))
+                measure(engine, ("pull", "-q", NAME), pulls, peaks)
         show("pull", pulls, peaks)
         pushes: dict[str, list[tuple[float, float]]] = {engine.name: [] for engine in engines}
         peaks = {}
@@ -145,9 +158,7 @@ def main() -> None:
                 empty = place / f"empty-{engine.name}-{number}"
                 with running_registry(empty, port=PORT + 1, before=network):
                     engine.docker("tag", NAME, target)
-                    reset_peak(engine)
-                    pushes[engine.name].append(timed(engine, "push", "-q", target))
-                    peaks[engine.name] = max(peaks.get(engine.name, 0), peak_mb(engine))
+                    measure(engine, ("push", "-q", target), pushes, peaks)
         show("push", pushes, peaks)
 
 
