@@ -3,8 +3,9 @@
 ``python -m tests.bench.bench_ssh [--megabytes N] [--rounds N]``
 
 Each line: Desk's figure, OpenSSH's figure, and Desk's as a ratio of OpenSSH's. Rounds alternate
-between the two; the median counts. Throughput is measured with one stream and with four, latency
-as the time from ``connect`` to the first byte of an answer over a forwarded port.
+between the two; the median counts. Throughput is measured with one stream and with four, requests
+over eight connections that stay (a hundred bytes and an answer of a kilobyte, one after the other)
+and over a connection each, latency as the time from ``connect`` to the first byte of an answer.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ from tests.free_ports import free_port
 from tests.ssh_server import SshServer
 
 _BLOCK = bytes(1 << 18)
+_REQUEST_BYTES = 100
+_ANSWER = bytes(1000)
 
 
 class Peer:
     """The server behind the forwarded port: the first byte of a connection says what it does.
 
-    ``d`` and a size: sends that much. ``u``: reads to the end, then sends one byte. ``e``: sends
-    one byte.
+    ``d`` and a size: sends that much. ``u``: reads to the end, then sends one byte. ``r``: answers
+    each request of 100 bytes. ``e``: sends one byte.
     """
 
     def __init__(self) -> None:
@@ -64,6 +67,10 @@ class Peer:
                 while connection.recv_into(buffer):
                     pass
                 connection.sendall(b"!")
+            elif order[:1] == b"r":
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                while len(connection.recv(_REQUEST_BYTES, socket.MSG_WAITALL)) == _REQUEST_BYTES:
+                    connection.sendall(_ANSWER)
             else:
                 connection.sendall(b"!")
 
@@ -98,8 +105,40 @@ def upload(port: int, size_bytes: int) -> float:
 
 def four_downloads(port: int, size_bytes: int) -> float:
     """Return the seconds that it takes to receive ``size_bytes`` over four connections."""
+    return _in_threads(
+        [threading.Thread(target=download, args=(port, size_bytes // 4)) for _ in range(4)]
+    )
+
+
+def requests(port: int, count: int) -> float:
+    """Return the seconds that as many requests take over eight connections that stay."""
+
+    def ask() -> None:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(b"r" + bytes(8))
+            for _ in range(count // 8):
+                connection.sendall(bytes(_REQUEST_BYTES))
+                answer = connection.recv(len(_ANSWER), socket.MSG_WAITALL)
+                assert len(answer) == len(_ANSWER)
+
+    return _in_threads([threading.Thread(target=ask) for _ in range(8)])
+
+
+def connections(port: int, count: int) -> float:
+    """Return the seconds that as many requests take over a connection each, eight at a time."""
+
+    def ask() -> None:
+        for _ in range(count // 8):
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(b"e")
+                assert connection.recv(1) == b"!"
+
+    return _in_threads([threading.Thread(target=ask) for _ in range(8)])
+
+
+def _in_threads(threads: list[threading.Thread]) -> float:
     started = time.perf_counter()
-    threads = [threading.Thread(target=download, args=(port, size_bytes // 4)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -177,15 +216,25 @@ def openssh_forward(server: SshServer, target: int) -> Iterator[int]:
         process.wait()
 
 
-def _print_throughput(
-    name: str, measure: Callable[[int, int], float], desk: int, openssh: int, size: int, rounds: int
+def _print_rates(
+    name: str,
+    unit: str,
+    measure: Callable[[int, int], float],
+    ports: tuple[int, int],
+    amount: int,
+    rounds: int,
 ) -> None:
+    """Print how much of ``amount`` is done in a second by Desk and by OpenSSH."""
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
-        for port, results in ((desk, rates[0]), (openssh, rates[1])):
-            results.append(size / measure(port, size) / 1e6)
+        for port, results in zip(ports, rates, strict=True):
+            results.append(amount / measure(port, amount))
     ours, theirs = (statistics.median(results) for results in rates)
-    print(f"{name:24} desk {ours:7.1f} MB/s   ssh -L {theirs:7.1f} MB/s   {ours / theirs:.2f}")
+    scale = 1e6 if unit == "MB/s" else 1
+    print(
+        f"{name:24} desk {ours / scale:7.1f} {unit:5}  ssh -L {theirs / scale:7.1f} {unit:5}  "
+        f"{ours / theirs:.2f}"
+    )
 
 
 def main() -> None:
@@ -206,7 +255,9 @@ def main() -> None:
             ("download, 4 streams", four_downloads),
             ("upload", upload),
         ):
-            _print_throughput(name, measure, desk, openssh, size_bytes, arguments.rounds)
+            _print_rates(name, "MB/s", measure, (desk, openssh), size_bytes, arguments.rounds)
+        for name, ask, count in (("requests", requests, 16_000), ("connections", connections, 800)):
+            _print_rates(name, "1/s", ask, (desk, openssh), count, arguments.rounds)
         latencies: tuple[list[float], list[float]] = ([], [])
         for _ in range(arguments.rounds):
             latencies[0].append(first_byte(desk, 0) * 1e3)

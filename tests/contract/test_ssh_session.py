@@ -281,6 +281,22 @@ def test_new_keys_under_load_disturb_nothing(
         assert results == [True] * 82
 
 
+@pytest.mark.parametrize(
+    "cipher", ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr"]
+)
+def test_large_contents_are_the_same_with_every_cipher(tmp_path: Path, cipher: str) -> None:
+    """Also while new keys come, which both directions wait for."""
+    data = os.urandom(12_000_001)
+    options = (f"Ciphers {cipher}", "RekeyLimit 3M")
+    with (
+        SshServer(tmp_path / "s", options=options) as server,
+        Session.connect(server.endpoint) as session,
+    ):
+        assert session._wire.remote_cipher == cipher
+        assert session.run("cat", stdin=data).stdout == data
+        assert session.run("cat >&2", stdin=data[:1_000_001]).stderr == data[:1_000_001]
+
+
 def test_channel_numbers_are_used_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("desk.ssh.wire._CHANNEL_NUMBERS", 4)
     for number in range(7):

@@ -2,7 +2,8 @@
 
 Two threads per connection: one waits for the local side, one for the machine. Each reads only
 when it has written, so a slow reader slows its writer down by the socket's buffer on one side and
-the channel's window on the other.
+the channel's window on the other. What the local side takes at once is written by the thread that
+reads the SSH connection already: an answer then costs one change of threads less.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from desk.ssh.stream import ChannelStream
 
 _READ_BYTES = 1 << 18
 _DOWNLOAD_BYTES = 1 << 20
+_PIECES_A_CALL = 64
 
 
 def relay(
@@ -55,17 +57,32 @@ def _download(
     local: socket.socket, remote: ChannelStream, when_silent: Callable[[], bytes] | None
 ) -> None:
     try:
-        received = 0
-        while data := remote.recv(_DOWNLOAD_BYTES):
-            received += len(data)
-            local.sendall(data)
-        if not received and when_silent is not None:
+        received = False
+        remote.deliver_to(local)
+        while pieces := remote.receive(_DOWNLOAD_BYTES):
+            received = True
+            _send(local, pieces)
+        if not (received or remote.delivered) and when_silent is not None:
             local.sendall(when_silent())
         local.shutdown(socket.SHUT_WR)
         # The machine may still read. Wait until it closes the channel, or the upload does.
         remote.wait_exit_code()
     except OSError:
         return  # the local side or the connection is gone: relay closes both
+
+
+def _send(local: socket.socket, pieces: list[memoryview]) -> None:
+    """Send pieces with as few system calls as may be."""
+    if sys.platform == "win32":  # it has no sendmsg
+        for piece in pieces:
+            local.sendall(piece)
+        return
+    while pieces:
+        sent = local.sendmsg(pieces[:_PIECES_A_CALL])
+        while pieces and sent >= len(pieces[0]):
+            sent -= len(pieces.pop(0))
+        if sent:
+            pieces[0] = pieces[0][sent:]
 
 
 def _upload(local: socket.socket, remote: ChannelStream, first: bytes) -> None:

@@ -20,6 +20,7 @@ import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from desk.errors import HostKeyMismatch, SshError
+from desk.ssh.channel import WireChannel
 from desk.ssh.endpoint import Endpoint
 from desk.ssh.keys import fingerprint_of_blob, host_pattern
 from desk.ssh.stream import ChannelStream
@@ -184,7 +185,7 @@ class Session:
         Raises ``SshError`` where sshd does not: something is in its place, or it is not allowed.
         """
 
-        def accept(channel: paramiko.Channel) -> None:
+        def accept(channel: WireChannel) -> None:
             serve(ChannelStream(channel, by_command=False))
 
         try:
@@ -219,7 +220,7 @@ class Session:
             ) from error
         return ChannelStream(channel)
 
-    def _opened(self, opener: Callable[[], paramiko.Channel], target: str) -> paramiko.Channel:
+    def _opened(self, opener: Callable[[], WireChannel], target: str) -> WireChannel:
         try:
             return opener()
         except ChannelRefused as error:

@@ -10,6 +10,8 @@ from typing import Any
 
 import paramiko
 
+from desk.ssh.channel import WireChannel
+
 _STDERR_READ_BYTES = 1 << 16
 
 # What paramiko raises from any call that sends when the connection below is gone.
@@ -28,7 +30,7 @@ class ChannelStream:
     for ever).
     """
 
-    def __init__(self, channel: paramiko.Channel, *, by_command: bool = True) -> None:
+    def __init__(self, channel: WireChannel, *, by_command: bool = True) -> None:
         self._channel = channel
         self.by_command = by_command
         """Whether a command is at the other end, which says why it ended; else it is a socket."""
@@ -41,6 +43,23 @@ class ChannelStream:
         except _LOST as error:
             raise _reset(error) from error
         return data
+
+    def deliver_to(self, target: socket.socket) -> None:
+        """Write to ``target`` what comes, as far as that can be done without waiting; ``receive``
+        gives out the rest and must be called all the same."""
+        self._channel.deliver_to(target)
+
+    @property
+    def delivered(self) -> int:
+        """How many bytes ``receive`` has found delivered."""
+        return self._channel.delivered
+
+    def receive(self, size: int, /) -> list[memoryview]:
+        """Return up to ``size`` bytes in the pieces in which they came; none at the end."""
+        try:
+            return self._channel.receive(size)
+        except _LOST as error:
+            raise _reset(error) from error
 
     def recv_into(self, buffer: Any, nbytes: int = 0, /) -> int:
         view = memoryview(buffer).cast("B")

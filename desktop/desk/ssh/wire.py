@@ -1,7 +1,7 @@
 """paramiko's transport, tuned for one long-lived, busy connection.
 
-Everything that reaches into paramiko's protected parts is in this module; the distribution pins
-paramiko below 6 for its sake.
+Everything that reaches into paramiko's protected parts is in this module, ``packets`` and
+``channel``; the distribution pins paramiko below 6 for their sake.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from paramiko.common import (
     cMSG_GLOBAL_REQUEST,
 )
 from paramiko.message import Message
-from paramiko.packet import Packetizer
+
+from desk.ssh.channel import WireChannel
+from desk.ssh.packets import SMALL_BYTES, DataPacketizer, Payload, Payloads, ReadAhead
 
 # paramiko logs what it also raises, with stack traces; the errors that this package raises say it.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
@@ -32,8 +34,6 @@ logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 WINDOW_BYTES = 4 << 20
 MAX_PACKET_BYTES = 1 << 17
 _CHANNEL_NUMBERS = 1 << 16
-_IDLE_POLL_S = 1.0
-_READ_AHEAD_BYTES = 1 << 18
 
 CIPHERS = (
     "aes128-gcm@openssh.com",
@@ -73,60 +73,16 @@ class ChannelRefused(Exception):
         self.text = text
 
 
-class _PatientPacketizer(Packetizer):  # type: ignore[misc]
-    """Leaves new keys to the server.
-
-    WORKAROUND (paramiko's Channel._handle_close and Transport._send_user_message): where the
-    client asks for new keys, messages that the server sent before it heard of that can make
-    paramiko's reading thread wait for itself, and the connection dies after 30 seconds. A server
-    that asks sends nothing in between, which is safe. OpenSSH asks after 2^32 cipher blocks or
-    2^31 packets (RFC 4344, 3), well before these limits.
-    """
-
-    REKEY_PACKETS = 1 << 40
-    REKEY_BYTES = 1 << 60
-
-
-class _ReadAhead:
-    """The connection as paramiko sees it: one system call reads many packets.
-
-    paramiko asks for 16 bytes and then for the rest of each packet. Only its reading thread calls
-    ``recv``.
-    """
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._data = b""
-        self._position = 0
-        self.send = connection.send
-        self.settimeout = connection.settimeout
-        self.close = connection.close
-        self.getpeername = connection.getpeername
-
-    def recv(self, size: int) -> bytes:
-        start = self._position
-        if start >= len(self._data):
-            self._data = self._connection.recv(_READ_AHEAD_BYTES)
-            start = 0
-        data = self._data[start : start + size]
-        self._position = start + len(data)
-        return data
-
-    @property
-    def _closed(self) -> bool:
-        return self._connection.fileno() < 0
-
-
 class Wire(paramiko.Transport):  # type: ignore[misc]
     """One SSH connection over ``connection``; ``ended`` is set when it is over, however that
     came about."""
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(
-            _ReadAhead(connection),
+            ReadAhead(connection),
             default_window_size=WINDOW_BYTES,
             default_max_packet_size=MAX_PACKET_BYTES,
-            packetizer_class=_PatientPacketizer,
+            packetizer_class=DataPacketizer,
         )
         self.ended = threading.Event()
         self._channel_counter: int
@@ -135,7 +91,7 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
         self._refusals: dict[int, ChannelRefused] = {}
         self._note_failure = self._handler_table[MSG_CHANNEL_OPEN_FAILURE]
         self._handler_table[MSG_CHANNEL_OPEN_FAILURE] = self._on_open_failure
-        self._listeners: dict[str, Callable[[paramiko.Channel], None]] = {}
+        self._listeners: dict[str, Callable[[WireChannel], None]] = {}
         self._note_opening = self._handler_table[MSG_CHANNEL_OPEN]
         self._handler_table[MSG_CHANNEL_OPEN] = self._on_open
         options = self.get_security_options()
@@ -149,8 +105,9 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
             self.ended.set()
 
     def calm(self) -> None:
-        """Wake ten times less often while idle, once the handshake is over."""
-        self._connection.settimeout(_IDLE_POLL_S)
+        """Wait without a time limit once the handshake is over, which spares each read and write a
+        system call. ``abort`` wakes whoever waits."""
+        self._connection.settimeout(None)
 
     def abort(self) -> None:
         """End the connection without a word to the server; wakes every thread that uses it."""
@@ -160,6 +117,27 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
         if self.is_alive() and threading.current_thread() is not self:
             self.join(timeout=5.0)
 
+    def _send_user_message(self, message: Message) -> None:
+        self.send_payloads(Payloads([Payload(message.asbytes())]))
+
+    def send_payloads(self, payloads: Payloads) -> None:
+        """Send messages, small ones together with those of other threads.
+
+        While keys are being agreed on it waits as paramiko does. What was sent before that goes
+        out before it, since each sending begins with what waits.
+        """
+        is_small = sum(payload.size for payload in payloads) <= SMALL_BYTES
+        with self.clear_to_send_lock:
+            is_clear = bool(self.active and self.clear_to_send.is_set())
+            if is_clear and is_small:
+                self.packetizer.wait_with(payloads)
+            elif is_clear:
+                self.packetizer.send_message(payloads)
+        if not is_clear:
+            super()._send_user_message(payloads)
+        elif is_small:
+            self.packetizer.send_waiting()
+
     def ping(self, timeout_s: float) -> bool:
         """Ask the server for a sign of life; return whether it came in time."""
         with self._ping_lock:
@@ -167,7 +145,7 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
             return answered.wait(timeout_s) and not self.ended.is_set()
 
     def listen_unix(
-        self, path: str, accept: Callable[[paramiko.Channel], None], timeout_s: float
+        self, path: str, accept: Callable[[WireChannel], None], timeout_s: float
     ) -> bool:
         """Have the server listen on a Unix socket (OpenSSH's PROTOCOL, 2.4); return whether it
         does. Each connection there is given to ``accept`` in a thread of its own."""
@@ -195,11 +173,11 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
         self._send_user_message(message)
         return answered
 
-    def open_session_channel(self, timeout_s: float) -> paramiko.Channel:
+    def open_session_channel(self, timeout_s: float) -> WireChannel:
         """Open a channel for a command (RFC 4254, 6.1)."""
         return self._open("session", lambda message: None, timeout_s)
 
-    def open_tcp_channel(self, host: str, port: int, timeout_s: float) -> paramiko.Channel:
+    def open_tcp_channel(self, host: str, port: int, timeout_s: float) -> WireChannel:
         """Open a channel to a TCP address as the server sees it (RFC 4254, 7.2)."""
 
         def fields(message: Message) -> None:
@@ -210,7 +188,7 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
 
         return self._open("direct-tcpip", fields, timeout_s)
 
-    def open_unix_channel(self, path: str, timeout_s: float) -> paramiko.Channel:
+    def open_unix_channel(self, path: str, timeout_s: float) -> WireChannel:
         """Open a channel to a Unix socket on the server (OpenSSH's PROTOCOL, 2.4)."""
 
         def fields(message: Message) -> None:
@@ -222,7 +200,7 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
 
     def _open(
         self, kind: str, add_fields: Callable[[Message], None], timeout_s: float
-    ) -> paramiko.Channel:
+    ) -> WireChannel:
         """Open a channel as ``Transport.open_channel`` does, for kinds that it does not know, and
         with the refusal of this very channel where several are being opened."""
         if not self.active:
@@ -237,7 +215,7 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
             message.add_int(WINDOW_BYTES)
             message.add_int(MAX_PACKET_BYTES)
             add_fields(message)
-            channel = paramiko.Channel(number)
+            channel = WireChannel(number)
             self._channels.put(number, channel)
             self.channel_events[number] = opened
             self.channels_seen[number] = True
@@ -278,7 +256,7 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
             return
         with self.lock:
             ours = self._next_channel()
-            channel = paramiko.Channel(ours)
+            channel = WireChannel(ours)
             self._channels.put(ours, channel)
             self.channels_seen[ours] = True
             channel._set_transport(self)
