@@ -79,6 +79,7 @@ class SharedTree:
         if _WINDOWS:
             yield self._on_windows(folder, parts, path)
             return
+        self._look_at_hidden()
         directory = os.open(folder.place, _WALK & ~_NO_FOLLOW)
         try:
             self._refuse_hidden(directory, path)
@@ -115,6 +116,13 @@ class SharedTree:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return Place(None, str(Path(parent, *parts[-1:])), folder.writable)
 
+    def _look_at_hidden(self) -> None:
+        """Learn which directories the hidden ones are now."""
+        for hidden in self._hidden:
+            with contextlib.suppress(OSError):  # it is not there
+                now = os.stat(hidden)  # noqa: PTH116 - Path costs five times as much, in each request
+                self._hidden_ever.add((now.st_dev, now.st_ino))
+
     def _refuse_hidden(self, descriptor: int, path: str) -> None:
         if self._hidden:
             self._refuse_if_hidden(os.fstat(descriptor), path)
@@ -122,10 +130,6 @@ class SharedTree:
     def _refuse_if_hidden(self, found: os.stat_result, path: str) -> None:
         if not stat.S_ISDIR(found.st_mode):
             return
-        for hidden in self._hidden:
-            with contextlib.suppress(OSError):  # it is not there
-                now = Path(hidden).stat()
-                self._hidden_ever.add((now.st_dev, now.st_ino))
         # Whoever moved one, or a folder above it, finds it as closed as before.
         if (found.st_dev, found.st_ino) in self._hidden_ever:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
