@@ -37,14 +37,14 @@ from deskd.kernel import process
 from deskd.kernel.cgroup import Cgroup
 from deskd.layout import ExecRoot
 from deskd.record import as_dict
-from deskd.runtime import records, terminal
+from deskd.runtime import terminal
 from deskd.runtime.attach import HEADER_BYTES, STDERR, STDOUT, AttachClient, write_header
 from deskd.runtime.birth import Birth, Born, failure_of
 from deskd.runtime.control import Control
 from deskd.runtime.handshake import Channel, Disconnected, Message, StepFailed
 from deskd.runtime.json_log import JsonLog, open_log
+from deskd.runtime.monitor_directory import MonitorDirectory
 from deskd.runtime.plan import Plan
-from deskd.runtime.socket_names import short_name
 
 if TYPE_CHECKING:
     from deskd.runtime.buffered_log import BufferedLog
@@ -74,9 +74,7 @@ class Monitor:
         self._creates_cgroup = plan.cgroup.create
         self._is_exec = plan.target is not None
         self._cgroup = cgroup
-        self._directory = exec_root.process(plan.key)
-        self._socket_path = exec_root.monitor_socket(plan.key)
-        self._exit_path = exec_root.exit_record(plan.key)
+        self._directory = MonitorDirectory(exec_root, plan.key)
         self._epoll = select.epoll()
         self._controls: dict[int, Control] = {}
         self._newcomers: dict[int, Control] = {}
@@ -101,10 +99,10 @@ class Monitor:
         """Do the whole job; ``first`` is the control connection that came with the order,
         ``client`` the first attached client of a plan with ``at_once``."""
         control = Control(first)
-        birth = Birth(self._plan, self._cgroup, self._directory)
+        birth = Birth(self._plan, self._cgroup, self._directory.path)
         try:
             if not self._is_exec:
-                self._prepare_directory()  # where its root will be mounted
+                self._directory.prepare()  # where its root will be mounted
             if self._plan.log is not None:
                 self._log = open_log(self._plan.log)
             self._born: Born = birth.run(self._meanwhile)
@@ -138,59 +136,24 @@ class Monitor:
         """Do what needs no more than the PID while the child gets ready. A process that is not
         held finds its permission to execute when it asks for it."""
         if self._is_exec:
-            self._prepare_directory()
+            self._directory.prepare()
         self._listen()
         if self._plan.at_once is not None:
             self._started_at_ns = time.time_ns()
-        self._write_state(pid)
+        self._directory.write_state(pid, self._started_at_ns)
         if self._plan.at_once is not None:
             with contextlib.suppress(Disconnected):
                 # A child that has failed meanwhile says why in what is received next.
                 channel.send(Message.EXECUTE)
 
-    def _prepare_directory(self) -> None:
-        try:
-            os.mkdir(self._directory, 0o700)
-        except FileNotFoundError:
-            os.makedirs(self._directory, 0o700)
-        except FileExistsError:
-            self._clear_directory()
-
-    def _clear_directory(self) -> None:
-        for path in (self._socket_path, self._exit_path):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-
-    def _write_state(self, pid: int) -> None:
-        own = os.getpid()
-        state = records.MonitorState(
-            key=self._key,
-            monitor_pid=own,
-            start_ticks=process.start_ticks(own) or 0,
-            boot_id=process.boot_id(),
-            pid=pid,
-            started_at_ns=self._started_at_ns,
-        )
-        records.write_state(self._directory, state)
-
     def _give_up(self) -> None:
         """Leave nothing behind of a process that never ran."""
         if self._log is not None:
             self._log.close()
-        # The engine may be clearing the same directory away in this moment.
-        with contextlib.suppress(FileNotFoundError):
-            for name in os.listdir(self._directory):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{self._directory}/{name}")
-            os.rmdir(self._directory)
+        self._directory.remove()
 
     def _listen(self) -> None:
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with short_name(self._socket_path) as name:
-            self._listener.bind(name)
-        os.chmod(self._socket_path, 0o600)
-        self._listener.listen(64)
-        self._listener.setblocking(False)
+        self._listener = self._directory.listen()
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
 
     # --- held ---
@@ -229,7 +192,7 @@ class Monitor:
         except StepFailed as failed:
             return self._fail(failed)
         self._started_at_ns = time.time_ns()
-        self._write_state(self._born.pid)
+        self._directory.write_state(self._born.pid, self._started_at_ns)
         self._tell(event="started", started_at_ns=self._started_at_ns)
         return True
 
@@ -623,10 +586,9 @@ class Monitor:
             self._drop_served_clients()
             if self._tell(event="exit", **as_dict(ended)):
                 self._flush_clients()
-                self._give_up()
+                self._directory.remove()
                 return
-        os.unlink(self._socket_path)
-        records.write_exit(self._exit_path, ended)
+        self._directory.write_exit(ended)
         self._tell(event="exit", **as_dict(ended))
         self._drop_served_clients()
         self._flush_clients()
