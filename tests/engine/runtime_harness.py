@@ -35,6 +35,7 @@ from deskd.runtime.spec import (
     build_exec_plan,
     resolve_namespaces,
 )
+from tests.engine_process import until
 
 T = TypeVar("T")
 
@@ -188,10 +189,15 @@ class Harness:
         cgroup.kill()
         cgroup.remove()
         mounts = Path("/proc/self/mountinfo").read_text()
-        shutil.rmtree(self.base)
+        until(self._is_removed)
         assert not left, "the test left monitors running"
         assert not members, f"the test left cgroups: {members}"
         assert str(self.base) not in mounts, "the test left mounts"
+
+    def _is_removed(self) -> bool:
+        """Remove the directory; an exec's monitor may be removing its own part meanwhile."""
+        shutil.rmtree(self.base, ignore_errors=True)
+        return not self.base.exists()
 
     def _members(self) -> list[str]:
         found = []
@@ -207,7 +213,10 @@ class Harness:
 
         found = []
         for path in Path(self.exec_root, "processes").glob("*/state.json"):
-            state = json.loads(path.read_text())
+            try:
+                state = json.loads(path.read_text())
+            except FileNotFoundError:  # an exec's monitor removes its own
+                continue
             if start_ticks(state["monitor_pid"]) == state["start_ticks"]:
                 deadline = time.monotonic() + 60
                 while start_ticks(state["monitor_pid"]) == state["start_ticks"]:

@@ -42,6 +42,7 @@ class _Link(asyncio.Protocol):
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Exit | None] = loop.create_future()
+        self.closed = asyncio.Event()
         self._answers: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
@@ -65,6 +66,7 @@ class _Link(asyncio.Protocol):
         self._answers.put_nowait(None)
         if not self.ended.done():
             self.ended.set_result(None)
+        self.closed.set()
 
     def send(self, **message: Any) -> None:
         assert self._transport is not None
@@ -103,12 +105,6 @@ class MonitoredProcess:
         self._started_at_ns = started_at_ns
         self._discarded = False
         self.is_exec = is_exec
-
-    @property
-    def told_its_end(self) -> bool:
-        """Whether the monitor itself, not its record, has told of the process's end."""
-        ended = self._link.ended
-        return ended.done() and not ended.cancelled() and ended.result() is not None
 
     @property
     def key(self) -> str:
@@ -183,6 +179,10 @@ class MonitoredProcess:
             await self._link.answer()
         await self._gone()
 
+    async def monitor_gone(self) -> None:
+        """Wait for the end of the monitor, which may still serve a slow client."""
+        await self._link.closed.wait()
+
     def let_go(self) -> None:
         """Close the connection to the monitor, which stays."""
         self._link.close()
@@ -227,7 +227,8 @@ class LauncherRuntime:
         if answer["event"] != "prepared":
             link.close()
             raise _error_of(plan.key, answer, _CREATE_FAILED)
-        found = MonitoredProcess(self, plan.key, link, answer["pid"])
+        is_exec = plan.target is not None
+        found = MonitoredProcess(self, plan.key, link, answer["pid"], is_exec=is_exec)
         self._processes[plan.key] = found
         return found
 
@@ -387,11 +388,11 @@ class LauncherRuntime:
     async def forget(self, key: str) -> None:
         """Remove what is kept of an ended process; idempotent."""
         ended = self._processes.pop(key, None)
-        if ended is not None:
-            ended.let_go()
-            if ended.is_exec and ended.told_its_end:
-                return  # its monitor removes the directory
         directory = self.exec_root.process(key)
+        if ended is not None:
+            if ended.is_exec:
+                await ended.monitor_gone()  # it removes the directory, if nobody has killed it
+            ended.let_go()
         try:
             # All there is in the common case: three calls instead of a walk.
             os.unlink(f"{directory}/{records.STATE}")

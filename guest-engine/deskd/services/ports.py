@@ -83,7 +83,8 @@ class Runtime(Protocol):
 
     def get(self, key: str) -> Process | None: ...
     async def forget(self, key: str) -> None:
-        """Remove what the runtime keeps of an ended process (its exit record); idempotent."""
+        """Remove what the runtime keeps of an ended process (its exit record); idempotent. An
+        exec's monitor is waited for."""
 
     async def name_sockets(self, key: str, *, make_in: int = 0) -> tuple[socket, socket] | None:
         """Return the UDP and the TCP socket of a running container's name server, ``None`` where
