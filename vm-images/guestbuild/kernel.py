@@ -20,10 +20,15 @@ _MAGIC = 0x202
 _PAYLOAD = 0x248
 _PT_LOAD = 1
 _PT_NOTE = 4
-_LEFT_OUT = (".BTF", ".BTF.base", ".orc_unwind", ".orc_unwind_ip", ".orc_header", ".call_sites")
+_LEFT_OUT = (
+    ".BTF", ".BTF.base", ".orc_unwind", ".orc_unwind_ip", ".orc_header", ".call_sites",
+    ".static_call_sites",
+)  # fmt: skip
 """Sections of modules: types for BPF; the unwinder's tables, a quarter of a module, which the
 kernel relocates and sorts at each load (without them a stack trace marks the module's functions as
-uncertain); and the call sites that only ``retbleed=stuff`` patches."""
+uncertain); the call sites that only ``retbleed=stuff`` patches; and the places of "static calls",
+each of which is patched at each load, with interrupts of all processors. Without their list they
+go by way of the kernel's trampolines, which it patches in any case."""
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
