@@ -115,7 +115,7 @@ class Daemon:
                 await server.adopt(connection)
             for listener in listeners:
                 await server.listen(listener, tls if listener in remote else None)
-            preparing = asyncio.create_task(_prepare_network(network))
+            preparing = asyncio.create_task(_prepare_network(network, engine.networks))
             stack.callback(preparing.cancel)
             engine.images.start_bundled()
             log.info("API listen on %s", ", ".join(_address(item) for item in listeners))
@@ -269,10 +269,11 @@ class Daemon:
         return engine, network
 
 
-async def _prepare_network(network: NetworkService) -> None:
+async def _prepare_network(network: NetworkService, networks: Networks) -> None:
     """Make bridges and firewall while nobody waits for them; who needs them sooner waits."""
     try:
         await network.ready()
+        await networks.reconcile()
     except DeskdError as error:
         log.warning("the default network cannot be made now: %s", error)
 

@@ -148,7 +148,9 @@ class ContainerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     ``config`` is merged with the image's; ``networks`` is what was asked for, by network name,
     ``links`` are container IDs by alias, ``endpoints`` what is held while the container runs,
-    ``endpoint_interfaces`` the names of its interfaces there.
+    ``endpoint_interfaces`` the names of its interfaces there. ``changing_interface`` is the
+    one that comes or goes while a change of its networks is under way: an engine that finds it at
+    its start ends what another had begun.
     """
 
     id: str
@@ -164,6 +166,7 @@ class ContainerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     networks: dict[str, EndpointSettings]
     endpoints: dict[str, StoredEndpoint] = {}
     endpoint_interfaces: dict[str, str] = {}
+    changing_interface: str = ""
     mounts: list[MountPoint] = []
     links: dict[str, str] = {}
     state: State = msgspec.field(default_factory=State)

@@ -5,6 +5,7 @@ For the launcher's side, which cannot afford a netlink library. See netlink(7).
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 
 _NLMSG_ERROR = 2
 _RTM_NEWLINK = 16
+_RTM_DELLINK = 17
 _NLM_F_REQUEST_ACK = 0x5
 _IFF_UP = 1
 _HEADER = struct.Struct("=IHHII")
@@ -32,7 +34,7 @@ def send(messages: Sequence[bytes]) -> None:
     """Send requests into this process's network namespace, one after the other.
 
     Raises ``OSError`` with the kernel's number for the first one refused; the later ones are not
-    sent then.
+    sent then. That a link which is to be deleted is not there is no refusal.
     """
     if not messages:
         return
@@ -41,7 +43,12 @@ def send(messages: Sequence[bytes]) -> None:
         for number, message in enumerate(messages, 1):
             numbered = message[:8] + struct.pack("=II", number, 0) + message[16:]
             channel.sendto(numbered, (0, 0))
-            _acknowledge(channel, number)
+            try:
+                _acknowledge(channel, number)
+            except OSError as error:
+                (kind,) = struct.unpack_from("=H", message, 4)
+                if (kind, error.errno) != (_RTM_DELLINK, errno.ENODEV):
+                    raise
 
 
 def _acknowledge(channel: socket.socket, number: int) -> None:

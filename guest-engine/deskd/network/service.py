@@ -367,6 +367,11 @@ class NetworkService:
         request = default_route(record, given, index, version, replace=True)
         return NetlinkScript(inside=(request,))
 
+    def stray_script(self, interface: str) -> NetlinkScript:
+        """Return what takes an interface of whatever network away inside a container, if it is
+        there."""
+        return removal(interface)
+
     def removal_script(self, network_id: str, interface: str) -> NetlinkScript | None:
         """Return what takes a running container's interface away from inside, before ``leave``;
         ``None`` where ``leave`` does it."""

@@ -4,6 +4,7 @@ leaving a network while a container runs."""
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -29,6 +30,8 @@ from deskd.services.containers.registry import Container, ContainerRegistry
 from deskd.services.events import Events
 from deskd.services.ports import ContainerNetworks, Runtime
 
+log = logging.getLogger(__name__)
+
 
 class NetworkAdministration(ContainerNetworks, Protocol):
     """What the network part offers beyond joining and leaving."""
@@ -42,6 +45,7 @@ class NetworkAdministration(ContainerNetworks, Protocol):
     async def prune(self, filters: Mapping[str, list[str]] | None = None) -> list[Network]: ...
     async def interfaces_removed(self) -> None: ...
     def default_route(self, network_id: str, interface: str, version: int) -> NetlinkScript: ...
+    def stray_script(self, interface: str) -> NetlinkScript: ...
     def publish(
         self, container_id: str, network_id: str, ports: Sequence[PortRequest]
     ) -> Endpoint: ...
@@ -114,6 +118,7 @@ class Networks:
             if running:
                 await self._join_running(found, described, settings)
             record.networks[described.name] = settings
+            record.changing_interface = ""
             self._registry.save(found)
         if running:  # else its start tells
             self._tell("connect", described.id, described.name, described.driver, record.id)
@@ -138,9 +143,14 @@ class Networks:
             default_route_ipv6=after.ipv6 == network.id and not before.ipv6,
             hostname=record.config.hostname,
         )
+        record.changing_interface = request.interface
+        self._registry.save(container)
         endpoint = await self._administration.join(request)
         name = endpoint.network_name
+        removal = self._administration.removal_script(endpoint.network_id, request.interface)
         try:
+            if removal is not None:  # an engine that was killed may have left one of this name
+                await self._send(record, removal)
             await self._send(record, endpoint.script)
             record.endpoint_interfaces[name] = request.interface
             record.endpoints[name] = store(endpoint)
@@ -153,7 +163,6 @@ class Networks:
         except BaseException:
             record.endpoints.pop(name, None)
             record.endpoint_interfaces.pop(name, None)
-            removal = self._administration.removal_script(endpoint.network_id, request.interface)
             if removal is not None:
                 with contextlib.suppress(DeskdError):  # it need not have come into being
                     await self._send(record, removal)
@@ -202,24 +211,55 @@ class Networks:
                 raise InvalidArgument(_HOST)
             left = record.endpoints.get(described.name)
             before = self._gateways(record) if record.state.running else Gateways()
-            if record.state.running and left is not None:
-                interface = record.endpoint_interfaces[described.name]
-                removal = self._administration.removal_script(described.id, interface)
-                if removal is not None:
-                    await self._send(record, removal)
-            await self._administration.leave(record.id, described.id)
-            await self._administration.interfaces_removed()
             record.networks.pop(described.name, None)
             record.networks.pop(described.id, None)
             record.endpoints.pop(described.name, None)
-            record.endpoint_interfaces.pop(described.name, None)
-            self._endpoints.settle_links()
+            interface = record.endpoint_interfaces.pop(described.name, "")
+            # First of all in the record: should the engine be killed now, its next start takes the
+            # interface away.
+            record.changing_interface = interface
             self._registry.save(found)
+            removal = self._administration.removal_script(described.id, interface)
+            if removal is not None and record.state.running and left is not None:
+                await self._send(record, removal)
+            await self._administration.leave(record.id, described.id)
+            await self._administration.interfaces_removed()
+            self._endpoints.settle_links()
             if record.state.running and left is not None:
                 await self._settle_gateways(record, before)
                 self._move_ports(record, left)
-                self._registry.save(found)
+            record.changing_interface = ""
+            self._registry.save(found)
         self._tell("disconnect", described.id, described.name, described.driver, record.id)
+
+    async def reconcile(self) -> None:
+        """End what an engine that was killed had begun to change in running containers' networks:
+        take away interfaces that no record knows, give the default routes and published ports that
+        it owed. Call it when the networks are ready."""
+        for container in list(self._registry):
+            if not container.record.changing_interface:
+                continue
+            async with container.lock:
+                record = container.record
+                try:
+                    if record.state.running:
+                        if record.changing_interface not in record.endpoint_interfaces.values():
+                            stray = self._administration.stray_script(record.changing_interface)
+                            await self._send(record, stray)
+                        await self._settle_gateways(record, Gateways())
+                        self._publish_wanted(record)
+                except DeskdError as error:
+                    log.warning("the networks of container %s: %s", record.short_id, error)
+                record.changing_interface = ""
+                self._registry.save(container)
+
+    def _publish_wanted(self, record: ContainerRecord) -> None:
+        gateway = self._gateways(record).ports
+        if gateway and not any(endpoint.ports for endpoint in record.endpoints.values()):
+            ports = port_requests(record)
+            if ports:
+                endpoint = self._administration.publish(record.id, gateway, ports)
+                record.endpoints[endpoint.network_name] = store(endpoint)
 
     async def _forget_network(self, container: Container, network: str) -> bool:
         """Take a network that is no more out of what a stopped container will join; tell whether
