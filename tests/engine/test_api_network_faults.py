@@ -135,6 +135,36 @@ def echoes_heard(api: Api, container: str) -> int:
     return int(values[names.index("InEchos")])
 
 
+@pytest.mark.parametrize("subnets", [("10.71.0.0/24", "fd00:71::/64"), ("fd00:71::/64",)])
+def test_faults_hold_in_both_families(api: Api, subnets: tuple[str, ...]) -> None:
+    """In a network of both, and in one of IPv6 alone: neither family is a way around."""
+    wish = {"EnableIPv6": True, "EnableIPv4": len(subnets) == 2}
+    config = {"Config": [{"Subnet": subnet} for subnet in subnets]}
+    api.post("/networks/create", {"Name": "net", "IPAM": config, **wish})
+    for name in ("n1", "n2", "n3"):
+        api.run("sleep", "600", name=name, HostConfig={"NetworkMode": "net"})
+    places = {
+        name: api.inspect(name)["NetworkSettings"]["Networks"]["net"] for name in ("n1", "n2", "n3")
+    }
+
+    def addresses(name: str) -> list[str]:
+        found = (places[name]["IPAddress"], places[name]["GlobalIPv6Address"])
+        return [address for address in found if address]
+
+    assert len(addresses("n2")) == len(subnets)
+    assert all(reaches(api, "n1", address) for address in addresses("n2"))
+    add(api, Partition=[["n1"], ["n2"]], Name="apart")
+    assert all(misses(api, "n1", address) for address in addresses("n2"))
+    assert all(misses(api, "n2", address) for address in addresses("n1"))
+    assert all(reaches(api, "n1", address) for address in addresses("n3"))
+    api.delete("/desk/faults/apart")
+    assert all(reaches(api, "n1", address) for address in addresses("n2"))
+    add(api, From=["n1"], To=["n2"], Block=True, Name="deaf")
+    assert all(misses(api, "n1", address) for address in addresses("n2"))
+    api.delete("/desk/faults/deaf")
+    assert all(reaches(api, "n1", address) for address in addresses("n2"))
+
+
 def test_one_direction_is_severed(api: Api, trio: tuple[str, str, str]) -> None:
     made = add(api, Block=True, From=["n1"], To=["n2"])
     assert (made["Kind"], made["From"], made["To"]) == ("block", ["n1"], ["n2"])
