@@ -113,6 +113,26 @@ def test_default_subnet_avoids_the_machines_networks() -> None:
     run_in_namespace(body)
 
 
+def test_chosen_subnets_avoid_what_the_machine_routes_at_that_moment() -> None:
+    """A network made later, and one that is made again: a laptop has joined a VPN meanwhile."""
+
+    async def body() -> None:
+        records = MemoryRecords()
+        async with engine(records) as service:
+            await service.create(NetworkCreateRequest(name="first"))
+            shell("ip route add 172.19.0.0/16 dev lo && ip route add 172.20.128.0/17 dev lo")
+            await service.create(NetworkCreateRequest(name="second"))
+            shown = {n.name: (n.ipam.config or [])[:1] for n in await service.list_networks()}
+            assert shown["first"] == [IpamConfig(subnet="172.18.0.0/16", gateway="172.18.0.1")]
+            assert shown["second"] == [IpamConfig(subnet="172.21.0.0/16", gateway="172.21.0.1")]
+        shell("ip route add 172.17.4.0/24 dev lo")
+        async with engine(records) as service:
+            default = await service.inspect("bridge")
+            assert (default.ipam.config or [])[0].subnet == "172.22.0.0/16"
+
+    run_in_namespace(body)
+
+
 def test_bip_and_pools_are_honoured() -> None:
     async def body() -> None:
         pools = (AddressPool("10.60.0.0/16", 24),)
