@@ -385,6 +385,46 @@ def test_name_servers_that_fail(api: Api, upstream: list[str]) -> None:
     assert [answer[3] & 0xF for answer in answers] == [0, 2, 0]
 
 
+class EngineOnALaptop(EngineProcess):
+    """An engine that sees a resolv.conf of its own, as a laptop's network manager writes one."""
+
+    resolv_conf: Path
+
+    def command(self, *flags: str) -> list[str]:
+        script = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+        own = super().command(*flags)
+        return ["unshare", "--mount", "sh", "-c", script, str(self.resolv_conf), *own]
+
+
+def test_a_laptop_that_changes_networks(tmp_path: Path) -> None:
+    """What nobody here knows is asked where the machine asks now: a running container notices
+    nothing but the answers."""
+    engine = EngineOnALaptop()
+    engine.resolv_conf = tmp_path / "resolv.conf"
+    engine.resolv_conf.write_text(f"nameserver {UPSTREAM}\n")
+    for address in (UPSTREAM, SECOND_UPSTREAM):
+        command = ["ip", "address", "add", f"{address}/32", "dev", "lo"]
+        subprocess.run(engine.inside_network(*command), check=True)
+    try:
+        engine.start()
+        engine.load_image()
+        engine.api.post("/networks/create", {"Name": "lan"})
+        asker = Asker(engine.api, "lan")
+        with name_server(engine.inside_network(), UPSTREAM) as at_home:
+            assert asker.addresses("outside.example") == ["192.0.2.7"]
+            assert len(at_home) == 1
+        with name_server(engine.inside_network(), SECOND_UPSTREAM) as at_work:
+            assert asker.ask("outside.example").header.rcode == 2, "nobody is at home any more"
+            engine.resolv_conf.write_text(f"nameserver {SECOND_UPSTREAM}\nsearch work.example\n")
+            assert asker.addresses("outside.example") == ["192.0.2.7"]
+            assert len(at_work) == 1
+            newer = Asker(engine.api, "lan")
+            assert "search work.example" in newer.execute("cat", "/etc/resolv.conf")
+    finally:
+        left = engine.close()
+    assert not left
+
+
 def test_an_internal_network_asks_nobody_outside(api: Api, upstream: list[str]) -> None:
     api.post("/networks/create", {"Name": "inner", "Internal": True})
     address = server(api, "inner", "db")
