@@ -138,9 +138,8 @@ def test_a_folder_of_this_computer_is_there_with_the_local_driver(
     assert (done.code, done.out) == (0, "here\n")
 
 
-def test_two_commands_at_once_start_one_machine(host: Host) -> None:
-    assert host("machine", "create", "--driver", "local").code == 0
-    words = host.command(DESK, "up")
+def test_two_commands_at_once_make_and_start_one_machine(host: Host) -> None:
+    words = host.command(DESK, "up", "--driver", "local")
     both = [
         subprocess.Popen(words, env=host.environment, stderr=subprocess.PIPE, text=True)
         for _ in range(2)

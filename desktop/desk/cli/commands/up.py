@@ -11,7 +11,7 @@ from desk.cli.framework import DeskCommand
 from desk.cli.machine_flags import given, machine_flags, new_spec
 from desk.cli.session import Session, pass_session
 from desk.errors import Conflict
-from desk.machine.model import check_name
+from desk.machine.model import MachineSpec, check_name
 from desk.settings import DEFAULT_MACHINE
 
 
@@ -25,8 +25,8 @@ def up(session: Session, name: str | None, **flags: Any) -> None:
     """Create the machine if there is none, and start it."""
     machine = check_name(name or session.machine)
     manager = session.desk.manager
-    if not manager.exists(machine):
-        manager.create(new_spec(machine, flags, session.desk.settings.defaults), session.progress)
+    spec = new_spec(machine, flags, session.desk.settings.defaults)
+    if not manager.exists(machine) and _create(session, spec):
         session.progress.done(f"Created machine {machine}.")
     else:
         _check_same(manager.inspect(machine), given(flags), machine)
@@ -41,6 +41,17 @@ def up(session: Session, name: str | None, **flags: Any) -> None:
     render.out(
         f'Try:  desk{option} {first}\nUse Docker\'s clients with it:  eval "$(desk-env{argument})"'
     )
+
+
+def _create(session: Session, spec: MachineSpec) -> bool:
+    """Create the machine; return whether it was this command, and not another one meanwhile."""
+    try:
+        session.desk.manager.create(spec, session.progress)
+    except Conflict:
+        if not session.desk.manager.exists(spec.name):
+            raise
+        return False
+    return True
 
 
 def _check_same(details: dict[str, Any], wanted: dict[str, Any], machine: str) -> None:
