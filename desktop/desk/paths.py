@@ -82,6 +82,11 @@ class MachinePaths:
         return self.directory / "known_hosts"
 
     @property
+    def ssh_config(self) -> Path:
+        """What OpenSSH's programs are told of the machine while a directory of it is mounted."""
+        return self.directory / "ssh_config"
+
+    @property
     def console_log(self) -> Path:
         return self.directory / "console.log"
 

@@ -15,6 +15,7 @@ from desk.cli.commands.machine_scp import running_endpoint, split_place
 from desk.cli.framework import DeskCommand
 from desk.cli.session import Session, pass_session
 from desk.errors import DriverError, UsageError
+from desk.whole_file import replace_file
 
 _HINTS = {
     "linux": "Install it: `apt install sshfs` on Debian and Ubuntu, `dnf install fuse-sshfs` on"
@@ -51,14 +52,15 @@ def mount(session: Session, place: str, path: str | None, unmount: bool) -> None
     program = shutil.which("sshfs")
     if program is None:
         raise DriverError("sshfs is not installed", hint=_HINTS.get(sys.platform, "Install it."))
-    from desk.machine.openssh import ssh_options
+    from desk.machine.openssh import ssh_config
 
-    endpoint = running_endpoint(session, name)
-    ssh = shlex.join(["ssh", *ssh_options(endpoint)])
-    options = [f"ssh_command={ssh.replace(',', chr(92) + ',')}", "reconnect"]
-    argv = [program, f"{endpoint.user}@{endpoint.host}:{directory}", str(target)]
+    # sshfs splits a command at blanks whatever is quoted, so what ssh is told stands in a file; it
+    # stays, for each new connection.
+    alias, file = f"desk-{name}", session.desk.home.machine(name).ssh_config
+    hosts = {alias: running_endpoint(session, name)}
+    replace_file(file, ssh_config(hosts).encode())
     done = subprocess.run(
-        [*argv, *(word for option in options for word in ("-o", option))],
+        [program, "-F", str(file), f"{alias}:{directory}", str(target), "-o", "reconnect"],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -73,7 +75,8 @@ def mount(session: Session, place: str, path: str | None, unmount: bool) -> None
             hint=f"Look whether it is there: `desk machine ssh {name} ls -ld"
             f" {shlex.quote(directory or '.')}`.",
         )
-    render.note(f"{name}:{directory} is on {target}. `desk machine mount -u {target}` ends that.")
+    ends = f"desk machine mount -u {shlex.quote(str(target))}"
+    render.note(f"{name}:{directory} is on {target}. `{ends}` ends that.")
 
 
 def _unmount(target: Path) -> None:
