@@ -32,7 +32,7 @@ def test_greetings_are_answered(request_: str, stays: bool) -> None:
     assert stays_open is stays
     status, _, rest = answer.partition(b"\r\n")
     fields, _, body = rest.partition(b"\r\n\r\n")
-    assert status == b"HTTP/1.1 200 "
+    assert status == b"HTTP/1.1 200 OK"
     assert (b"Connection: close" in fields) is not stays
     assert b"Api-Version: 1.47" in fields
     if b"/version" in head:

@@ -93,7 +93,7 @@ def _render(method: str, path: str, *, stays: bool) -> bytes:
     fields.append(("Content-Length", str(len(body))))
     if not stays:
         fields.append(("Connection", "close"))
-    return _message("200 ", fields, b"" if method == "HEAD" else body)
+    return _message("200 OK", fields, b"" if method == "HEAD" else body)
 
 
 def _message(status: str, fields: list[tuple[str, str]], body: bytes) -> bytes:

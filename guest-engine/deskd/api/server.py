@@ -21,7 +21,7 @@ import h11
 from deskd.api.greeting import COMMON_HEADERS
 from deskd.api.http import Answer, Hijack, Query, Request, Response, Stream, json_response
 from deskd.api.routing import Router, split_version
-from deskd.api.status import status_of
+from deskd.api.status import REASONS, status_of
 from deskd.errors import DeskdError, NotModified
 from deskd.kernel.socket_buffers import enlarge_send_buffer
 
@@ -240,7 +240,7 @@ class _Connection:
             given = {name.lower() for name, _ in answer.headers}
             if "content-length" not in given:
                 headers.append(("Content-Length", str(len(answer.body))))
-        head = self._http.send(h11.Response(status_code=answer.status, headers=headers))
+        head = self._http.send(_response(answer.status, headers))
         parts = [head or b""]
         if answer.body and method != "HEAD" and answer.status not in (204, 304):
             parts.append(self._http.send(h11.Data(data=answer.body)) or b"")
@@ -288,7 +288,7 @@ class _Connection:
     async def _send_chunks(
         self, answer: Stream, headers: list[tuple[str, str]], method: str
     ) -> None:
-        await self._send(h11.Response(status_code=answer.status, headers=headers))
+        await self._send(_response(answer.status, headers))
         if method != "HEAD":
             async for chunk in answer.chunks:
                 if chunk:
@@ -330,7 +330,7 @@ class _Connection:
         with contextlib.suppress(h11.LocalProtocolError):
             headers = [("Content-Length", str(len(answer.body))), ("Connection", "close")]
             headers += [("Content-Type", answer.content_type), *COMMON_HEADERS]
-            await self._send(h11.Response(status_code=answer.status, headers=headers))
+            await self._send(_response(answer.status, headers))
             await self._send(h11.Data(data=answer.body))
             await self._send(h11.EndOfMessage())
         await self._linger()
@@ -413,3 +413,7 @@ def _has_body(head: h11.Request) -> bool:
         if name == b"transfer-encoding" or (name == b"content-length" and int(value) > 0):
             return True
     return False
+
+
+def _response(status: int, headers: list[tuple[str, str]]) -> h11.Response:
+    return h11.Response(status_code=status, headers=headers, reason=REASONS.get(status, ""))

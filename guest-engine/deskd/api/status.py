@@ -20,6 +20,26 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 
 
+# Docker's clients show these words to people.
+REASONS = {
+    200: "OK",
+    201: "Created",
+    204: "No Content",
+    304: "Not Modified",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    413: "Request Entity Too Large",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+}
+
+
 def status_of(error: Exception) -> int:
     """Return the HTTP status for ``error``; what was not raised on purpose is 500.
 

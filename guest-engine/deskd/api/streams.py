@@ -71,6 +71,37 @@ class DetachFilter:
         return bytes(passed), False
 
 
+def framed(data: bytes) -> bytes:
+    """Return a terminal's output as a piece of stdout."""
+    return b"\x01\0\0\0" + len(data).to_bytes(4, "big") + data
+
+
+class Unframed:
+    """Takes the frames off a multiplexed stream, whose pieces come cut anywhere."""
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._left = 0
+
+    def __call__(self, data: bytes) -> bytes:
+        """Return the contents of a piece."""
+        plain = bytearray()
+        while data:
+            if self._left:
+                plain += data[: self._left]
+                taken = min(self._left, len(data))
+                self._left -= taken
+                data = data[taken:]
+                continue
+            missing = 8 - len(self._header)
+            self._header += data[:missing]
+            data = data[missing:]
+            if len(self._header) == 8:
+                self._left = int.from_bytes(self._header[4:], "big")
+                self._header = b""
+        return bytes(plain)
+
+
 async def relay(
     client: Duplex,
     stream: AttachStream,
@@ -78,12 +109,14 @@ async def relay(
     stdin: bool,
     detach_keys: bytes | None = None,
     on_detach: Callable[[], None] = lambda: None,
+    convert: Callable[[bytes], bytes] | None = None,
 ) -> None:
-    """Copy until the process's output ends or the user detaches; closes ``stream``.
+    """Copy until the process's output ends or the user detaches; closes ``stream``. ``convert``
+    makes of the output's pieces what the client reads.
 
     The end of the client's half closes the process's stdin only: its output goes on.
     """
-    output = asyncio.create_task(_copy_output(client, stream))
+    output = asyncio.create_task(_copy_output(client, stream, convert))
     typed = asyncio.create_task(_copy_input(client, stream, stdin=stdin, detach_keys=detach_keys))
     try:
         await asyncio.wait({output, typed}, return_when=asyncio.FIRST_COMPLETED)
@@ -103,7 +136,13 @@ async def relay(
         await stream.close()
 
 
-async def _copy_output(client: Duplex, stream: AttachStream) -> None:
+async def _copy_output(
+    client: Duplex, stream: AttachStream, convert: Callable[[bytes], bytes] | None
+) -> None:
+    if convert is not None:
+        while data := await stream.read():
+            await client.write(convert(data))
+        return
     sink = await client.sink()
     if sink is None:
         while data := await stream.read():

@@ -109,7 +109,7 @@ def _names(values: Sequence[str], field: str) -> list[str]:
         if name != "ALL" and not name.startswith("CAP_"):
             name = f"CAP_{name}"
         if name != "ALL" and name not in NUMBERS:
-            raise InvalidArgument(f'invalid {field}: unknown capability: "{value}"')
+            raise InvalidArgument(f'invalid {field}: unknown capability: "{name}"')
         names.append(name)
     return names
 

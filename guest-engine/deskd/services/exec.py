@@ -105,7 +105,7 @@ class Execs:
         return found
 
     async def start(
-        self, exec_id: str, *, attach: bool, tty: bool, console_size: tuple[int, int] | None
+        self, exec_id: str, *, attach: bool, console_size: tuple[int, int] | None
     ) -> AttachStream | None:
         """Run the exec; with ``attach`` return its stdio, joined before the first byte.
 
@@ -135,7 +135,7 @@ class Execs:
                     env=config.env or [],
                     user=config.user,
                     working_dir=config.working_dir,
-                    tty=config.tty or tty,
+                    tty=config.tty,
                     open_stdin=config.attach_stdin and attach,
                     privileged=config.privileged,
                     rows=rows,
@@ -226,7 +226,7 @@ class Execs:
             "OpenStdin": found.config.attach_stdin,
             "OpenStderr": found.config.attach_stderr,
             "OpenStdout": found.config.attach_stdout,
-            "CanRemove": found.exit is not None,
+            "CanRemove": False,
             "ContainerID": found.container.id,
             "DetachKeys": found.config.detach_keys,
             "Pid": found.pid,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deskd.api.http import Answer, Duplex, Hijack, Request, Response, json_response
 from deskd.api.routes.streams import terminal_size
-from deskd.api.streams import parse_detach_keys, relay, stream_type
+from deskd.api.streams import Unframed, framed, parse_detach_keys, relay, stream_type
 from deskd.domain.container import ApiStruct
 from deskd.errors import DeskdError
 from deskd.services.engine import Engine
@@ -31,29 +31,23 @@ async def start(engine: Engine, request: Request) -> Answer:
     body = await request.optional_json(_StartBody, _StartBody())
     found = engine.execs.check_startable(request.path_values["id"])
     if body.detach:
-        await engine.execs.start(
-            found.id, attach=False, tty=body.tty, console_size=body.console_size
-        )
+        await engine.execs.start(found.id, attach=False, console_size=body.console_size)
         return Response(200, content_type="")
 
     async def run(client: Duplex) -> None:
         await _converse(engine, found, body, client)
 
-    tty = found.config.tty or body.tty
-    return Hijack(run, stream_type(request.version, tty=tty))
+    return Hijack(run, stream_type(request.version, tty=body.tty))
 
 
 async def _converse(engine: Engine, found: Exec, body: _StartBody, client: Duplex) -> None:
-    tty = found.config.tty or body.tty
+    # As in Docker: the exec says whether it has a terminal, its start whether the client reads one.
     try:
-        stream = await engine.execs.start(
-            found.id, attach=True, tty=body.tty, console_size=body.console_size
-        )
+        stream = await engine.execs.start(found.id, attach=True, console_size=body.console_size)
     except DeskdError as error:
         # HTTP is over: the sentence goes to the user's terminal, as Docker does it.
         text = f"{error}\r\n".encode()
-        frame = b"" if tty else b"\x01\0\0\0" + len(text).to_bytes(4, "big")
-        await client.write(frame + text)
+        await client.write(text if body.tty else framed(text))
         return
     if stream is None:  # attach=True always gives one
         raise RuntimeError("an attached exec has no stream")
@@ -64,8 +58,18 @@ async def _converse(engine: Engine, found: Exec, body: _StartBody, client: Duple
         detached = True
         engine.execs.detached(found.id)
 
-    keys = parse_detach_keys(found.config.detach_keys) if tty else None
-    await relay(client, stream, stdin=found.config.attach_stdin, detach_keys=keys, on_detach=left)
+    keys = parse_detach_keys(found.config.detach_keys) if found.config.tty else None
+    convert = None
+    if found.config.tty != body.tty:
+        convert = framed if found.config.tty else Unframed()
+    await relay(
+        client,
+        stream,
+        stdin=found.config.attach_stdin,
+        detach_keys=keys,
+        on_detach=left,
+        convert=convert,
+    )
     if not detached:
         # Clients ask for the exit code as soon as the connection ends.
         await engine.execs.finished(found.id)

@@ -138,6 +138,9 @@ class ContainerCreation:
             cgroup_v2=self._defaults.features.version == 2,
             log_options=dict(self._defaults.log_options),
         )
+        host_config = sharing.named_by_id(
+            host_config, lambda reference: self._other_container(reference).record
+        )
         shares_network = host_config.network_mode.startswith("container:")
         if host_config.network_mode == "host" and not config.hostname:
             config = msgspec.structs.replace(config, hostname=os.uname().nodename)
@@ -180,9 +183,6 @@ class ContainerCreation:
         log_options = host.log_config.config or {}
         extra = log_extra(record, log_options)
         log_spec(host.log_config.type, record.log_path, log_options, extra)
-        for mode in (host.network_mode, host.ipc_mode, host.pid_mode):
-            if mode.startswith("container:"):
-                self._other_container(mode.removeprefix("container:"))
 
     def _other_container(self, reference: str) -> Container:
         """Return a container that the request names. One that is missing makes the request
@@ -250,8 +250,10 @@ def _wanted_networks(
         return {}
     if "default" in given:
         given["bridge"] = given.pop("default")
-    if mode in ("host", "none") and set(given) - {mode}:
+    if mode == "host" and set(given) - {mode}:
         raise InvalidArgument(f"conflicting options: the network mode {mode} and other networks")
+    if given and mode not in given:
+        return given  # as in Docker: who names networks gets those and no other
     main = given.pop(mode, EndpointSettings())
     if config.mac_address and not main.mac_address:
         main = msgspec.structs.replace(main, mac_address=config.mac_address)

@@ -123,7 +123,7 @@ class HealthChecks:
         try:
             exec_id = self._execs.create(container.id, config).id
             starting = asyncio.create_task(
-                self._execs.start(exec_id, attach=True, tty=False, console_size=None)
+                self._execs.start(exec_id, attach=True, console_size=None)
             )
             async with asyncio.timeout(timeout_ns / 1e9):
                 # A start that is broken off would leave a process that nobody knows of.

@@ -179,7 +179,7 @@ def render_config(record: ContainerRecord) -> dict[str, Any]:
     config = record.config
     rendered: dict[str, Any] = whole(config)
     rendered["Cmd"] = as_list(config.cmd) or None
-    rendered["Entrypoint"] = as_list(config.entrypoint) or None
+    rendered["Entrypoint"] = None if config.entrypoint is None else as_list(config.entrypoint)
     rendered["Image"] = record.image_name
     rendered["Labels"] = config.labels or {}
     if config.healthcheck is not None:
@@ -203,6 +203,13 @@ def render_host_config(host_config: HostConfig) -> dict[str, Any]:
             rendered.pop(name, None)
     for name in ("CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth"):
         rendered.setdefault(name, 0)
+    return rendered
+
+
+def _render_endpoint(settings: EndpointSettings) -> dict[str, Any]:
+    rendered = whole(settings)
+    if rendered["IPAMConfig"]:
+        rendered["IPAMConfig"] = _without_zeros(rendered["IPAMConfig"])
     return rendered
 
 
@@ -234,11 +241,11 @@ def render_networks(record: ContainerRecord) -> dict[str, dict[str, Any]]:
     """Return ``NetworkSettings.Networks``: what is held, or what was asked for."""
     rendered: dict[str, dict[str, Any]] = {}
     for name, wanted in record.networks.items():
-        rendered[name] = whole(wanted)
+        rendered[name] = _render_endpoint(wanted)
     for name, endpoint in record.endpoints.items():
         # A network may have been asked for by its ID; it is shown by its name.
         rendered.pop(endpoint.network_id, None)
-        rendered[name] = whole(granted(endpoint.settings, endpoint))
+        rendered[name] = _render_endpoint(granted(endpoint.settings, endpoint))
     return rendered
 
 

@@ -535,13 +535,14 @@ class Lifecycle:
         if not name:
             raise InvalidArgument("Neither old nor new names may be empty")
         async with container.lock:
+            old = container.name
+            if name.removeprefix("/") == old:
+                raise InvalidArgument("Renaming a container with the same name as its current name")
             try:
                 plain = check_name(name)
-            except InvalidArgument as error:
-                raise InvalidArgument(f"Error when allocating new name: {error}") from error
-            if plain == container.name:
-                raise InvalidArgument("Renaming a container with the same name as its current name")
-            old = container.name
+                self._registry.check_free(plain)
+            except (InvalidArgument, Conflict) as error:
+                raise type(error)(f"Error when allocating new name: {error}") from error
             self._registry.rename(container, plain)
             self._endpoints.renamed(container.record)
             self._registry.save(container)

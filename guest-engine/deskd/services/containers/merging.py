@@ -49,11 +49,13 @@ def merge_config(given: ContainerConfig, image: ContainerConfig) -> ContainerCon
     own_keys = {item.partition("=")[0] for item in given.env or []}
     inherited = [item for item in image.env or [] if item.partition("=")[0] not in own_keys]
     if entrypoint == [""]:
+        given = msgspec.structs.replace(given, entrypoint=None)
         entrypoint = []  # `--entrypoint ""` takes the image's away
     return msgspec.structs.replace(
         given,
         user=given.user or image.user,
-        entrypoint=entrypoint or None,
+        # An empty list, which takes the image's away, too, stays what it is.
+        entrypoint=entrypoint or (None if given.entrypoint is None else []),
         cmd=cmd or None,
         env=[*(given.env or []), *inherited] or None,
         exposed_ports=_joined(image.exposed_ports, given.exposed_ports),
@@ -114,7 +116,7 @@ def complete_host_config(
         "ipc_mode": host_config.ipc_mode or "private",
         "cgroupns_mode": host_config.cgroupns_mode or ("private" if cgroup_v2 else "host"),
         "runtime": host_config.runtime or "desk",
-        "security_opt": host_config.security_opt or _security_options(host_config),
+        "security_opt": _security_options(host_config),
         "restart_policy": (
             host_config.restart_policy
             if host_config.restart_policy.name
@@ -125,6 +127,9 @@ def complete_host_config(
             config=log.config or (dict(log_options) if log.type in ("", "json-file") else {}),
         ),
     }
+    for name in ("cap_add", "cap_drop"):
+        if isinstance(getattr(host_config, name), str):
+            changes[name] = as_list(getattr(host_config, name))  # one word is a list of one
     if not host_config.privileged:
         if host_config.masked_paths is None:
             changes["masked_paths"] = list(confinement.MASKED_PATHS)
@@ -136,7 +141,12 @@ def complete_host_config(
 def _security_options(host_config: HostConfig) -> list[str] | None:
     # As Docker: no SELinux label can be right where another's namespaces are entered.
     shares = host_config.pid_mode == "host" or host_config.ipc_mode == "host"
-    return ["label=disable"] if host_config.privileged or shares else None
+    given = host_config.security_opt
+    if not (host_config.privileged or shares):
+        return given
+    if any(option.startswith("label=") for option in given or ()):
+        return given
+    return [*(given or ()), "label=disable"]
 
 
 def check_host_config(host_config: HostConfig, features: Features) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from deskd.domain.container import ContainerConfig, HostConfig
 from deskd.domain.id_mapping import IdMapping
 from deskd.domain.state import ContainerRecord
@@ -38,6 +40,16 @@ def check(config: ContainerConfig, host_config: HostConfig) -> None:
     ):
         if wished:
             raise InvalidArgument(f"conflicting options: {what}")
+
+
+def named_by_id(host_config: HostConfig, find: Callable[[str], ContainerRecord]) -> HostConfig:
+    """Return modes that name other containers by their IDs, which outlive a rename."""
+    changes = {}
+    for field in ("network_mode", "ipc_mode", "pid_mode"):
+        mode = getattr(host_config, field)
+        if mode.startswith(_PREFIX):
+            changes[field] = _PREFIX + find(mode.removeprefix(_PREFIX)).id
+    return msgspec.structs.replace(host_config, **changes) if changes else host_config
 
 
 def settle(

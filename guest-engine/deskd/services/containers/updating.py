@@ -67,7 +67,8 @@ class Updating:
                 new = updated_host_config(old, changes)
             except (InvalidArgument, Conflict) as error:
                 raise type(error)(f"Cannot update container {container.id}: {error}") from error
-            if container.record.state.running:
+            limits = msgspec.structs.replace(new, restart_policy=old.restart_policy)
+            if container.record.state.running and limits != old:
                 await self._apply(container, old, new)
             container.record.host_config = new
             self._registry.save(container)
