@@ -102,7 +102,7 @@ def test_version_and_info(engine: EngineProcess, api: Api) -> None:
         (b'{"Image": "busybox", "HostConfig": {"Binds": ["a:b:c:d"]}}', "invalid volume spec"),
         (b'{"Image": "busybox", "HostConfig": {"Binds": ["/a:b"]}}', "must be absolute"),
         (b'{"Image": "busybox", "HostConfig": {"CapAdd": ["NONSENSE"]}}', "NONSENSE"),
-        (b'{"Image": "busybox", "HostConfig": {"NanoCpus": 99000000000000}}', "range of CPUs"),
+        (b'{"Image": "busybox", "HostConfig": {"NanoCpus": 99000000000000}}', "Range of CPUs"),
         (b'{"Image": "busybox", "HostConfig": {"ShmSize": -1}}', "SHM size"),
         (b'{"Image": "busybox", "StopSignal": "SIGNONE"}', "invalid signal"),
         (
