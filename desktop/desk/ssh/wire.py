@@ -10,6 +10,7 @@ import contextlib
 import enum
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +35,8 @@ logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 WINDOW_BYTES = 4 << 20
 MAX_PACKET_BYTES = 1 << 17
 _CHANNEL_NUMBERS = 1 << 16
+_LIMIT_S = 1.0 if sys.platform == "win32" else None
+"""On Windows a reader may sleep on when its socket is shut down, and has to look by itself."""
 
 CIPHERS = (
     "aes128-gcm@openssh.com",
@@ -107,7 +110,7 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
     def calm(self) -> None:
         """Wait without a time limit once the handshake is over, which spares each read and write a
         system call. ``abort`` wakes whoever waits."""
-        self._connection.settimeout(None)
+        self._connection.settimeout(_LIMIT_S)
 
     def abort(self) -> None:
         """End the connection without a word to the server; wakes every thread that uses it."""
