@@ -13,7 +13,6 @@ first copy (some five hundred) are copied before anybody waits for them.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import json
@@ -22,12 +21,10 @@ import select
 import signal
 import socket
 import struct
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from deskd.errors import DeskdError, InvalidArgument
 from deskd.kernel import capabilities, process
-from deskd.kernel.capability_names import NUMBERS
 from deskd.kernel.cgroup import cgroup_at
 from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
 from deskd.layout import ExecRoot
@@ -62,14 +59,11 @@ def main(arguments: list[str]) -> None:
 
 
 class _Launcher:
-    _rehearses_in_idle_time = False
-
     def __init__(self, orders: socket.socket, exec_root: ExecRoot, hierarchy: Hierarchy) -> None:
         self._orders = orders
         self._exec_root = exec_root
         self._hierarchy = hierarchy
         self._spare: socket.socket | None = None
-        self._spare_pid = 0
         self._sample_orders: tuple[bytes, ...] = ()
 
     def serve(self) -> None:
@@ -112,13 +106,8 @@ class _Launcher:
             finish(Record)
             process.boot_id()
             capabilities.remember_bounding_set()
-            # Who may not raise a process's priority could not take the idle one back.
-            may_raise = capabilities.permitted_set() >> NUMBERS["CAP_SYS_NICE"] & 1
-            normal = os.sched_getscheduler(0) == os.SCHED_OTHER
-            self._rehearses_in_idle_time = bool(may_raise) and normal
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._spare_pid = os.fork()
-        if self._spare_pid == 0:
+        if os.fork() == 0:
             ours.close()
             self._orders.close()
             self._orders = theirs
@@ -133,11 +122,10 @@ class _Launcher:
             os.setsid()
             waiting = select.poll()
             waiting.register(self._orders, select.POLLIN)
-            with self._in_idle_time():
-                for order in self._sample_orders:
-                    if waiting.poll(0):
-                        break
-                    rehearse(order, self._hierarchy, self._exec_root)
+            for order in self._sample_orders:
+                if waiting.poll(0):
+                    break
+                rehearse(order, self._hierarchy, self._exec_root)
             header, fds = self._receive_header()
             if header:
                 kind, length = HEADER.unpack(header)
@@ -146,18 +134,6 @@ class _Launcher:
                 self._carry_out(kind, payload, fds)
         finally:
             os._exit(0)
-
-    @contextlib.contextmanager
-    def _in_idle_time(self) -> Iterator[None]:
-        """Run a block only while a processor has nothing else to do, where that is possible."""
-        if not self._rehearses_in_idle_time:
-            yield
-            return
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        try:
-            yield
-        finally:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
     def _hand_over(self, order: bytes, fds: list[int]) -> bool:
         """Give an order to the spare monitor; say whether there was one to take it."""
@@ -173,10 +149,6 @@ class _Launcher:
                     spare.sendall(memoryview(order)[sent:])
             except OSError:  # somebody has killed it
                 return False
-        if self._rehearses_in_idle_time:
-            # An order that comes before it is ready waits no longer than it must.
-            with contextlib.suppress(OSError):
-                os.sched_setscheduler(self._spare_pid, os.SCHED_OTHER, os.sched_param(0))
         return True
 
     def _receive_header(self) -> tuple[bytes, list[int]]:
