@@ -248,6 +248,30 @@ def test_import_tag_history_save_load_and_rmi(desk: Cli, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.glob("*.tar*")] == ["made.tar"]
 
 
+@pytest.mark.parametrize(
+    ("suffix", "magic"),
+    [(".gz", b"\x1f\x8b"), (".tgz", b"\x1f\x8b"), (".xz", b"\xfd7zXZ"), (".bz2", b"BZh"),
+     (".zst", b"\x28\xb5\x2f\xfd")],
+)  # fmt: skip
+def test_archives_are_compressed_as_their_names_say(
+    desk: Cli, tmp_path: Path, suffix: str, magic: bytes
+) -> None:
+    identifier = desk.ok("inspect", "-f", "{{.Id}}", "busybox")
+    plain, file = tmp_path / "plain.tar", tmp_path / f"image{suffix}"
+    desk.ok("save", "-o", str(plain), "busybox")
+    desk.ok("save", "-o", str(file), "busybox")
+    assert file.read_bytes().startswith(magic)
+    assert file.stat().st_size < plain.stat().st_size
+    assert "Loaded image: busybox:latest" in desk.ok("load", "-i", str(file))
+    assert desk.ok("inspect", "-f", "{{.Id}}", "busybox") == identifier
+    desk.ok("create", "--name", "packed", "busybox")
+    desk.ok("export", "-o", str(file), "packed")
+    assert file.read_bytes().startswith(magic)
+    assert desk.ok("import", str(file), "unpacked").startswith("sha256:")
+    desk.ok("rmi", "unpacked")
+    assert {path.name for path in tmp_path.iterdir()} == {"plain.tar", file.name}
+
+
 def test_a_corrupt_archive_is_refused_and_leaves_nothing(desk: Cli) -> None:
     before = desk.ok("images", "-aq")
     done = desk("import", "-", "broken", stdin=b"\x1f\x8b this is no archive" * 100)

@@ -22,6 +22,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
+from desk.compression import compressed
 from desk.errors import ImageError, MachineError
 from desk.machine.copies import MachineCopies
 from desk.machine.driver import Progress
@@ -31,6 +32,7 @@ from desk.machine.model import MachineSpec, check_name
 from desk.machine.sparse import PIECE_BYTES, extents, make_sparse, pieces
 
 FORMAT = 1
+_COMPRESSED = (".gz", ".tgz", ".xz")
 _MOST_HEAD_BYTES = 64 << 20
 _LOCAL_OPTIONS = frozenset({"ssh_port", "qemu", "accelerator"})
 """Options that say something of the computer, not of the machine."""
@@ -59,7 +61,7 @@ class MachineArchives:
                     "disk_bytes": disk.stat().st_size,
                     "extents": list(extents(disk)),
                 }
-                with _writing(unfinished, file.suffix) as archive:
+                with _writing(unfinished, file) as archive:
                     _write_members(archive, head, disk)
             unfinished.replace(file)
         except (OSError, tarfile.TarError) as error:
@@ -215,16 +217,13 @@ def _read_disk(archive: tarfile.TarFile, head: dict[str, Any], disk: Path, file:
 
 
 @contextlib.contextmanager
-def _writing(file: Path, suffix: str) -> Iterator[tarfile.TarFile]:
+def _writing(file: Path, named: Path) -> Iterator[tarfile.TarFile]:
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(file.open("wb"))
-        stream: Any = raw
-        if suffix in (".gz", ".tgz"):
-            stream = stack.enter_context(
-                gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, filename="")
-            )
-        elif suffix == ".xz":
-            stream = stack.enter_context(lzma.LZMAFile(raw, "wb", preset=1))
+        # Only what can be read again: tarfile knows no Zstandard before Python 3.14.
+        stream = stack.enter_context(
+            compressed(raw, named.name if named.suffix in _COMPRESSED else "")
+        )
         yield stack.enter_context(tarfile.open(fileobj=stream, mode="w|"))
 
 

@@ -283,6 +283,9 @@ def _pieces(stream: BinaryIO) -> Iterator[bytes]:
         yield piece
 
 
+_OUTPUT_HELP = "File (standard output); .gz, .xz, .bz2 and .zst compress it."
+
+
 @contextlib.contextmanager
 def _input_file(file: str | None) -> Iterator[BinaryIO]:
     """Open a file, or standard input for ``-`` and ``None``, which must then be no terminal."""
@@ -300,8 +303,8 @@ def _input_file(file: str | None) -> Iterator[BinaryIO]:
 
 
 def write_stream(stream: ByteStream, file: str | None) -> None:
-    """Write a tar archive to a file, which appears only when it is whole, or to standard output,
-    which must then be no terminal."""
+    """Write a tar archive to a file, which appears only when it is whole and is compressed where
+    its name says so, or to standard output, which must then be no terminal."""
     if not file:
         if sys.stdout.isatty():
             stream.close()
@@ -313,6 +316,8 @@ def write_stream(stream: ByteStream, file: str | None) -> None:
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
         return
+    from desk.compression import compressed
+
     path = Path(file).expanduser()
     if path.exists() and not path.is_file():  # a device or a pipe
         with path.open("wb") as target:
@@ -320,8 +325,9 @@ def write_stream(stream: ByteStream, file: str | None) -> None:
         return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("xb") as target:
-            target.writelines(stream)
+        with partial.open("xb") as raw, compressed(raw, path.name) as target:
+            for piece in stream:
+                target.write(piece)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -382,7 +388,7 @@ def load(session: Session, file: str | None, quiet: bool) -> None:
 
 
 @click.command(cls=DeskCommand, example="desk save -o images.tar trixie busybox")
-@click.option("-o", "--output", "file", metavar="FILE", help="File (standard output).")
+@click.option("-o", "--output", "file", metavar="FILE", help=_OUTPUT_HELP)
 @click.argument(
     "images", metavar="IMAGE...", nargs=-1, required=True, shell_complete=complete.images
 )
@@ -394,7 +400,7 @@ def save(session: Session, images: tuple[str, ...], file: str | None) -> None:
 
 
 @click.command(cls=DeskCommand, example="desk export -o web.tar web")
-@click.option("-o", "--output", "file", metavar="FILE", help="File (standard output).")
+@click.option("-o", "--output", "file", metavar="FILE", help=_OUTPUT_HELP)
 @click.argument("container", shell_complete=complete.containers)
 @pass_session
 def export(session: Session, container: str, file: str | None) -> None:
