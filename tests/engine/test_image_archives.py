@@ -142,6 +142,7 @@ def test_the_format_before_docker_1_10_gives_the_ids_that_docker_gives(service: 
         (first_format(second_parent="high"), "its own parent"),
         (first_format(second_parent="gone"), "names the layer 'gone', which is not in it"),
         (tar(entry("repositories", b"[1]")), "repositories"),
+        (tar(entry("index.json", b'{"a":' * 100_000)), "index.json"),
     ],
 )
 def test_a_damaged_old_archive_is_one_sentence(service: Service, data: bytes, says: str) -> None:

@@ -97,6 +97,7 @@ def test_the_liar_can_be_honest(here: Service) -> None:
         (b'{"config": 5}', "is not valid"),
         (b"{}", "describes neither an image nor an index"),
         (b"[" * 100_000, "is not valid"),
+        (b'{"a":' * 100_000, "is not valid"),
         (b'{"a":"' + b"x" * (5 << 20) + b'"}', "larger than 4194304 bytes"),
         (b'{"config": {"digest": "../../etc/passwd"}}', "is not a digest"),
         (b'{"config": {"digest": "sha256:' + b"A" * 64 + b'"}}', "written in lowercase"),
@@ -112,6 +113,21 @@ def test_bad_manifests(here: Service, body: bytes, text: str) -> None:
         return (200, kind, body) if "/manifests/" in path else None
 
     refused(here, answer, text)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [b'{"a":' * 100_000, b"[]", b"\xff", b'{"rootfs": null}', b'{"config": {"Env": 5}}'],
+)
+def test_bad_configurations(here: Service, config: bytes) -> None:
+    image = Image(GOOD)
+    image.blobs[digest(config)] = config
+    image.manifest["config"] |= {"digest": digest(config), "size": len(config)}
+    refused(here, image, "is not valid")
+
+
+def test_refusals_that_cannot_be_read(here: Service) -> None:
+    refused(here, lambda _path: (404, {}, b'{"a":' * 10_000), "manifest unknown")
 
 
 def test_indexes_without_end(here: Service) -> None:
@@ -299,17 +315,25 @@ def test_bad_token_services(here: Service, realm: str) -> None:
     refused(here, answer, "no address|connect: ")
 
 
-def test_a_token_service_that_gives_no_token(here: Service) -> None:
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"token": "a\\r\\nX-Evil: 1"}', "impossible token"),
+        (b'{"a":' * 10_000, "without a token"),
+        (b"[]", "without a token"),
+    ],
+)
+def test_a_token_service_that_gives_no_token(here: Service, body: bytes, text: str) -> None:
     server: Server
 
     def answer(path: str) -> Reply | None:
         if path.startswith("/token"):
-            return 200, {}, b'{"token": "a\\r\\nX-Evil: 1"}'
+            return 200, {}, body
         realm = f"http://{server.address}/token"
         return 401, {"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'}, b"{}"
 
     server = Server(answer)
-    with server, pytest.raises(errors.DeskdError, match="impossible token"):
+    with server, pytest.raises(errors.DeskdError, match=text):
         here.pull(f"{server.address}/x:1")
 
 

@@ -9,6 +9,7 @@ from urllib.parse import unquote_plus
 import msgspec
 
 from deskd.api.json_keys import may_differ, with_field_names
+from deskd.domain.foreign_json import FOREIGN_JSON_ERRORS
 from deskd.errors import InvalidArgument
 from deskd.record import Record, field
 
@@ -156,7 +157,7 @@ def decode(body: bytes, kind: type[T]) -> T:
         except msgspec.ValidationError:
             # Python clients send null for every unset field; only they pay for a second pass.
             return msgspec.convert(_without_nulls(msgspec.json.decode(body)), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except FOREIGN_JSON_ERRORS as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from deskd.domain.foreign_json import FOREIGN_JSON_ERRORS
 from deskd.errors import InvalidArgument
 
 
@@ -95,7 +96,7 @@ def parse_filters(text: str) -> Filters:
         return Filters()
     try:
         parsed = msgspec.json.decode(text.encode())
-    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+    except FOREIGN_JSON_ERRORS as error:
         raise InvalidArgument(f"invalid filter: {error}") from error
     if not isinstance(parsed, dict):
         raise InvalidArgument("invalid filter: a JSON object of lists is expected")

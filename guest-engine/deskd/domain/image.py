@@ -14,6 +14,7 @@ import msgspec
 
 from deskd import errors
 from deskd.domain.container import ContainerConfig
+from deskd.domain.foreign_json import FOREIGN_JSON_ERRORS
 
 DIGEST_PREFIX = "sha256:"
 
@@ -146,7 +147,7 @@ def parse_config(raw: bytes, name: str) -> ImageConfig:
     """Parse a configuration; raises ``InvalidArgument`` that names the image ``name``."""
     try:
         config = msgspec.json.decode(raw, type=ImageConfig)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except FOREIGN_JSON_ERRORS as error:
         raise errors.InvalidArgument(
             f"the configuration of image {name} is not valid: {error}"
         ) from error

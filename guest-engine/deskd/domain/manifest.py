@@ -12,6 +12,7 @@ import platform as machine_facts
 import msgspec
 
 from deskd import errors
+from deskd.domain.foreign_json import FOREIGN_JSON_ERRORS
 from deskd.record import Record
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -92,7 +93,7 @@ class FetchedManifest(Record):
         """Return what it says; raises ``InvalidArgument`` where that is no manifest."""
         try:
             manifest = msgspec.json.decode(self.raw, type=Manifest)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except FOREIGN_JSON_ERRORS as error:
             raise errors.InvalidArgument(
                 f"the manifest {self.digest} is not valid: {error}"
             ) from error
@@ -146,7 +147,7 @@ def parse_platform_object(text: str) -> Platform:
     """
     try:
         found = msgspec.json.decode(text.encode(), type=Platform)
-    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+    except FOREIGN_JSON_ERRORS as error:
         raise errors.InvalidArgument(f"invalid platform: {error}") from error
     if not found.os or not found.architecture:
         raise errors.InvalidArgument("invalid platform: both os and architecture must be provided")

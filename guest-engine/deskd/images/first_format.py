@@ -14,6 +14,7 @@ import msgspec
 
 from deskd import errors
 from deskd.domain import image as rules
+from deskd.domain.foreign_json import FOREIGN_JSON_ERRORS
 from deskd.record import Record
 
 _LEFT_OUT = ("id", "parent", "Size", "parent_id", "layer_id", "throwaway")
@@ -67,7 +68,7 @@ class _Conversion:
     def _read(self, name: str) -> _LayerDocument:
         try:
             return msgspec.json.decode(self._raw(name), type=_LayerDocument)
-        except msgspec.DecodeError as error:
+        except FOREIGN_JSON_ERRORS as error:
             raise errors.InvalidArgument(
                 f"the image archive is damaged ({name}/json: {error}): make or fetch it again"
             ) from error
@@ -126,7 +127,7 @@ def images(documents: Mapping[str, bytes], diff_ids: Mapping[str, str]) -> list[
     files and layers by member name. Raises ``InvalidArgument`` for a damaged archive."""
     try:
         named = msgspec.json.decode(documents["repositories"], type=dict[str, dict[str, str]])
-    except msgspec.DecodeError as error:
+    except FOREIGN_JSON_ERRORS as error:
         raise errors.InvalidArgument(
             f"the image archive is damaged (repositories: {error}): make or fetch it again"
         ) from error

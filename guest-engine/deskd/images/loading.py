@@ -21,6 +21,7 @@ import msgspec
 
 from deskd import errors
 from deskd.domain import image as rules
+from deskd.domain.foreign_json import FOREIGN_JSON_ERRORS
 from deskd.domain.image import ImageRecord
 from deskd.domain.manifest import Descriptor, Manifest, parse_platform, suitable
 from deskd.domain.reference import parse
@@ -270,7 +271,7 @@ def _label(name: str) -> str:
 def _decode(raw: bytes, kind: type[T], name: str) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
-    except msgspec.DecodeError as error:
+    except FOREIGN_JSON_ERRORS as error:
         raise _damaged(f"{name}: {error}") from error
 
 

@@ -11,6 +11,7 @@ import msgspec
 from deskd import errors
 from deskd.domain import image as rules
 from deskd.domain.filters import Filters
+from deskd.domain.foreign_json import FOREIGN_JSON_ERRORS
 from deskd.domain.manifest import Platform
 from deskd.domain.reference import DEFAULT_DOMAIN, Reference, check_digest
 from deskd.images.connecting import Registries, with_repository
@@ -139,7 +140,7 @@ def _ask(registries: Registries, domain: str, words: str, limit: int) -> list[_F
                     f"{error.status}): name an image, or search another registry"
                 ) from error
             raise
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except FOREIGN_JSON_ERRORS as error:
             raise Broken(f"{endpoint.host} gave no list of images: {error}") from error
         finally:
             transport.close()

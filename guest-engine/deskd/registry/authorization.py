@@ -13,6 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
+from deskd.domain.foreign_json import FOREIGN_JSON_ERRORS
 from deskd.errors import InvalidArgument, Unauthorized
 from deskd.registry.failures import Broken, RegistryError
 from deskd.registry.transport import Answer, Transport, finish, read_limited, refusal
@@ -58,7 +59,7 @@ def parse_header(text: str) -> Credentials:
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         given = msgspec.json.decode(raw or b"{}", type=Credentials | None)
-    except (ValueError, msgspec.DecodeError) as error:
+    except (ValueError, *FOREIGN_JSON_ERRORS) as error:
         raise InvalidArgument(
             "invalid X-Registry-Auth header: it must be the base64url encoding of a JSON object"
         ) from error
@@ -199,7 +200,7 @@ class Authorizer:
             given = json.loads(body)
             access = given.get("token") or given["access_token"]
             self.identity_token = str(given.get("refresh_token") or self.identity_token)
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, RecursionError) as error:
             raise Broken(f"the token service {realm} answered without a token") from error
         if not isinstance(access, str) or not access.isascii() or not access.isprintable():
             raise Broken(f"the token service {realm} answered with an impossible token")

@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 import msgspec
 
 from deskd import errors
+from deskd.domain.foreign_json import FOREIGN_JSON_ERRORS
 
 MAXIMUM_TEXT = 1000
 
@@ -75,7 +76,7 @@ def read_refusal(
             code, detail = parsed.errors[0].code[:100], parsed.errors[0].message
         else:
             detail = parsed.details or parsed.message
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except FOREIGN_JSON_ERRORS:
         pass  # a proxy's page of HTML or nothing at all: the status says enough
     if not code and status == 401:
         code, detail = "UNAUTHORIZED", detail or "authentication required"

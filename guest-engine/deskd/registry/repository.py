@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit
 import msgspec
 from urllib3.exceptions import HTTPError
 
+from deskd.domain.foreign_json import FOREIGN_JSON_ERRORS
 from deskd.domain.manifest import INDEXES, MANIFESTS, SCHEMA_1, FetchedManifest, digest_of
 from deskd.domain.reference import check_digest
 from deskd.errors import InvalidArgument
@@ -137,7 +138,7 @@ class Repository:
         body = read_limited(answer, TAGS_BYTES, f"the list of tags of {self.path}")
         try:
             tags = msgspec.json.decode(body, type=_Tags).tags or []
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except FOREIGN_JSON_ERRORS as error:
             raise Broken(f"{self.host} sent a list of tags that is not valid: {error}") from error
         following = _NEXT_PAGE.search(answer.headers.get("Link", ""))
         target = urljoin(url, following[1]) if following else ""
@@ -305,7 +306,7 @@ def _said_type(raw: bytes) -> str:
     """Return the media type that a manifest itself says."""
     try:
         document = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except FOREIGN_JSON_ERRORS:
         return ""
     said = document.get("mediaType") if isinstance(document, dict) else ""
     return said if isinstance(said, str) else ""
