@@ -25,6 +25,7 @@ import pytest
 
 from deskd import errors
 from deskd.domain.state import ContainerRecord
+from deskd.images import saving
 from deskd.images.removal import ImageUse
 from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.events import Events
@@ -441,6 +442,23 @@ def test_a_reader_that_stops_early_stops_the_saving(service: Service) -> None:
         stream = await service.images.save(["big"])
         await anext(stream)
         await stream.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(work())
+
+
+def test_an_image_that_is_removed_while_it_is_saved_is_saved_whole(service: Service) -> None:
+    async def work() -> None:
+        image_id = await service.import_(tar(entry("big", os.urandom(20 << 20))), repo="big")
+        plan = saving.plan_save(service.stores.catalog, ["big"])
+        stream = await service.images.save(["big"])
+        await service.images.remove("big")
+        archive = b"".join([chunk async for chunk in stream])
+        assert service.stores.layers.all() == [], "nobody needs them any more"
+        assert service.stores.leftovers() == []
+        assert await service.images.load(chunks(archive, 1 << 20)) == [image_id]
+        await service.images.remove("big")
+        with pytest.raises(errors.NotFound, match="No such image"):
+            saving.save(service.stores.catalog, plan, lambda _: pytest.fail("something is written"))
 
     asyncio.run(work())
 

@@ -160,6 +160,33 @@ class ByteQueue:
             self._ready.clear()
 
 
+class Begun:
+    """An async iterator of which the first piece was taken already, so that what fails at the
+    beginning fails before an answer begins. Close it in every case."""
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes]) -> None:
+        self._first: bytes | None = first
+        self._rest = rest
+
+    def __aiter__(self) -> Begun:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return await anext(self._rest)
+
+    async def aclose(self) -> None:
+        """Close what is behind it, begun or not."""
+        await self._rest.aclose()
+
+
+async def begun(chunks: AsyncGenerator[bytes]) -> Begun:
+    """Take the first of ``chunks``, of which there must be one."""
+    return Begun(await anext(chunks), chunks)
+
+
 async def written_by_thread(
     work: Callable[[Callable[[bytes], None]], None],
 ) -> AsyncGenerator[bytes]:

@@ -79,11 +79,18 @@ def _by_name(named: tuple[Reference, ImageRecord]) -> str:
 
 
 def save(catalog: Catalog, plan: SavePlan, sink: Sink) -> None:
-    """Write the archive."""
-    writer = _Writer(catalog, plan, sink)
-    for record, names in plan.images:
-        writer.image(record, names)
-    writer.finish()
+    """Write the archive; from its first byte on a removal of the images leaves their layers.
+
+    Raises ``NotFound`` and ``DataLoss`` before that.
+    """
+    chains = [rules.chain_ids(record.config.diff_ids) for record in plan.records]
+    with catalog.layers.holding({chain_id for chain in chains for chain_id in chain}):
+        for record in plan.records:
+            catalog.layers.chain(_top(catalog.get(record.id)))
+        writer = _Writer(catalog, plan, sink)
+        for record, names in plan.images:
+            writer.image(record, names)
+        writer.finish()
 
 
 class _Writer:

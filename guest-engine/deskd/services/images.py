@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +14,7 @@ from deskd.domain import reference as references
 from deskd.domain.container import ContainerConfig
 from deskd.domain.filters import Filters
 from deskd.domain.image import ImageRecord
-from deskd.images.bridge import feed_thread, written_by_thread
+from deskd.images.bridge import begun, feed_thread, written_by_thread
 from deskd.images.catalog import Catalog
 from deskd.images.streams import ByteReader
 from deskd.record import Record
@@ -190,14 +190,14 @@ class Images:
         """Return a stream of an archive of these images (``docker load`` gives the same IDs); a
         repository without a tag means all its tags.
 
-        Raises ``NotFound`` and ``InvalidArgument`` before the first byte.
+        Raises ``NotFound``, ``DataLoss`` and ``InvalidArgument`` before the first byte.
         """
         from deskd.images import saving
 
         await self._bundled_loaded()
-        return self._save(saving.plan_save(self._catalog, names))
+        return await begun(self._save(saving.plan_save(self._catalog, names)))
 
-    async def _save(self, plan: saving.SavePlan) -> AsyncIterator[bytes]:
+    async def _save(self, plan: saving.SavePlan) -> AsyncGenerator[bytes]:
         from deskd.images import saving
 
         written = written_by_thread(lambda sink: saving.save(self._catalog, plan, sink))
