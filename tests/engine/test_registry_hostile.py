@@ -398,6 +398,25 @@ def test_urls_of_layers_are_not_followed(here: Service) -> None:
         assert elsewhere.seen == []
 
 
+def test_three_layers_are_on_their_way_at_once(here: Service) -> None:
+    """The registry gives no layer before three were asked for; the others wait meanwhile."""
+    image = Image(*(tar(entry(str(number), b"x")) for number in range(6)))
+    layers = {layer["digest"] for layer in image.manifest["layers"]}
+    together = threading.Barrier(3, timeout=60)
+
+    def answer(path: str) -> Reply | None:
+        if path.rpartition("/")[2] in layers:
+            together.wait()
+        return image(path)
+
+    with Server(answer) as server:
+        lines = here.pull(f"{server.address}/x:1")
+        assert here.content(f"{server.address}/x:1") == {str(n): b"x" for n in range(6)}
+    ends = [line.partition(" ")[2] for line in lines]
+    counted = [ends.count(end) for end in ("Pulling fs layer", "Waiting", "Pull complete")]
+    assert counted == [6, 3, 6]
+
+
 # --- what passes by itself ----------------------------------------------------------------------
 
 
