@@ -16,7 +16,7 @@ import zstandard
 from deskd import errors
 from deskd.domain.filters import Filters
 from deskd.domain.reference import parse
-from deskd.images import importing
+from deskd.images import importing, removal
 from deskd.images.pack import IterReader
 from deskd.images.streams import ByteReader
 from deskd.registry.authorization import Credentials
@@ -234,6 +234,29 @@ def test_an_upload_that_broke_off_goes_on_where_the_registry_can(
     with service(tmp_path / "other") as other:
         other.pull(f"{registry}/resumed:1")
         assert other.stores.catalog.get(f"{registry}/resumed:1").id == image_id
+
+
+def test_an_image_that_is_removed_while_it_is_pushed_is_pushed_whole(
+    here: Service, registry: str, tmp_path: Path
+) -> None:
+    removed: list[int] = []
+
+    def rule(number: int, passed: int, data: bytes) -> bytes:
+        if "PATCH" in "".join(proxy.requests[-1:]) and not removed:
+            removed.append(1)
+            removal.remove(here.stores.catalog, list, name, force=True, prune_parents=True)
+        return data
+
+    with FaultProxy(registry, rule) as proxy:
+        name = f"{proxy.address}/removed:1"
+        image_id = import_(here, name, BIG)
+        assert any(" digest: sha256:" in line for line in here.push(name))
+    assert removed
+    assert here.stores.layers.all() == [], "nobody needs them any more"
+    assert here.stores.leftovers() == []
+    with service(tmp_path / "other") as other:
+        other.pull(f"{registry}/removed:1")
+        assert other.stores.catalog.get(f"{registry}/removed:1").id == image_id
 
 
 def test_halves_of_an_upload_that_do_not_fit_are_sent_anew(here: Service, registry: str) -> None:

@@ -143,7 +143,8 @@ class _Push:
         digest = digest_of(raw)
         for layer, blob in zip(layers, blobs, strict=True):
             self._catalog.remember_blob(layer.diff_id, blob, self._place)
-        self._catalog.tag(replace(self._reference, tag="", digest=digest), self._record.id)
+        with suppress(errors.NotFound):  # removed meanwhile, but the registry has it all the same
+            self._catalog.tag(replace(self._reference, tag="", digest=digest), self._record.id)
         tag = self._reference.tag
         self._tell({"status": f"{tag}: digest: {digest} size: {len(raw)}"})
         aux = {"Tag": tag, "Digest": digest, "Size": len(raw)}
