@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from desk.engine.client import EngineClient
     from desk.engine.transport import Connection, Transport
     from desk.machine.archives import MachineArchives
+    from desk.machine.bin import MachineBin
     from desk.machine.copies import MachineCopies
     from desk.machine.disks import MachineDisks
     from desk.machine.manager import Manager
@@ -99,6 +100,13 @@ class Desk:
         from desk.machine.copies import MachineCopies
 
         return MachineCopies(self.manager)
+
+    @cached_property
+    def machine_bin(self) -> MachineBin:
+        """Machines that were removed."""
+        from desk.machine.bin import MachineBin
+
+        return MachineBin(self.manager)
 
     @cached_property
     def archives(self) -> MachineArchives:

@@ -166,6 +166,11 @@ class Home:
         return self.directory / "machines"
 
     @property
+    def bin(self) -> Path:
+        """Removed machines, each as ``NAME@NANOSECONDS`` (when it was removed)."""
+        return self.directory / "bin"
+
+    @property
     def accelerators(self) -> Path:
         """Remembered verdicts of the accelerator probe."""
         return self.directory / "accelerators.json"

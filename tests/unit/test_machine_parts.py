@@ -193,6 +193,8 @@ def test_flags_labels_and_variables_of_an_engine() -> None:
         ("engine_opt", "mtu=big", "mtu cannot be"),
         ("engine_opt", "default-address-pool=10.0.0.0/8", "pool cannot be"),
         ("engine_opt", "log-level=loud", "log-level cannot be"),
+        ("engine_opt", "bin-age=soon", "bin-age cannot be"),
+        ("engine_opt", "bin-clients=none", "bin-clients cannot be"),
         ("engine_env", "1A=2", "engine_env cannot be"),
         ("engine_env", "A", "A has no value"),
     ],

@@ -45,6 +45,9 @@ _LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 # Flags of the engine that ``engine_opt`` may give: the key in daemon.json, and the kind of value.
 _FLAGS = {
+    "bin-age": ("bin-age", "duration"),
+    "bin-clients": ("bin-clients", "clients"),
+    "bin-size": ("bin-size", "size"),
     "bip": ("bip", "interface"),
     "cgroup-parent": ("cgroup-parent", "text"),
     "debug": ("debug", "bool"),
@@ -165,6 +168,8 @@ def _read(kind: str, value: str, what: str) -> Any:
         return int(value)
     if (kind == "level" and lower in _LOG_LEVELS) or kind in ("text", "item"):
         return value
+    if kind in _PATTERNS and _PATTERNS[kind].fullmatch(value):
+        return value
     if kind == "pair" and value.partition("=")[2]:
         return dict([value.split("=", 1)])
     try:
@@ -185,7 +190,16 @@ def _read(kind: str, value: str, what: str) -> Any:
     return _refuse(kind, value, what)
 
 
+_PATTERNS = {
+    "duration": re.compile(r"0|(\d{1,6}(h|m|s))+"),
+    "size": re.compile(r"\d{1,9}[kmgt]?"),
+    "clients": re.compile("desk|all"),
+}
+
 _FORMS = {
+    "duration": "It is a time, as 24h, or 0.",
+    "size": "It is a size, as 10g.",
+    "clients": "It is desk or all.",
     "bool": "It is true or false.",
     "count": "It is a whole number.",
     "level": f"It is one of: {', '.join(_LOG_LEVELS)}.",

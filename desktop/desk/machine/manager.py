@@ -274,6 +274,14 @@ class Manager:
                     hint=f"Remove the directory {paths.directory} by hand.",
                 ) from error
 
+    @contextlib.contextmanager
+    def ended(self, name: str, progress: Progress = _silent) -> Iterator[Machine]:
+        """Hold a machine that is switched off, without agent, to take its files away."""
+        with self.held(name, "stopping") as machine:
+            progress(f"Removing machine {name}")
+            self._stop(machine, progress, STOP_GRACE_S)
+            yield machine
+
     # --- power -----------------------------------------------------------------------------
 
     def start(

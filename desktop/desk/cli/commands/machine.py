@@ -51,7 +51,7 @@ _GROUP = {
         "machine_restart:restart", "Restart machines and give back exactly what ran in them."
     ),
     "restore": Entry("machine_copies:restore", "Put a stopped machine's disk back to a snapshot."),
-    "rm": Entry("machine:rm", "Remove machines and everything in them."),
+    "rm": Entry("machine_removal:rm", "Remove machines and everything in them."),
     "scp": Entry(
         "machine_scp:scp", "Copy files between this computer and machines, or between machines."
     ),
@@ -157,26 +157,6 @@ def kill(session: Session, names: tuple[str, ...]) -> None:
         render.note(f"Machine {name} is off.")
 
     _each(session, names, end)
-
-
-@click.command(cls=DeskCommand, example="desk machine rm old")
-@click.option("-f", "--force", is_flag=True, help="Remove damaged ones too; do not ask.")
-@click.option("-y", "yes", is_flag=True, help="Do not ask.")
-@click.argument(
-    "names", metavar="MACHINE...", nargs=-1, required=True, shell_complete=complete.machines
-)
-@pass_session
-def rm(session: Session, names: tuple[str, ...], force: bool, yes: bool) -> None:
-    """Remove machines and everything in them."""
-    for name in names:
-        session.desk.require_machine(name)
-    if not (force or yes):
-        which = ", ".join(names)
-        if not render.confirm(f"Remove {which} with all images, containers and volumes?"):
-            raise click.exceptions.Exit(1)
-    for name in names:
-        session.desk.manager.remove(name, session.progress, force=force)
-        session.progress.done(f"Removed machine {name}.")
 
 
 @click.command(cls=DeskCommand, interspersed=False, example="desk machine ssh default df -h")

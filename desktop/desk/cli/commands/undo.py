@@ -12,7 +12,7 @@ from desk.cli.framework import DeskCommand
 from desk.cli.render import Table
 from desk.cli.session import Session, pass_session
 from desk.cli.units import ago, human_size
-from desk.errors import NotFound, UsageError
+from desk.errors import DeskError, NotFound, UsageError
 
 _HEADINGS = {
     "Name": "NAME",
@@ -22,6 +22,7 @@ _HEADINGS = {
     "ID": "ID",
 }
 _SHORT_ID = 12
+_MACHINE = "machine"
 
 Entry = Mapping[str, Any]
 
@@ -39,16 +40,63 @@ def undo(
     """Bring back what the last command removed, or what is named."""
     if ((list_ or empty) and names) or (list_ and empty):
         raise UsageError("--list, --empty and names exclude each other", hint="Give one of them.")
-    bin_ = session.client.bin
-    entries: Sequence[Entry] = bin_.contents()["Entries"]
+    entries = _entries(session)
     if list_ or form:
         table = Table(_HEADINGS, default=tuple(_HEADINGS), quiet="ID")
         table.print([bin_row(entry) for entry in entries], form=form, quiet=False)
     elif empty:
         if force or render.confirm(f"Delete {len(entries)} removed things for good?"):
-            render.out(f"Total reclaimed space: {human_size(bin_.empty())}")
+            render.out(f"Total reclaimed space: {human_size(_empty(session, entries))}")
     else:
-        _tell(bin_.restore([str(entry["Id"]) for entry in chosen(entries, names)]))
+        _bring_back(session, chosen(entries, names))
+
+
+def _entries(session: Session) -> list[Entry]:
+    """Return what the engine and this computer keep, the latest first. Where machines can come
+    back, the engine of one that does not run may be silent."""
+    machines = [] if session.engine_url else _machines(session)
+    try:
+        kept: list[Entry] = session.client.bin.contents()["Entries"]
+    except DeskError:
+        if not machines:
+            raise
+        return machines
+    return sorted([*kept, *machines], key=lambda entry: -int(entry["RemovedNano"]))
+
+
+def _machines(session: Session) -> list[Entry]:
+    session.desk.machine_bin.enforce()
+    return [
+        {
+            "Id": each.id,
+            "Kind": _MACHINE,
+            "Name": each.name,
+            "Group": each.id,
+            "RemovedNano": each.removed_ns,
+            "Size": each.size_bytes,
+        }
+        for each in session.desk.machine_bin.contents()
+    ]
+
+
+def _empty(session: Session, entries: Sequence[Entry]) -> int:
+    freed = 0
+    if any(entry["Kind"] == _MACHINE for entry in entries):
+        freed += session.desk.machine_bin.empty()
+    if any(entry["Kind"] != _MACHINE for entry in entries):
+        freed += session.client.bin.empty()
+    return freed
+
+
+def _bring_back(session: Session, entries: Sequence[Entry]) -> None:
+    wanted = {str(entry["Id"]) for entry in entries if entry["Kind"] == _MACHINE}
+    for binned in session.desk.machine_bin.contents() if wanted else ():
+        if binned.id in wanted:
+            session.desk.machine_bin.put_back(binned)
+            render.out(f"{_MACHINE} {binned.name}")
+    others = [str(entry["Id"]) for entry in entries if entry["Kind"] != _MACHINE]
+    if others:
+        _tell(session.client.bin.restore(others))
 
 
 def chosen(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:

@@ -1,0 +1,146 @@
+"""Removed machines: their directories, kept for a while with disk, snapshots and keys.
+
+A directory moves as a whole by one rename, so a machine is either there or in the bin. Its name in
+the bin says which machine it was and when it went; only what is a machine by itself (a virtual
+one, all of it files) can come back.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from desk.errors import Conflict, MachineError
+from desk.machine.manager import Manager
+from desk.paths import Home
+
+KEPT_S = 24 * 3600.0
+LEAST_FREE_PARTS = 20
+"""While less than a twentieth of the disk is free the bin keeps nothing."""
+
+_PLACE = re.compile(r"(?P<name>.+)@(?P<removed_ns>\d+)\Z")
+_BLOCK_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class BinnedMachine:
+    """A machine in the bin; ``size_bytes`` is what this computer's disk gets back with it."""
+
+    name: str
+    removed_ns: int
+    size_bytes: int
+    directory: Path
+
+    @property
+    def id(self) -> str:
+        return self.directory.name
+
+
+class MachineBin:
+    """Takes machines, lists them and gives them back."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        usage: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage,
+    ) -> None:
+        self._manager = manager
+        self._home: Home = manager.home
+        self._usage = usage
+
+    def take(self, name: str, progress: Callable[[str], None]) -> bool:
+        """Switch a machine off and move it into the bin; return whether its driver could. One
+        that is no files of its own is left as it is, and so is one that cannot be read."""
+        if not self._manager.open(name).driver.features.portable:
+            return False
+        place = self._home.bin / f"{name}@{time.time_ns()}"
+        with self._manager.ended(name, progress) as machine:
+            try:
+                self._home.bin.mkdir(mode=0o700, exist_ok=True)
+                machine.paths.directory.rename(place)
+            except OSError as error:
+                raise MachineError(
+                    f"cannot move {machine.paths.directory} into the bin: {error.strerror}",
+                    hint=f"`desk machine rm --force {name}` deletes it.",
+                ) from error
+        self.enforce()
+        return True
+
+    def contents(self) -> Sequence[BinnedMachine]:
+        """Return what there is, the latest first."""
+        try:
+            places = list(self._home.bin.iterdir())
+        except FileNotFoundError:
+            return []
+        found = [_read(place) for place in places]
+        return sorted((each for each in found if each), key=lambda each: -each.removed_ns)
+
+    def put_back(self, binned: BinnedMachine) -> None:
+        """Make it a machine again, stopped. Raises ``Conflict`` where its name is taken."""
+        with self._manager.reserved(binned.name, "creating"):
+            if self._manager.exists(binned.name):
+                raise Conflict(
+                    f"there is a machine {binned.name} now",
+                    hint=f"`desk machine rename {binned.name} OTHER` makes its name free.",
+                )
+            target = self._home.machine(binned.name).directory
+            try:
+                if target.exists():  # debris: a machine exists only with its machine.json
+                    shutil.rmtree(target)
+                binned.directory.rename(target)
+            except OSError as error:
+                raise MachineError(
+                    f"cannot bring machine {binned.name} back: {error.strerror}",
+                    hint=f"Its files are in {binned.directory}.",
+                ) from error
+
+    def empty(self) -> int:
+        """Delete everything for good; return the bytes that the disk got back."""
+        return sum(_delete(each) for each in self.contents())
+
+    def enforce(self) -> None:
+        """Delete what is too old, and everything where the disk is short."""
+        entries = self.contents()
+        if not entries:
+            return
+        total, _used, free = self._usage(self._home.bin)
+        short = free < total // LEAST_FREE_PARTS
+        for each in entries:
+            if short or time.time_ns() - each.removed_ns > KEPT_S * 1e9:
+                _delete(each)
+
+
+def _read(place: Path) -> BinnedMachine | None:
+    match = _PLACE.match(place.name)
+    if match is None:
+        return None
+    size = sum(
+        _room(Path(directory, name)) for directory, _, names in os.walk(place) for name in names
+    )
+    return BinnedMachine(match["name"], int(match["removed_ns"]), size, place)
+
+
+def _room(file: Path) -> int:
+    found = file.lstat()
+    return found.st_blocks * _BLOCK_BYTES if hasattr(found, "st_blocks") else found.st_size
+
+
+def _delete(binned: BinnedMachine) -> int:
+    # First: what is half deleted is no machine any more.
+    gone = binned.directory.with_name(f".{binned.directory.name}")
+    try:
+        binned.directory.rename(gone)
+        shutil.rmtree(gone)
+    except FileNotFoundError:
+        return 0  # another command did it
+    except OSError as error:
+        raise MachineError(
+            f"cannot delete {error.filename or gone}: {error.strerror}",
+            hint=f"Remove the directory {gone} by hand.",
+        ) from error
+    return binned.size_bytes
