@@ -53,10 +53,10 @@ def reclaimed(session: Session, size_bytes: int) -> None:
     render.out(f"Total reclaimed space: {human_size(size_bytes)}")
     group = session.client.connection.bin_group
     entries = session.client.bin.contents()["Entries"]
-    kept = [entry["Size"] for entry in entries if entry["Group"] == group]
+    kept = sum(entry["Size"] for entry in entries if entry["Group"] == group)
     if kept:
         render.note(
-            f"{human_size(sum(kept))} more when the bin is emptied; `desk undo` brings it back,"
+            f"{human_size(kept)} more when the bin is emptied; `desk undo` brings it back,"
             " `desk undo --empty` frees it now."
         )
 
