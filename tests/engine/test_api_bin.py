@@ -147,6 +147,7 @@ def test_a_prune_goes_into_the_bin_and_emptying_frees_the_disk(own_engine: Engin
     assert found["writer"]["Size"] >= 3_000_000
     assert found["spare"]["Size"] == 1_000_000
     assert found["big:latest"]["Size"] > 100_000
+    assert api.get("/system/df")["LayersSize"] == 0
     total = api.get("/desk/bin")["Size"]
     assert total == sum(entry["Size"] for entry in found.values())
     assert api.delete("/desk/bin", id=found["spare"]["Id"])["SpaceReclaimed"] == 1_000_000

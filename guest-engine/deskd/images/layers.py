@@ -115,8 +115,10 @@ class LayerStore:
         return self._place(record.number)
 
     def total_size(self) -> int:
-        """Return the bytes of all layers, each counted once."""
-        return sum(record.size_bytes for record in self.all())
+        """Return the bytes of all layers, each counted once, without those of the bin."""
+        with self._database.transaction():
+            binned = sum(record.size_bytes for record in self.unused(with_bin=False))
+            return sum(record.size_bytes for record in self.all()) - binned
 
     # --- adding ---------------------------------------------------------------------------------
 

@@ -138,8 +138,11 @@ class _Removal:
             for chain_id in chain_ids(image.config.diff_ids):
                 freed.pop(chain_id, None)
         for taken in self.taken.values():
-            own = chain_ids(taken.image.config.diff_ids) if taken.image else []
-            size_bytes = sum(freed.pop(chain_id, 0) for chain_id in own)
+            chain = chain_ids(taken.image.config.diff_ids) if taken.image else []
+            own = [chain_id for chain_id in reversed(chain) if chain_id in freed]
+            size_bytes = sum(freed.pop(chain_id) for chain_id in own)
+            # To whoever asked they are as gone as the image.
+            self.done += [Step({"Deleted": chain_id}, "") for chain_id in own]
             name = parse(taken.names[0]).familiar if taken.names else short_id(taken.id)
             binned.insert(new_entry(Kind.IMAGE, name, group, taken, size_bytes=size_bytes))
 
