@@ -103,6 +103,20 @@ class MachinePaths:
         return self.directory / "qmp.sock"
 
     @property
+    def qemu_arguments(self) -> Path:
+        """With which arguments QEMU was started last."""
+        return self.directory / "qemu-arguments.json"
+
+    @property
+    def parked(self) -> Path:
+        """There while the machine is parked: how to start the QEMU that takes its state up."""
+        return self.directory / "parked.json"
+
+    @property
+    def parked_state(self) -> Path:
+        return self.directory / "parked.state"
+
+    @property
     def agent_pid(self) -> Path:
         return self.directory / "agent.pid"
 

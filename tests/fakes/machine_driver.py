@@ -94,6 +94,9 @@ class FakeDriver:
         if running is not None:
             running.signal(signal.SIGCONT)
 
+    def park(self) -> None:
+        return
+
     def remove(self) -> None:
         self.kill()
 

@@ -170,6 +170,15 @@ def test_restart_reports_its_stages(manager: Manager) -> None:
     manager.stop("box")
 
 
+def test_a_driver_without_a_state_on_disk_refuses_to_park(manager: Manager) -> None:
+    manager.create(spec())
+    manager.start("box")
+    with pytest.raises(UsageError, match="machine box cannot be parked: its driver fake"):
+        manager.park("box")
+    assert manager.status("box").state is State.RUNNING
+    manager.stop("box")
+
+
 def test_status_while_another_command_works(manager: Manager) -> None:
     manager.create(spec())
     with manager._store.locked("box", "starting", wait_s=0):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.guest_image import guest_image
 
 from desk.engine.client import EngineClient
 from desk.engine.transport import UnixTransport
-from desk.errors import HostKeyMismatch, SshError
+from desk.errors import Conflict, DriverError, HostKeyMismatch, SshError
 from desk.machine import bug_report, console, diagnostics, process
 from desk.machine.accelerator import Accelerators, qemu_version
 from desk.machine.diagnostics import Verdict
@@ -25,6 +26,7 @@ from desk.machine.drivers.qemu import find_qemu
 from desk.machine.engine_probe import engine_obstacle
 from desk.machine.images import ImageStore, host_architecture
 from desk.machine.manager import Manager
+from desk.machine.memory import MemoryDial
 from desk.machine.model import MachineSpec, State
 from desk.machine.qemu_command import HostFacts
 from desk.paths import Home, MachinePaths
@@ -145,6 +147,100 @@ def test_data_outlives_an_orderly_stop_and_a_new_boot(
     assert "power off" in dict(report.stages)
     assert "engine" in dict(report.boot)
     assert run(manager, "cat /var/lib/desk/local/note") == "kept"
+
+
+def test_a_parked_machine_goes_on_where_it_was(manager: Manager, paths: MachinePaths) -> None:
+    def client() -> EngineClient:
+        return EngineClient(UnixTransport(paths.engine_socket), timeout_s=120)
+
+    def page() -> bytes:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+                    return bytes(answer.read())
+            except OSError:
+                assert time.monotonic() < deadline, "the published port does not answer"
+                time.sleep(0.2)
+
+    counting = (
+        "mkdir /www; echo page >/www/index.html; httpd -p 80 -h /www;"
+        " i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.2; done"
+    )
+    config = {
+        "Image": "busybox",
+        "Cmd": ["sh", "-c", counting],
+        "ExposedPorts": {"80/tcp": {}},
+        "HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "0"}]}},
+    }
+    with client() as engine:
+        identifier = engine.containers.create(config, name="counts")["Id"]
+        engine.containers.start(identifier)
+        details = engine.containers.inspect(identifier)
+    before = details["State"]
+    port = details["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"]
+    assert page() == b"page\n"
+    boot_id = run(manager, "cat /proc/sys/kernel/random/boot_id")
+    run(manager, "echo in memory only >/run/note")
+    program = qemu(paths)
+
+    manager.park(NAME)
+    assert not program.alive
+    status = manager.status(NAME)
+    assert (status.state, status.host_memory_bytes, status.url) == (State.SAVED, None, "")
+    with pytest.raises(Conflict, match="is Saved and cannot become Stopping"):
+        manager.park(NAME)
+    with pytest.raises(Conflict):
+        MemoryDial(manager).move(NAME, 700, lambda _sentence: None)
+    parked_at = time.time()
+
+    report = manager.start(NAME)
+    assert report.boot == ()
+    assert manager.status(NAME).state is State.RUNNING
+    assert run(manager, "cat /proc/sys/kernel/random/boot_id") == boot_id
+    assert run(manager, "cat /run/note") == "in memory only"
+    assert page() == b"page\n"
+    deadline = time.monotonic() + 120
+    while True:
+        earliest = time.time() - 2
+        told = int(run(manager, "date +%s"))
+        if earliest <= told <= time.time() + 2:
+            break
+        assert time.monotonic() < deadline, "the guest's clock stays behind"
+    with client() as engine:
+        after = engine.containers.inspect(identifier)["State"]
+        assert (after["StartedAt"], after["Pid"]) == (before["StartedAt"], before["Pid"])
+        assert after["Running"]
+    # It is alive: it counts on, and its files have times after the park.
+    root = f"/proc/{after['Pid']}/root"
+    deadline = time.monotonic() + 120
+    while int(run(manager, f"stat -c %Y {root}/count")) < parked_at:
+        assert time.monotonic() < deadline, "the container stands still"
+    with client() as engine:
+        engine.containers.remove(identifier, force=True)
+    # An orderly stop of a parked machine wakes it first: what only its memory had is written.
+    run(manager, "echo kept >/var/lib/desk/local/parked")
+    manager.park(NAME)
+    manager.stop(NAME)
+    assert manager.status(NAME).state is State.STOPPED
+    assert not paths.parked_state.exists()
+
+
+def test_a_damaged_saved_state_is_told_and_can_be_given_up(
+    manager: Manager, paths: MachinePaths
+) -> None:
+    manager.park(NAME)
+    with paths.parked_state.open("r+b") as stream:
+        stream.truncate(100_000)
+    with pytest.raises(DriverError, match="cannot be taken up") as caught:
+        manager.start(NAME)
+    assert f"desk machine kill {NAME}" in caught.value.hint
+    assert manager.status(NAME).state is State.SAVED
+    manager.kill(NAME)
+    assert manager.status(NAME).state is State.STOPPED
+    assert not paths.parked_state.exists()
+    manager.start(NAME)
+    assert run(manager, "cat /var/lib/desk/local/parked") == "kept"
 
 
 def test_suspended_qemu_is_paused_and_resumes(manager: Manager, paths: MachinePaths) -> None:

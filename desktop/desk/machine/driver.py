@@ -29,6 +29,7 @@ class Features:
     led_back_by_agent: bool = False
     # All of the machine is files in its directory: it can be renamed, copied and frozen.
     portable: bool = False
+    parks: bool = False  # its state can lie on disk, while nothing of it is in memory
     has_seed: bool = False  # what its engine is to do is told anew at each start
     options: frozenset[str] = frozenset()  # names that its specification's options can have
     # Each question for the state is a connection to the machine's sshd, which starts a process for
@@ -77,6 +78,11 @@ class Driver(Protocol):
 
     def thaw(self) -> None:
         """End a ``freeze``; nothing where there is none."""
+
+    def park(self) -> None:
+        """Write the running machine's state to disk and end it; only called where
+        ``features.parks``. Its state is ``Saved`` until ``start`` lets it go on or ``kill`` gives
+        it up; ``stop`` leaves it. Raises ``DriverError``; then the machine runs on."""
 
     def remove(self) -> None: ...
     def state(self) -> State: ...

@@ -13,13 +13,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from desk.errors import Conflict, DeskError, EngineError, MachineError, NotFound
+from desk.errors import Conflict, DeskError, EngineError, MachineError, NotFound, UsageError
 from desk.machine import console, process
 from desk.machine.agents import AgentProcesses, Agents
 from desk.machine.coming_up import Machine, Patience, Report, Stopwatch, boot, power, stage
 from desk.machine.driver import Progress
 from desk.machine.drivers.table import DriverContext, Drivers, DriverTable
-from desk.machine.model import MachineSpec, MachineStatus, State, check_name
+from desk.machine.model import (
+    MachineSpec,
+    MachineStatus,
+    State,
+    check_name,
+    check_transition,
+)
 from desk.machine.openssh import ssh_options
 from desk.machine.readiness import Requirement
 from desk.machine.sharing import check_sharing, folder_sharing
@@ -335,7 +341,9 @@ class Manager:
         """Stop the machine in order, the hard way after ``grace_s`` seconds; idempotent."""
         self.open(name)
         with self._store.locked(name, "stopping", wait_s=_LOCK_WAIT_S):
-            return self._stop(self.open(name), progress, grace_s)
+            machine = self.open(name)
+            self._wake(machine, progress)
+            return self._stop(machine, progress, grace_s)
 
     def restart(
         self,
@@ -357,6 +365,7 @@ class Manager:
         self.open(name)
         with self._store.locked(name, "stopping", wait_s=_LOCK_WAIT_S):
             machine = self.open(name)
+            self._wake(machine, progress)
             over = ContainersOver(machine, progress)
             left_s = over.stop(grace_s, policy_only=policy_only)
             stopped = self._stop(machine, progress, left_s)
@@ -365,6 +374,37 @@ class Manager:
             returned = over.wait(deadline_s)
         stages = (*over.stages[:1], *stopped.stages, *started.stages, *over.stages[1:])
         return Report(stages, started.boot, returned)
+
+    def park(self, name: str, progress: Progress = _silent) -> Report:
+        """Write the running machine's state to disk and end it: no memory is used until ``start``
+        lets it go on. Raises ``UsageError`` where its driver cannot, ``Conflict`` where it is off;
+        where it fails the machine runs on."""
+        watch = Stopwatch()
+        with self.held(name, "stopping") as machine:
+            if not machine.driver.features.parks:
+                raise UsageError(
+                    f"machine {name} cannot be parked: its driver {machine.record.spec.driver}"
+                    " keeps no state on disk",
+                    hint=f"`desk machine stop {name}` stops it.",
+                )
+            check_transition(name, machine.driver.state(), State.STOPPING)
+            progress(f"Parking machine {name}")
+            with watch.stage("agent's end"):
+                self._agents.stop(machine.paths)
+            try:
+                with watch.stage("state to disk"):
+                    machine.driver.park()
+            except DeskError:
+                endpoint = machine.driver.endpoint()
+                if endpoint is not None and machine.driver.state() is State.RUNNING:
+                    self._start_agent(machine, endpoint)
+                raise
+        return Report(tuple(watch.stages))
+
+    def _wake(self, machine: Machine, progress: Progress) -> None:
+        """Let a parked machine go on before something is done that would lose its state."""
+        if machine.driver.state() is State.SAVED:
+            self._start(machine, progress, START_DEADLINE_S, None)
 
     def kill(self, name: str) -> None:
         """End the machine at once, as if its plug were pulled. It waits for no other command."""
@@ -381,8 +421,9 @@ class Manager:
     ) -> Report:
         watch = Stopwatch()
         with ExitStack() as undo:
-            was_running = machine.driver.state() is State.RUNNING
-            if not was_running:
+            before = machine.driver.state()
+            was_running, was_parked = before is State.RUNNING, before is State.SAVED
+            if not (was_running or was_parked):
                 machine = self._taken_up(machine, progress)
                 undo.callback(machine.driver.kill)
             with watch.stage("power on"):
@@ -402,8 +443,8 @@ class Manager:
             wanted.append(self._engine_answer(machine))
             patience.wait(wanted)
             undo.pop_all()
-        stages = console.stages(machine.paths.console_log)
-        return Report(tuple(watch.stages), tuple(stages))
+        stages = () if was_parked else tuple(console.stages(machine.paths.console_log))
+        return Report(tuple(watch.stages), stages)
 
     def _taken_up(self, machine: Machine, progress: Progress) -> Machine:
         """Return the machine with what its ``machine.toml`` says now; write one where none is."""

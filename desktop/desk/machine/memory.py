@@ -135,7 +135,13 @@ class MemoryDial:
                     hint="`desk update --memory` limits single containers.",
                 )
             self._manager.check_settings(machine)
-            runs = machine.driver.state() is State.RUNNING
+            state = machine.driver.state()
+            if state is State.SAVED:
+                raise Conflict(
+                    f"machine {name} is parked, with the memory that it had",
+                    hint=f"`desk machine start {name}` lets it go on; set its memory then.",
+                )
+            runs = state is State.RUNNING
             if runs:
                 self._check_fits(machine, memory_mib)
             live = machine.driver.live_memory()

@@ -42,6 +42,9 @@ _GROUP = {
     "mount": Entry(
         "machine_mount:mount", "Mount a directory of a machine on this computer, or end that."
     ),
+    "park": Entry(
+        "machine_park:park", "Write running machines to disk, to go on later where they were."
+    ),
     "port": Entry("machine_looking:port", "List the ports of a machine on this computer."),
     "provision": Entry(
         "machine_create:provision", "Make keys, certificates and the engine's settings anew."

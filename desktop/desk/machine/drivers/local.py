@@ -155,6 +155,9 @@ class LocalDriver:
     def thaw(self) -> None:
         return
 
+    def park(self) -> None:
+        return
+
     def remove(self) -> None:
         """Remove every container, so that no process, mount or interface stays, then the engine."""
         import shutil

@@ -40,6 +40,7 @@ from desk.paths import docker_certificates
 from desk.ssh.endpoint import Endpoint
 
 if TYPE_CHECKING:
+    from desk.machine.drivers.qemu_parking import QemuParking
     from desk.machine.images import GuestImage, ImageStore
 
 OPTIONS = frozenset({"ssh_port", "qemu", "accelerator", *ENGINE_OPTIONS, *SHARING_OPTIONS})
@@ -66,6 +67,7 @@ class QemuDriver:
         own_guest=True,
         has_seed=True,
         portable=True,
+        parks=True,
         options=OPTIONS,
     )
 
@@ -80,6 +82,12 @@ class QemuDriver:
         from desk.machine.images import ImageStore
 
         return ImageStore(self._home)
+
+    @cached_property
+    def _parking(self) -> QemuParking:
+        from desk.machine.drivers.qemu_parking import QemuParking
+
+        return QemuParking(self._name, self._paths, self._qmp)
 
     # --- making and removing ---------------------------------------------------------------
 
@@ -165,6 +173,13 @@ class QemuDriver:
         running = process.recall(self._paths.qemu_pid)
         if running is not None:
             self._resume(running)
+            if not self._parking.is_parked:
+                self._parking.go_on()
+                return
+            running.kill()  # its state was written; only its end was not seen
+            self._forget()
+        if self._parking.is_parked:
+            self._take_up(progress)
             return
         spec = self._record.read().spec
         image = self._images.get(self._record.get("image"))
@@ -189,7 +204,12 @@ class QemuDriver:
         self._spawn(argv)
 
     def _spawn(self, argv: list[str]) -> None:
-        for stale in (self._paths.qmp_socket, self._paths.console_log, self._paths.qemu_log):
+        self._paths.console_log.unlink(missing_ok=True)
+        self._parking.note_arguments(argv)
+        self._launch(argv)
+
+    def _launch(self, argv: list[str]) -> None:
+        for stale in (self._paths.qmp_socket, self._paths.qemu_log):
             stale.unlink(missing_ok=True)
         started = process.spawn_detached(argv, log=self._paths.qemu_log)
         process.remember(started, self._paths.qemu_pid)
@@ -210,6 +230,36 @@ class QemuDriver:
                     hint=f"See {self._paths.qemu_log}.",
                 )
             time.sleep(0.01)
+
+    def park(self) -> None:
+        running = process.recall(self._paths.qemu_pid)
+        if running is None:
+            return
+        self._parking.check_can_park(running.resident_bytes())
+        self._parking.write_state()
+        with contextlib.suppress(DriverError):
+            self._qmp("quit")
+            running.wait_gone(_QMP_GRACE_S)
+        running.kill()
+        self._forget()
+
+    def _take_up(self, progress: Progress) -> None:
+        """Let a parked machine go on; where that fails it stays parked."""
+        spec, port = self._record.read().spec, self._port()
+        self._check_disks(spec)
+        self._settle_port(spec, progress)
+        progress(f"Taking up the saved state of machine {self._name}")
+        self._launch(self._parking.arguments(port, self._port()))
+        try:
+            self._parking.read_state()
+        except DriverError as error:
+            running = process.recall(self._paths.qemu_pid)
+            if running is not None:
+                running.kill()
+            self._forget()
+            words = " ".join(process.last_lines(self._paths.qemu_log, 2))
+            raise DriverError(f"{error.text} {words}".rstrip(), hint=error.hint) from error
+        self._parking.discard()
 
     def freeze(self) -> None:
         running = process.recall(self._paths.qemu_pid)
@@ -260,11 +310,12 @@ class QemuDriver:
                 return
 
     def kill(self) -> None:
-        """End QEMU at once; what the guest had not written is lost."""
+        """End QEMU at once; what the guest had not written is lost, a saved state too."""
         running = process.recall(self._paths.qemu_pid)
         if running is not None:
             running.kill()
         self._forget()
+        self._parking.discard()
 
     def _forget(self) -> None:
         self._paths.qemu_pid.unlink(missing_ok=True)
@@ -275,7 +326,7 @@ class QemuDriver:
     def state(self) -> State:
         running = process.recall(self._paths.qemu_pid)
         if running is None:
-            return State.STOPPED
+            return State.SAVED if self._paths.parked.exists() else State.STOPPED
         return State.PAUSED if running.suspended else State.RUNNING
 
     def endpoint(self) -> Endpoint:

@@ -176,6 +176,9 @@ class SshHostDriver:
     def thaw(self) -> None:
         return
 
+    def park(self) -> None:
+        return
+
     def remove(self) -> None:
         """Take away what ``create`` brought; an engine that was there before stays as it is."""
         program = self._record.get("program")

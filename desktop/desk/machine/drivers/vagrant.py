@@ -163,6 +163,9 @@ class VagrantDriver:
     def thaw(self) -> None:
         return
 
+    def park(self) -> None:
+        return
+
     def remove(self) -> None:
         """``vagrant destroy``; the box stays in Vagrant's own store, for the next machine."""
         if not self._has_vm():
