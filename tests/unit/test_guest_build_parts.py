@@ -17,7 +17,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "vm-images"))
 
-from guestbuild import box, engine, host, kernel, packages, recipe  # noqa: E402
+from guestbuild import box, box_disk, engine, host, kernel, packages, recipe  # noqa: E402
 from guestbuild.errors import BuildError  # noqa: E402
 
 GUEST = REPOSITORY / "packaging" / "guest"
@@ -91,10 +91,10 @@ def test_module_names_are_the_kernels(file: str, name: str) -> None:
 
 
 def test_the_partition_table_says_where_things_are() -> None:
-    sector = box._mbr([(1 << 20, 40 << 20), (41 << 20, 27 << 20), (68 << 20, 256 << 20)])
+    sector = box_disk._mbr([(1 << 20, 40 << 20), (41 << 20, 27 << 20), (68 << 20, 256 << 20)])
     assert len(sector) == 512
     assert sector[510:] == b"\x55\xaa"
-    assert struct.unpack_from("<I", sector, 440) == (box.SIGNATURE,)
+    assert struct.unpack_from("<I", sector, 440) == (box_disk.SIGNATURE,)
     entries = [struct.unpack_from("<B3xB3xII", sector, 446 + 16 * i) for i in range(4)]
     assert entries == [
         (0x80, 0x0C, 2048, 81920),

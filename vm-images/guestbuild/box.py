@@ -1,8 +1,6 @@
-"""Packs the guest image as a Vagrant box: one disk with a boot loader, made without root.
+"""Packs the guest image as a Vagrant box: the disk in the provider's format, and what describes it.
 
-The disk has an MBR and three partitions: FAT with SYSLINUX, kernel and initramfs; the root image;
-the data file system, which grows into the rest of the disk. Boxes for further providers are the
-same disk in another format; each has its directory in ``boxes/``.
+A provider's texts are in its directory of ``boxes/``.
 """
 
 from __future__ import annotations
@@ -11,165 +9,122 @@ import gzip
 import hashlib
 import io
 import json
-import shutil
-import struct
 import tarfile
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from string import Template
+from typing import Any
 
-from guestbuild import engine, recipe
+from guestbuild import box_disk, engine, recipe
 from guestbuild.errors import BuildError
 from guestbuild.progress import run, step
 
-PROVIDERS = ("libvirt",)
 BOXES = engine.PROJECT / "vm-images" / "boxes"
-SIGNATURE = 0x6465736B  # "desk": the MBR's disk signature, by which the initramfs finds the disk
-_SECTOR_BYTES = 512
+_GIB = 1 << 30
 _MIB = 1 << 20
-_ALIGN_BYTES = _MIB
-_DATA_BYTES = 256 * _MIB
-_FAT_SPARE_BYTES = 8 * _MIB
-_FAT32_LBA, _LINUX = 0x0C, 0x83
-_MBR_PROGRAMS = (
-    Path("/usr/lib/syslinux/mbr/mbr.bin"),
-    Path("/usr/lib/SYSLINUX/mbr.bin"),
-    Path("/usr/share/syslinux/mbr.bin"),
-)
+
+Members = dict[str, bytes | Path]
 
 
-def make(provider: str, image: Path, output: Path) -> None:
-    """Write the box of ``provider`` for the built ``image``; nothing where it is up to date."""
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """How one provider wants its box. ``disk`` is the disk's file in the box, ``texts`` add to it
+    what describes the disk, from the provider's name, the file and the disk's size in bytes.
+
+    A disk has ``disk_gib`` where the provider cannot make it larger by itself; else it is as small
+    as its content.
+    """
+
+    disk: str
+    format: tuple[str, ...]
+    texts: Callable[[str, Path, int], Members]
+    disk_gib: int = 0
+
+
+def _libvirt(name: str, _disk: Path, size_bytes: int) -> Members:
+    metadata = _metadata(name)
+    metadata["virtual_size"] = -(-size_bytes // _GIB)
+    return {"metadata.json": _json(metadata)}
+
+
+def _virtualbox(name: str, disk: Path, size_bytes: int) -> Members:
+    description = Template((BOXES / name / "box.ovf").read_text("utf-8")).substitute(
+        file_bytes=disk.stat().st_size, capacity_bytes=size_bytes
+    )
+    return {"metadata.json": _json(_metadata(name)), "box.ovf": description.encode()}
+
+
+def _hyperv(name: str, _disk: Path, _size_bytes: int) -> Members:
+    machine = "Virtual Machines/box.xml"
+    return {
+        "metadata.json": _json(_metadata(name)),
+        machine: (BOXES / name / machine).read_bytes(),
+    }
+
+
+PROVIDERS = {
+    "libvirt": Provider("box.img", ("qcow2",), _libvirt),
+    "virtualbox": Provider(
+        "box.vmdk", ("vmdk", "-o", "subformat=streamOptimized"), _virtualbox, disk_gib=20
+    ),
+    "hyperv": Provider(
+        "Virtual Hard Disks/box.vhdx", ("vhdx", "-o", "subformat=dynamic"), _hyperv, disk_gib=20
+    ),
+}
+
+
+def make(name: str, image: Path, output: Path) -> None:
+    """Write the box of the provider ``name`` for the built ``image``.
+
+    Nothing is done where it is up to date. Raises ``BuildError``.
+    """
     manifest = json.loads((image / "manifest.json").read_text("utf-8"))
-    key = _input_key(provider, manifest)
+    key = _input_key(name, manifest)
     stamp = output.with_name(f"{output.name}.input")
     if output.is_file() and stamp.is_file() and stamp.read_text("ascii") == key:
         return
     if manifest["arch"] != "amd64":
         raise BuildError(f"boxes are made for amd64 only, this image is for {manifest['arch']}")
+    provider = PROVIDERS[name]
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as directory:
         scratch = Path(directory)
         with step("Making the box's disk"):
-            disk = scratch / "disk.raw"
-            size_bytes = _make_disk(image, manifest, disk, scratch)
-            qcow2 = scratch / "box.img"
-            argv: list[str | Path] = [
-                "qemu-img",
-                "convert",
-                "-f",
-                "raw",
-                "-O",
-                "qcow2",
-                disk,
-                qcow2,
-            ]
-            run(argv, what="converting the box's disk")
+            raw, disk = scratch / "disk.raw", scratch / "disk"
+            size_bytes = box_disk.make(image, manifest, raw, scratch, provider.disk_gib * _GIB)
+            run(
+                ["qemu-img", "convert", "-f", "raw", "-O", *provider.format, raw, disk],
+                what="converting the box's disk",
+            )
         with step(f"Packing {output.name}"):
-            metadata = json.loads((BOXES / provider / "metadata.json").read_text("utf-8"))
-            metadata["virtual_size"] = -(-size_bytes // (1 << 30))
-            text = json.dumps(metadata, indent=2) + "\n"
-            members: dict[str, bytes | Path] = {
-                "metadata.json": text.encode(),
-                "Vagrantfile": (BOXES / provider / "Vagrantfile").read_bytes(),
-                "box.img": qcow2,
-            }
+            members = provider.texts(name, disk, size_bytes)
+            members["Vagrantfile"] = (BOXES / name / "Vagrantfile").read_bytes()
+            members[provider.disk] = disk
             partial = scratch / "box"
             _pack(partial, members)
         partial.replace(output)
         stamp.write_text(key, "ascii")
 
 
-def _input_key(provider: str, manifest: dict[str, object]) -> str:
+def _input_key(name: str, manifest: dict[str, Any]) -> str:
     digest = hashlib.sha256(str(manifest["input"]).encode())
-    for path in sorted((BOXES / provider).iterdir()):
+    for path in sorted(path for path in (BOXES / name).rglob("*") if path.is_file()):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _make_disk(image: Path, manifest: dict[str, object], disk: Path, scratch: Path) -> int:
-    """Write the raw disk; return its size in bytes."""
-    boot = scratch / "boot.fat"
-    _make_boot(image, manifest, boot)
-    root = image / _file(manifest, "root")
-    starts_sizes = []
-    place = _ALIGN_BYTES
-    for size_bytes in (boot.stat().st_size, root.stat().st_size, _DATA_BYTES):
-        aligned = -(-size_bytes // _ALIGN_BYTES) * _ALIGN_BYTES
-        starts_sizes.append((place, aligned))
-        place += aligned
-    with disk.open("wb") as target:
-        target.truncate(place)
-        target.write(_mbr(starts_sizes))
-        for source, (start, _size) in zip((boot, root), starts_sizes, strict=False):
-            target.seek(start)
-            with source.open("rb") as file:
-                shutil.copyfileobj(file, target, _MIB)
-    return place
+def _metadata(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((BOXES / name / "metadata.json").read_text("utf-8"))
+    return content
 
 
-def _make_boot(image: Path, manifest: dict[str, object], target: Path) -> None:
-    """Make the FAT partition: SYSLINUX starts the packed kernel, the direct boot's is too large."""
-    kernel, initramfs = image / "vmlinuz", image / "initramfs-box.cpio"
-    if not kernel.is_file() or not initramfs.is_file():
-        raise BuildError(
-            f"{kernel} or {initramfs.name} is missing: remove {image} and build it again"
-        )
-    content = kernel.stat().st_size + initramfs.stat().st_size
-    size = -(-(content + _FAT_SPARE_BYTES) // _ALIGN_BYTES) * _ALIGN_BYTES
-    with target.open("wb") as file:
-        file.truncate(max(size, 40 * _MIB))  # FAT32 has at least 65,525 clusters of 512 bytes
-    hidden = _ALIGN_BYTES // _SECTOR_BYTES
-    run(
-        ["mkfs.fat", "-F", "32", "-s", "1", "-n", "DESK-BOOT", "-i", f"{SIGNATURE:08x}",
-         "-h", str(hidden), "--invariant", target],
-        what="making the boot partition",
-    )  # fmt: skip
-    console = recipe.ARCHITECTURES[str(manifest["arch"])].console
-    cmdline = f"{recipe.CMDLINE.format(console=console)} {recipe.CMDLINE_BOX}"
-    cmdline = f"{cmdline} desk.disk={SIGNATURE:08x} desk.box"
-    config = f"DEFAULT desk\nPROMPT 0\nTIMEOUT 0\nLABEL desk\n  LINUX /vmlinuz\n  INITRD /initramfs.cpio\n  APPEND {cmdline}\n"  # noqa: E501
-    config_file = target.with_name("syslinux.cfg")
-    config_file.write_text(config, "ascii")
-    for source, name in (
-        (kernel, "vmlinuz"),
-        (initramfs, "initramfs.cpio"),
-        (config_file, "syslinux.cfg"),
-    ):
-        run(
-            ["mcopy", "-m", "-i", target, source, f"::{name}"],
-            what=f"copying {name} to the boot partition",
-        )
-    run(["syslinux", "--install", target], what="installing the boot loader")
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def _mbr(starts_sizes: list[tuple[int, int]]) -> bytes:
-    """Return the first sector: SYSLINUX's program, the signature, three primary partitions."""
-    program = next((path for path in _MBR_PROGRAMS if path.is_file()), None)
-    if program is None:
-        raise BuildError("mbr.bin of syslinux is missing: apt-get install syslinux-common")
-    sector = bytearray(_SECTOR_BYTES)
-    code = program.read_bytes()[:440]
-    sector[: len(code)] = code
-    struct.pack_into("<I", sector, 440, SIGNATURE)
-    unused_chs = b"\xfe\xff\xff"
-    for index, (start, size) in enumerate(starts_sizes):
-        active, kind = (0x80, _FAT32_LBA) if index == 0 else (0, _LINUX)
-        entry = struct.pack(
-            "<B3sB3sII", active, unused_chs, kind, unused_chs,
-            start // _SECTOR_BYTES, size // _SECTOR_BYTES,
-        )  # fmt: skip
-        sector[446 + 16 * index : 462 + 16 * index] = entry
-    sector[510:] = b"\x55\xaa"
-    return bytes(sector)
-
-
-def _file(manifest: dict[str, object], name: str) -> str:
-    entry = manifest[name]
-    assert isinstance(entry, dict)
-    return str(entry["file"])
-
-
-def _pack(output: Path, members: dict[str, bytes | Path]) -> None:
+def _pack(output: Path, members: Members) -> None:
     with output.open("wb") as raw:
         zipped = gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0)
         with zipped, tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as box:

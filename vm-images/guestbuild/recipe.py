@@ -193,9 +193,9 @@ MODULES = (
     "crc32c_generic", "crc32c_intel", "crc32c_arm64", "crc32_pclmul", "cmac", "ccm", "gcm", "ctr",
     "ecb", "aes_generic", "md5", "md4", "sha256_generic", "sha512_generic", "hmac", "cts",
     # network cards and devices
-    "virtio_net", "e1000", "e1000e", "veth", "bridge", "br_netfilter", "macvlan", "macvtap",
-    "ipvlan", "ipvtap", "vxlan", "dummy", "tun", "ifb", "wireguard", "8021q", "bonding", "geneve",
-    "ip_gre", "ip6_gre", "ipip", "ip6_tunnel", "sit", "fou", "vrf", "tcp_bbr", "tls",
+    "virtio_net", "e1000", "e1000e", "tulip", "veth", "bridge", "br_netfilter", "macvlan",
+    "macvtap", "ipvlan", "ipvtap", "vxlan", "dummy", "tun", "ifb", "wireguard", "8021q", "bonding",
+    "geneve", "ip_gre", "ip6_gre", "ipip", "ip6_tunnel", "sit", "fou", "vrf", "tcp_bbr", "tls",
     # what network programs in containers load by asking for it: IPsec, dial-up and VPN tunnels,
     # load balancing, software switches and routers, buses of vehicles
     "xfrm_user", "xfrm_interface", "af_key", "esp4", "esp6", "ah4", "authenc", "echainiv", "seqiv",

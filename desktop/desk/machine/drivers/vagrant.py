@@ -35,7 +35,7 @@ from desk.ssh.endpoint import Endpoint
 
 OPTIONS = frozenset({"provider", "vagrantfile", "accelerator", *SHARING_OPTIONS})
 _PARTS = ("Vagrantfile", "vm-images/boxes/provision.sh")
-_USUAL_BOX = "build/desk-libvirt.box"
+_USUAL_BOX = "build/desk-{provider}.box"
 _PROBE_S = 2.0
 _HALT_S = 60  # Vagrant's own default
 _NOISE = re.compile(r"^(?:==> \S+: |    \S+: )|\x1b\[[0-9;]*[A-Za-z]")
@@ -71,7 +71,8 @@ class VagrantDriver:
                 hint="Install it from your package manager or from vagrantup.com.",
             )
         source = _source_directory(spec)
-        box = spec.image or str(source / _USUAL_BOX)
+        provider = spec.options.get("provider") or os.environ.get("VAGRANT_DEFAULT_PROVIDER")
+        box = spec.image or str(source / _USUAL_BOX.format(provider=provider or "libvirt"))
         if "://" not in box:
             box = str(Path(box).expanduser().absolute())
         progress("Reading the Vagrant box")
@@ -318,6 +319,7 @@ def _box_name(box: str) -> str:
     except OSError as error:
         raise ImageError(
             f"the Vagrant box {box} cannot be read: {error.strerror}",
-            hint="`vm-images/build` in Desk's source tree builds it; name one with --image.",
+            hint="`vm-images/build --box libvirt` in Desk's source tree builds it; "
+            "name one with --image.",
         ) from error
     return f"desk-{digest[:12]}"
