@@ -149,6 +149,8 @@ CONTAINER = {
         ("{{.HostConfig.PortBindings}}", "map[80/tcp:[{ 8080}]]"),
         ("{{.NetworkSettings.IPAddress}}|{{len .NetworkSettings.Networks}}", "|0"),
         ("{{json .State}}", '{"Status":"exited","ExitCode":3}'),
+        ("{{.Config.Volumes}} {{json .Config.Volumes}}", "map[] null"),
+        ("{{len .Config.Shell}} {{json .Config.Shell}}", "0 null"),
         ("{{.Unknown.to}}", "this table"),
         ("{{with .NetworkSettings}}there{{end}}", "there"),
     ],

@@ -159,14 +159,24 @@ class Structure(dict[str, Any]):
         return structured(self.get(field.key), field.kind)
 
 
+class NilList(list[Any]):
+    """A list that the engine left out or sent as null: empty, but not the same as JSON."""
+
+
+class NilMap(dict[str, Any]):
+    """A map that the engine left out or sent as null: empty, but not the same as JSON."""
+
+
 def structured(value: Any, kind: str) -> Any:
     """Return a JSON value as a template sees one of that kind; ``None`` is its zero value."""
     if kind.startswith("?"):
         return None if value is None else structured(value, kind[1:])
     if kind.startswith("[]"):
-        return [structured(item, kind[2:]) for item in value or ()]
+        return NilList() if value is None else [structured(item, kind[2:]) for item in value]
     if kind.startswith("{}"):
-        return {key: structured(item, kind[2:]) for key, item in sorted((value or {}).items())}
+        if value is None:
+            return NilMap()
+        return {key: structured(item, kind[2:]) for key, item in sorted(value.items())}
     if kind in _KINDS:
         return Structure(kind, value or {})
     if value is None and kind != "any":

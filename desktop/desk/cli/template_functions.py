@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote_plus
 
-from desk.cli.structures import Structure
+from desk.cli.structures import NilList, NilMap, Structure
 
 MISSING = object()
 
@@ -80,6 +80,8 @@ def to_json(value: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Missing):
         raise TemplateFailure(f'map has no entry for key "{value.name}"')
+    if isinstance(value, NilList | NilMap):
+        return None
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items() if not callable(item)}
     if isinstance(value, list | tuple):

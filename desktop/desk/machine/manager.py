@@ -338,12 +338,20 @@ class Manager:
     def stop(
         self, name: str, progress: Progress = _silent, *, grace_s: float = STOP_GRACE_S
     ) -> Report:
-        """Stop the machine in order, the hard way after ``grace_s`` seconds; idempotent."""
+        """Stop the machine in order, the hard way after ``grace_s`` seconds; idempotent.
+
+        Its engine stops the containers first, each by its own signal, and keeps how they ended.
+        """
+        from desk.machine.restart import ContainersOver
+
         self.open(name)
         with self._store.locked(name, "stopping", wait_s=_LOCK_WAIT_S):
             machine = self.open(name)
             self._wake(machine, progress)
-            return self._stop(machine, progress, grace_s)
+            over = ContainersOver(machine, progress)
+            left_s = over.stop(grace_s, policy_only=True)
+            stopped = self._stop(machine, progress, left_s)
+        return Report((*over.stages, *stopped.stages))
 
     def restart(
         self,

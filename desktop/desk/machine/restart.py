@@ -13,6 +13,7 @@ from desk.machine.driver import Progress
 from desk.machine.model import State
 
 _LEAST_POWER_OFF_S = 3.0
+_PING_S = 5.0
 _ANSWER_S = 15.0
 _LOOK_S = 0.05
 _SETTLE_S = 60.0
@@ -49,10 +50,11 @@ class ContainersOver:
     def _ask(self, grace_s: int, *, policy_only: bool) -> int:
         try:
             with self._client() as client:
+                client.system.ping(timeout_s=_PING_S)  # a hanging machine needs no longer wait
                 told = client.system.prepare_restart(policy_only=policy_only, grace_s=grace_s)
         except EngineError as error:
             if error.status != HTTPStatus.NOT_FOUND:
-                self._progress(f"Its containers come back by their restart policies: {error.text}")
+                self._progress(f"Its engine cannot stop the containers: {error.text}")
             return 0
         return int(told["Pending"])
 
