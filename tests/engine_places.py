@@ -112,8 +112,8 @@ class GuestPlace:
         self._wait_for_engine()
 
     def restart(self) -> None:
-        """Restart the machine in order."""
-        self.manager.restart(self.NAME)
+        """Restart the machine in order; its containers come back by their restart policies."""
+        self.manager.restart(self.NAME, policy_only=True)
         self._wait_for_engine()
 
     def _wait_for_engine(self) -> None:
