@@ -228,7 +228,7 @@ def test_datagrams_reach_a_container_in_the_machine(stranger: Stranger) -> None:
             assert time.monotonic() < deadline, "the port stayed open after the container's end"
             time.sleep(0.1)
         # What is taken on the laptop fails the start, and says why.
-        done = stranger.types(f"desk run --rm -p {port}:53/udp busybox true", code=1)
+        done = stranger.types(f"desk run --rm -p {port}:53/udp busybox true", code=125)
         assert f"port 127.0.0.1:{port} is in use by another program" in done.stderr
         done = stranger.types(
             f'eval "$(desk-env)" && docker run --rm -p {port}:53/udp busybox true', code=125
