@@ -27,6 +27,7 @@ class SmallEngine:
         self.path = path
         self.containers: list[dict[str, Any]] = []
         self.open_connections = 0
+        self.silent_requests = 0
         self.answers: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
         self._streams: list[queue.Queue[bytes | None]] = []
         self._questions: list[queue.Queue[bytes | None]] = []
@@ -145,8 +146,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif path == "/_ping":
             self._json("OK")
         elif path == "/silence":
-            self.connection.recv(1)  # until the client goes away
-            self.close_connection = True
+            self._be_silent()
         else:
             self._json({"message": f"no such page: {path}"}, status=404)
 
@@ -170,6 +170,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(data)
         self.wfile.write(b"END")
         self.close_connection = True
+
+    def _be_silent(self) -> None:
+        with self.engine._lock:
+            self.engine.silent_requests += 1
+        try:
+            self.connection.recv(1)  # until the client goes away
+        finally:
+            with self.engine._lock:
+                self.engine.silent_requests -= 1
+            self.close_connection = True
 
     def _json(self, value: object, status: int = 200) -> None:
         body = json.dumps(value).encode()

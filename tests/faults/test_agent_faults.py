@@ -128,13 +128,12 @@ def test_an_upgraded_stream_half_closes(agent: Setting) -> None:
 
 
 def test_a_client_that_goes_away_takes_its_connection_along(agent: Setting) -> None:
-    before = agent.engine.open_connections
     client = socket.socket(socket.AF_UNIX)
     client.connect(str(agent.paths.engine_socket))
     client.sendall(b"GET /silence HTTP/1.1\r\nHost: x\r\n\r\n")
-    wait_for(lambda: agent.engine.open_connections > before, "the connection")
+    wait_for(lambda: agent.engine.silent_requests == 1, "the request")
     client.close()
-    wait_for(lambda: agent.engine.open_connections <= before, "its end")
+    wait_for(lambda: agent.engine.silent_requests == 0, "the connection's end")
     wait_for(lambda: agent.status()["connections"] == 0, "the agent to forget it")
 
 
