@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import selectors
 import socket
 import struct
 import threading
 from collections.abc import Callable
+
+from desk.agent.watched_sockets import WatchedSockets
 
 _log = logging.getLogger(__name__)
 
@@ -26,15 +27,9 @@ class Acceptor:
     """
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_writer.setblocking(False)
+        self._listeners: WatchedSockets[Handler] = WatchedSockets()
         self._lock = threading.Lock()
-        self._handlers: dict[socket.socket, Handler] = {}
-        self._removed: list[socket.socket] = []
         self._served: set[socket.socket] = set()
-        self._closing = False
-        self._settled = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._run, name="acceptor", daemon=True)
 
     def start(self) -> None:
@@ -48,69 +43,30 @@ class Acceptor:
 
     def add(self, listener: socket.socket, handler: Handler) -> None:
         """Accept on ``listener`` (which becomes the acceptor's) and hand connections on."""
-        listener.setblocking(False)
-        with self._lock:
-            self._handlers[listener] = handler
-        self._wake()
+        self._listeners.add(listener, handler)
 
     def remove(self, listener: socket.socket) -> None:
         """Close ``listener``; nothing listens there any more when this returns."""
-        with self._settled:
-            if self._handlers.pop(listener, None) is None:
-                return
-            self._removed.append(listener)
-            self._wake()
-            self._settled.wait_for(lambda: listener not in self._removed, timeout=_STOP_S)
+        self._listeners.remove(listener)
 
     def close(self) -> None:
         """Close every listener and every connection; idempotent."""
+        if self._listeners.stopping:
+            return
+        self._listeners.stop()
         with self._lock:
-            if self._closing:
-                return
-            self._closing = True
             served = list(self._served)
-        self._wake()
         for connection in served:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self._thread.join(timeout=_STOP_S)
 
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: the thread is about to wake anyway
-            self._wake_writer.send(b"x")
-
     def _run(self) -> None:
-        self._selector.register(self._wake_reader, selectors.EVENT_READ)
-        registered: set[socket.socket] = set()
-        while self._settle(registered):
-            for key, _events in self._selector.select():
-                if key.fileobj is self._wake_reader:
-                    self._wake_reader.recv(4096)
-                    continue
-                listener = key.fileobj
-                assert isinstance(listener, socket.socket)
+        while not self._listeners.stopping:
+            self._listeners.settle()
+            for listener in self._listeners.readable():
                 self._accept(listener)
-        for listener in registered:
-            listener.close()
-        self._selector.close()
-        self._wake_reader.close()
-        self._wake_writer.close()
-
-    def _settle(self, registered: set[socket.socket]) -> bool:
-        """Bring the selector up to date; return whether to go on."""
-        with self._settled:
-            for listener in self._removed:
-                if listener in registered:
-                    self._selector.unregister(listener)
-                    registered.discard(listener)
-                listener.close()
-            self._removed.clear()
-            for listener in self._handlers:
-                if listener not in registered:
-                    self._selector.register(listener, selectors.EVENT_READ)
-                    registered.add(listener)
-            self._settled.notify_all()
-            return not self._closing
+        self._listeners.close()
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -120,8 +76,8 @@ class Acceptor:
         except OSError as error:
             _log.warning("cannot accept a connection: %s", error)
             return
+        handler = self._listeners.purpose(listener)
         with self._lock:
-            handler = self._handlers.get(listener)
             if handler is not None and len(self._served) < MOST_CONNECTIONS:
                 self._served.add(connection)
             else:

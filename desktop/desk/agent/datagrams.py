@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import selectors
 import socket
 import struct
 import threading
@@ -22,6 +21,7 @@ from typing import Any
 
 from desk.agent.door import last_words
 from desk.agent.link import Link
+from desk.agent.watched_sockets import WatchedSockets
 from desk.errors import SshError
 from desk.ssh.stream import ChannelStream
 
@@ -64,19 +64,14 @@ class Datagrams:
         self._link = link
         self._command = command
         self._lock = threading.Lock()
-        self._ports: dict[socket.socket, bytes] = {}  # with where they lead to in the machine
-        self._removed: list[socket.socket] = []
-        self._settled = threading.Condition(self._lock)
+        # With where they lead to in the machine.
+        self._ports: WatchedSockets[bytes] = WatchedSockets()
         self._flows: OrderedDict[_Client, _Flow] = OrderedDict()  # the longest silent first
         self._clients: dict[int, _Client] = {}
         self._next_flow = 1
         self._stream: ChannelStream | None = None
         self._tried_at = 0.0
         self._error = ""
-        self._closing = False
-        self._selector = selectors.DefaultSelector()
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_writer.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="datagrams", daemon=True)
 
     def start(self) -> None:
@@ -84,12 +79,11 @@ class Datagrams:
 
     def close(self) -> None:
         """Close every port and end the machine's command; idempotent."""
+        self._ports.stop()
         with self._lock:
-            self._closing = True
             stream = self._stream
         if stream is not None:
             stream.close()  # wakes a thread that waits for room in it
-        self._wake()
         self._thread.join(timeout=_STOP_S)
 
     @property
@@ -101,41 +95,30 @@ class Datagrams:
     def add(self, port: socket.socket, address: str, number: int) -> None:
         """Relay what comes to a bound socket, which is taken over, to ``address`` and ``number``
         in the machine."""
-        port.setblocking(False)
         with contextlib.suppress(OSError):  # less room for bursts, then
             port.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
-        with self._lock:
-            self._ports[port] = f"{address} {number}".encode()
-        self._wake()
+        self._ports.add(port, f"{address} {number}".encode())
 
     def remove(self, port: socket.socket) -> None:
         """Close a port; it is free when this returns."""
-        with self._settled:
-            if self._ports.pop(port, None) is None:
-                return
-            self._removed.append(port)
-            self._wake()
-            self._settled.wait_for(lambda: port not in self._removed, timeout=_STOP_S)
-
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: the thread is about to wake anyway
-            self._wake_writer.send(b"x")
+        self._ports.remove(port)
 
     # --- to the machine ------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._selector.register(self._wake_reader, selectors.EVENT_READ)
-        registered: set[socket.socket] = set()
         pruned_at = time.monotonic()
         frames: list[bytes] = []
-        while self._settle(registered, frames):
-            stream = self._connected() if registered else None
-            wait_s = None if not registered else _PRUNE_S if stream is not None else _RETRY_S
-            for key, _events in self._selector.select(wait_s):
-                if key.fileobj is self._wake_reader:
-                    self._wake_reader.recv(4096)
-                elif isinstance(key.fileobj, socket.socket):
-                    self._collect(key.fileobj, frames)
+        while not self._ports.stopping:
+            self._forget_flows_of(self._ports.settle(), frames)
+            if self._ports:
+                stream = self._connected()
+                ready = self._ports.readable(_RETRY_S if stream is None else _PRUNE_S)
+            else:
+                self._disconnect()
+                stream = None
+                ready = self._ports.readable()
+            for port in ready:
+                self._collect(port, frames)
             if time.monotonic() - pruned_at > _PRUNE_S:
                 pruned_at = time.monotonic()
                 self._prune(frames)
@@ -143,33 +126,14 @@ class Datagrams:
                 with contextlib.suppress(OSError):  # its reader sees the end, too
                     stream.sendall(b"".join(frames))
             frames.clear()
-        for port in registered:
-            port.close()
-        self._selector.close()
-        self._wake_reader.close()
-        self._wake_writer.close()
+        self._ports.close()
 
-    def _settle(self, registered: set[socket.socket], frames: list[bytes]) -> bool:
-        """Bring the selector up to date; return whether to go on."""
-        with self._settled:
-            for port in self._removed:
-                if port in registered:
-                    self._selector.unregister(port)
-                    registered.discard(port)
-                for client in [client for client in self._flows if client.port is port]:
-                    self._forget(client, frames)
-                port.close()
-            self._removed.clear()
-            for port in self._ports:
-                if port not in registered:
-                    self._selector.register(port, selectors.EVENT_READ)
-                    registered.add(port)
-            self._settled.notify_all()
-            idle = None if registered else self._stream
-            closing = self._closing
-        if idle is not None:
-            idle.close()  # nothing runs in the machine for nobody
-        return not closing
+    def _forget_flows_of(self, ports: list[socket.socket], frames: list[bytes]) -> None:
+        if not ports:
+            return
+        with self._lock:
+            for client in [client for client in self._flows if client.port in ports]:
+                self._forget(client, frames)
 
     def _forget(self, client: _Client, frames: list[bytes]) -> None:
         flow = self._flows.pop(client)
@@ -191,7 +155,7 @@ class Datagrams:
 
     def _flow_of(self, client: _Client, frames: list[bytes]) -> int:
         """Return a client's flow, which may be a new one; 0 for a port that has just gone."""
-        place = self._ports.get(client.port)
+        place = self._ports.purpose(client.port)
         if place is None:
             return 0
         flow = self._flows.get(client)
@@ -221,7 +185,7 @@ class Datagrams:
         with self._lock:
             if self._stream is not None:
                 return self._stream
-            if time.monotonic() - self._tried_at < _RETRY_S or self._closing:
+            if time.monotonic() - self._tried_at < _RETRY_S or self._ports.stopping:
                 return None
         try:
             session = self._link.session(_LINK_S, urgent=False)
@@ -233,11 +197,17 @@ class Datagrams:
             self._tried_at = time.monotonic()
         with self._lock:
             self._stream = stream
-            closing = self._closing
-        if closing:
+        if self._ports.stopping:
             stream.close()
         threading.Thread(target=self._serve, args=(stream,), name="datagrams", daemon=True).start()
         return stream
+
+    def _disconnect(self) -> None:
+        """End the machine's command: nothing runs there for nobody."""
+        with self._lock:
+            stream = self._stream
+        if stream is not None:
+            stream.close()
 
     def _tell(self, error: str) -> None:
         with self._lock:
@@ -258,16 +228,14 @@ class Datagrams:
                 self._flows.clear()
                 self._clients.clear()
             stream.close()
-            self._wake()
+            self._ports.wake()
 
     def _relay(self, stream: ChannelStream) -> None:
         greeting = b""
         while len(greeting) < len(GREETING):
             piece = stream.recv(len(GREETING) - len(greeting))
             if not piece:
-                with self._lock:
-                    wanted = bool(self._ports) and not self._closing
-                if wanted:
+                if self._ports and not self._ports.stopping:
                     words = last_words(stream) or f"`{self._command}` ends at once"
                     self._tell(f"the machine does not relay them ({words})")
                 return
