@@ -54,7 +54,7 @@ def test_a_port_in_use_is_named_with_the_remedy(session: Session) -> None:
         session.__dict__["starting_client"] = _Client([])
         with pytest.raises(Conflict, match=rf"port 127\.0\.0\.1:{port} is in use") as caught:
             check(session, body(port))
-        assert "publish another port" in caught.value.hint
+        assert f"publish another port, such as -p {port + 1}:80." in caught.value.hint
         session.__dict__["starting_client"] = _Client([{"Ports": [{"PublicPort": port}]}])
         check(session, body(port))  # a container's: the engine names it
         check(session, body(port, protocol="udp"))
@@ -70,8 +70,9 @@ def test_a_udp_port_in_use_is_named_too(session: Session) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
         holder.bind(("127.0.0.1", 0))
         port = holder.getsockname()[1]
-        with pytest.raises(Conflict, match=rf"port 127\.0\.0\.1:{port} is in use"):
+        with pytest.raises(Conflict, match=rf"port 127\.0\.0\.1:{port} is in use") as caught:
             check(session, body(port, protocol="udp"))
+        assert f"such as -p {port + 1}:80/udp." in caught.value.hint
         rows = [{"Ports": [{"PublicPort": port, "Type": "udp"}]}]
         session.__dict__["starting_client"] = _Client(rows)
         check(session, body(port, protocol="udp"))

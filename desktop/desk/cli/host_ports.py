@@ -28,16 +28,17 @@ def check(session: Session, body: dict[str, Any]) -> None:
         return
     if not session.desk.manager.inspect(session.machine)["features"]["has_ssh"]:
         return  # the engine is on this very computer and sees for itself
-    for kind, port in ports:
+    for kind, port, inside in ports:
         if _is_taken(kind, port) and (kind, port) not in _ports_of_containers(session):
             raise Conflict(
                 f"port 127.0.0.1:{port} is in use by another program on this computer",
                 hint="Stop that program, or publish another port, such as"
-                f" -p {port + 1 if port < 65535 else 8080}:80.",
+                f" -p {port + 1 if port < 65535 else 8080}:{inside.removesuffix('/tcp')}.",
             )
 
 
-def _published(body: dict[str, Any]) -> Iterator[tuple[str, int]]:
+def _published(body: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
+    """Yield protocol and port here, and the container's port with its protocol."""
     bindings = body.get("HostConfig", {}).get("PortBindings") or {}
     for inside, places in bindings.items():
         kind = str(inside).partition("/")[2]
@@ -46,7 +47,7 @@ def _published(body: dict[str, Any]) -> Iterator[tuple[str, int]]:
         for place in places or ():
             number = str(place.get("HostPort") or "")
             if place.get("HostIp", "") in _EVERY_ADDRESS and number.isdecimal() and int(number):
-                yield kind, int(number)
+                yield kind, int(number), str(inside)
 
 
 def _is_taken(kind: str, port: int) -> bool:
