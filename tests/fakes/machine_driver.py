@@ -28,6 +28,15 @@ MOST_MIB = 1 << 20
 BAD_VERSION = "9."
 
 
+class FakeDisk:
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def grow(self, size_bytes: int) -> None:
+        with self._file.open("ab") as disk:
+            disk.truncate(size_bytes)
+
+
 class FakeDriver:
     features = Features(
         needs_guest_image=False,
@@ -119,9 +128,8 @@ class FakeDriver:
     def live_memory(self) -> None:
         return None
 
-    def grow_disk(self, size_bytes: int) -> None:
-        with self._paths.data_disk.open("ab") as disk:
-            disk.truncate(size_bytes)
+    def data_disk(self) -> FakeDisk:
+        return FakeDisk(self._paths.data_disk)
 
     def diagnose(self) -> str:
         return " ".join(process.last_lines(self._paths.engine_log))

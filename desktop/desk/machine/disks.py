@@ -75,7 +75,8 @@ class MachineDisks:
         Desk's, and ``DriverError``; then nothing has changed.
         """
         with self._manager.held(name, "setting") as machine:
-            if not machine.driver.features.portable:
+            disk = machine.driver.data_disk()
+            if disk is None:
                 raise UsageError(
                     f"the disk of machine {name} is not a file of Desk's",
                     hint="It is made larger where the machine comes from.",
@@ -93,7 +94,7 @@ class MachineDisks:
                 return False
             self._manager.check_settings(machine)
             progress(f"Growing the disk of machine {name} to {disk_gib} GiB")
-            machine.driver.grow_disk(disk_gib * _GIB)
+            disk.grow(disk_gib * _GIB)
             self._manager.respecify(machine, replace(spec, disk_gib=disk_gib))
             if state is State.RUNNING:
                 _grow_file_system(machine, disk_gib * _GIB)

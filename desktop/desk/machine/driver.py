@@ -51,6 +51,14 @@ class LiveMemory(Protocol):
         """What the host pays for the guest's memory alone; ``None`` where that is unknown."""
 
 
+class DataDisk(Protocol):
+    """The data disk of a machine, running or not."""
+
+    def grow(self, size_bytes: int) -> None:
+        """Give the disk at least this size; its file system is another matter. Raises
+        ``MachineError`` where there is no room; then it is as it was."""
+
+
 class Driver(Protocol):
     """How one machine is had.
 
@@ -99,9 +107,8 @@ class Driver(Protocol):
         """The memory of the running machine; ``None`` where the machine is off, or where
         ``features.live_memory`` is false."""
 
-    def grow_disk(self, size_bytes: int) -> None:
-        """Give the data disk at least this size, also while the machine runs; its file system is
-        another matter. Only called where ``features.portable``."""
+    def data_disk(self) -> DataDisk | None:
+        """The disk for images, containers and volumes; ``None`` where it is none of Desk's."""
 
     def diagnose(self) -> str:
         """One sentence about why the machine does not come up, from its console or log."""

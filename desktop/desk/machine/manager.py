@@ -468,8 +468,9 @@ class Manager:
         if wanted == before:
             return machine
         progress(f"Taking up {file}: {', '.join(changes(before, wanted))}")
-        if wanted.disk_gib > before.disk_gib:
-            machine.driver.grow_disk(wanted.disk_gib << 30)
+        disk = machine.driver.data_disk()
+        if disk is not None and wanted.disk_gib > before.disk_gib:
+            disk.grow(wanted.disk_gib << 30)
         store.write(replace(machine.record, spec=wanted), settings=text)
         return self.open(machine.name)
 

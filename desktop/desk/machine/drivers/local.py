@@ -231,8 +231,8 @@ class LocalDriver:
     def live_memory(self) -> None:
         return None
 
-    def grow_disk(self, size_bytes: int) -> None:
-        raise NotImplementedError("only machines that are files here have a disk of Desk's")
+    def data_disk(self) -> None:
+        return None
 
     def diagnose(self) -> str:
         words = process.last_lines(self._paths.engine_log)

@@ -7,7 +7,6 @@ Options: ``ssh_port`` fixes the port on 127.0.0.1, ``qemu`` the path of QEMU's p
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -20,12 +19,12 @@ from desk.errors import DriverError, MachineError, UsageError
 from desk.machine import console, ports, process
 from desk.machine.driver import Features, Progress
 from desk.machine.drivers.options import check_known, port_option
+from desk.machine.drivers.qemu_disk import QemuDisk
 from desk.machine.drivers.qemu_memory import FACT_BOOT, FACT_PLUG, QemuMemory, host_memory_mib
 from desk.machine.drivers.table import DriverContext
 from desk.machine.engine_settings import ENGINE_OPTIONS, check_engine_options
 from desk.machine.model import LEAST_MEMORY_MIB, MachineSpec, State
 from desk.machine.qemu_command import (
-    DATA_NODE,
     BootFiles,
     HostFacts,
     binary_name,
@@ -348,20 +347,9 @@ class QemuDriver:
             return None
         return QemuMemory(self._name, running, self._record, self._qmp)
 
-    def grow_disk(self, size_bytes: int) -> None:
-        """QEMU tells a running guest of the new size, and makes the file longer itself."""
-        if self._paths.data_disk.stat().st_size >= size_bytes:
-            return
-        if process.recall(self._paths.qemu_pid) is not None:
-            self._qmp("block_resize", **{"node-name": DATA_NODE}, size=size_bytes)
-            return
-        try:
-            os.truncate(self._paths.data_disk, size_bytes)
-        except OSError as error:
-            raise MachineError(
-                f"{self._paths.data_disk} cannot have {size_bytes / _GIB:g} GiB: {error.strerror}",
-                hint="Give it less, or set DESK_HOME to a directory on another disk.",
-            ) from error
+    def data_disk(self) -> QemuDisk:
+        runs = process.recall(self._paths.qemu_pid) is not None
+        return QemuDisk(self._paths.data_disk, self._qmp if runs else None)
 
     def diagnose(self) -> str:
         if self.state() is State.STOPPED:

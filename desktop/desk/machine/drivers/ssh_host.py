@@ -225,8 +225,8 @@ class SshHostDriver:
     def live_memory(self) -> None:
         return None
 
-    def grow_disk(self, size_bytes: int) -> None:
-        raise NotImplementedError("only machines that are files here have a disk of Desk's")
+    def data_disk(self) -> None:
+        return None
 
     def diagnose(self) -> str:
         try:

@@ -213,8 +213,8 @@ class VagrantDriver:
     def live_memory(self) -> None:
         return None
 
-    def grow_disk(self, size_bytes: int) -> None:
-        raise NotImplementedError("only machines that are files here have a disk of Desk's")
+    def data_disk(self) -> None:
+        return None
 
     def diagnose(self) -> str:
         return f"{self._last_words()} (see {self._paths.vagrant_log})"
