@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from tests.bench.engines import busybox_archive, network_namespace
+from tests.datagram_echo import ECHO
 from tests.free_ports import free_port
 from tests.http_service import HttpService, QuietHandler
 from tests.ssh_server import SshServer
@@ -239,15 +240,6 @@ def test_ports_and_requests_survive_a_killed_connection(machine: Machine) -> Non
 
 HOST_PROGRAMS = ("-v", "/usr:/usr:ro", "-v", "/usr/lib:/lib:ro", "-v", "/usr/lib64:/lib64:ro")
 """Gives a container of BusyBox the Python of this computer."""
-
-ECHO = """
-import socket
-server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-server.bind(("0.0.0.0", 53))
-while True:
-    data, sender = server.recvfrom(65535)
-    server.sendto(b"echo " + data, sender)
-"""
 
 
 def _start_echo(machine: Machine, port: int, *flags: str) -> str:

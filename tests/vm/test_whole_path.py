@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from tests.datagram_echo import ECHO
 from tests.free_ports import free_port
 from tests.http_service import HttpService, QuietHandler
 
@@ -190,16 +191,6 @@ def test_containers_reach_what_listens_on_the_laptops_loopback(stranger: Strange
     refused = stranger.types(f"desk run --rm busybox nc -w 9 host.docker.internal {port}", code=1)
     assert "refused" in refused.stderr
     stranger.types("desk network rm lan")
-
-
-ECHO = """
-import socket
-server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-server.bind(("0.0.0.0", 53))
-while True:
-    data, sender = server.recvfrom(65535)
-    server.sendto(b"echo " + data, sender)
-"""
 
 
 def test_datagrams_reach_a_container_in_the_machine(stranger: Stranger) -> None:

@@ -71,7 +71,10 @@ def _make_boot(image: Path, manifest: dict[str, object], target: Path) -> None:
     console = recipe.ARCHITECTURES[str(manifest["arch"])].console
     cmdline = f"{recipe.CMDLINE.format(console=console)} {recipe.CMDLINE_BOX}"
     cmdline = f"{cmdline} desk.disk={SIGNATURE:08x} desk.box"
-    config = f"DEFAULT desk\nPROMPT 0\nTIMEOUT 0\nLABEL desk\n  LINUX /vmlinuz\n  INITRD /initramfs.cpio\n  APPEND {cmdline}\n"  # noqa: E501
+    config = (
+        "DEFAULT desk\nPROMPT 0\nTIMEOUT 0\nLABEL desk\n"
+        f"  LINUX /vmlinuz\n  INITRD /initramfs.cpio\n  APPEND {cmdline}\n"
+    )
     config_file = target.with_name("syslinux.cfg")
     config_file.write_text(config, "ascii")
     for source, name in (

@@ -362,6 +362,7 @@ def _document(text: str, file: Path) -> TOMLDocument:
 def _first_bad_line(text: str, kind: type[Exception]) -> int:
     """Return the first line up to which the text has such an error, whose place is not told."""
     import tomlkit
+    from tomlkit.exceptions import TOMLKitError
 
     lines = text.splitlines(keepends=True)
     for number in range(1, len(lines)):
@@ -369,7 +370,7 @@ def _first_bad_line(text: str, kind: type[Exception]) -> int:
             tomlkit.parse("".join(lines[:number]))
         except kind:
             return number
-        except Exception:  # noqa: BLE001 - cut off in mid-value: the error looked for is another
+        except TOMLKitError:  # cut off in mid-value: the error looked for is another
             continue
     return max(1, len(lines))
 
