@@ -66,7 +66,8 @@ def test_the_latest_of_a_name_is_the_first(manager: Manager) -> None:
     assert first.removed_ns > second.removed_ns
     bin_.put_back(first)
     assert manager.open("box").record.spec.cpus == 7
-    assert bin_.empty() == second.size_bytes
+    size_bytes = second.size_bytes
+    assert bin_.empty() == size_bytes
     assert bin_.contents() == []
     assert manager.names() == ["box"]
 
@@ -88,6 +89,16 @@ def test_age_and_a_short_disk_empty_it(manager: Manager) -> None:
     assert usage(4 * GIB).take("box", silent)
     assert list(manager.home.bin.iterdir()) == []
     assert manager.names() == []
+
+
+def test_what_is_half_deleted_is_no_machine_and_goes_later(manager: Manager) -> None:
+    bin_ = MachineBin(manager)
+    assert bin_.take("box", silent)
+    (binned,) = bin_.contents()
+    binned.directory.rename(binned.directory.with_name(f".{binned.id}"))
+    assert bin_.contents() == []
+    bin_.enforce()
+    assert list(manager.home.bin.iterdir()) == []
 
 
 def test_what_does_not_belong_there_is_left_alone(manager: Manager) -> None:

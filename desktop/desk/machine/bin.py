@@ -7,6 +7,7 @@ one, all of it files) can come back.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -17,24 +18,33 @@ from pathlib import Path
 
 from desk.errors import Conflict, MachineError
 from desk.machine.manager import Manager
+from desk.machine.sparse import host_bytes
 from desk.paths import Home
 
 KEPT_S = 24 * 3600.0
 LEAST_FREE_PARTS = 20
 """While less than a twentieth of the disk is free the bin keeps nothing."""
 
-_PLACE = re.compile(r"(?P<name>.+)@(?P<removed_ns>\d+)\Z")
-_BLOCK_BYTES = 512
+_PLACE = re.compile(r"(?P<name>[^.].*)@(?P<removed_ns>\d+)\Z")
+_HALF_DELETED = ".*@*"
 
 
 @dataclass(frozen=True, slots=True)
 class BinnedMachine:
-    """A machine in the bin; ``size_bytes`` is what this computer's disk gets back with it."""
+    """A machine in the bin."""
 
     name: str
     removed_ns: int
-    size_bytes: int
     directory: Path
+
+    @property
+    def size_bytes(self) -> int:
+        """What this computer's disk gets back with it."""
+        return sum(
+            host_bytes(Path(directory, name))
+            for directory, _, names in os.walk(self.directory)
+            for name in names
+        )
 
     @property
     def id(self) -> str:
@@ -68,7 +78,8 @@ class MachineBin:
                     f"cannot move {machine.paths.directory} into the bin: {error.strerror}",
                     hint=f"`desk machine rm --force {name}` deletes it.",
                 ) from error
-        self.enforce()
+        with contextlib.suppress(MachineError):  # of another one; this one has gone
+            self.enforce()
         return True
 
     def contents(self) -> Sequence[BinnedMachine]:
@@ -105,6 +116,8 @@ class MachineBin:
 
     def enforce(self) -> None:
         """Delete what is too old, and everything where the disk is short."""
+        for rest in self._home.bin.glob(_HALF_DELETED):
+            shutil.rmtree(rest, ignore_errors=True)
         entries = self.contents()
         if not entries:
             return
@@ -119,18 +132,11 @@ def _read(place: Path) -> BinnedMachine | None:
     match = _PLACE.match(place.name)
     if match is None:
         return None
-    size = sum(
-        _room(Path(directory, name)) for directory, _, names in os.walk(place) for name in names
-    )
-    return BinnedMachine(match["name"], int(match["removed_ns"]), size, place)
-
-
-def _room(file: Path) -> int:
-    found = file.lstat()
-    return found.st_blocks * _BLOCK_BYTES if hasattr(found, "st_blocks") else found.st_size
+    return BinnedMachine(match["name"], int(match["removed_ns"]), place)
 
 
 def _delete(binned: BinnedMachine) -> int:
+    size_bytes = binned.size_bytes
     # First: what is half deleted is no machine any more.
     gone = binned.directory.with_name(f".{binned.directory.name}")
     try:
@@ -143,4 +149,4 @@ def _delete(binned: BinnedMachine) -> int:
             f"cannot delete {error.filename or gone}: {error.strerror}",
             hint=f"Remove the directory {gone} by hand.",
         ) from error
-    return binned.size_bytes
+    return size_bytes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from desk.engine.client import EngineClient
 from desk.engine.transport import UnixTransport
@@ -12,6 +11,7 @@ from desk.machine.coming_up import Machine
 from desk.machine.driver import Progress
 from desk.machine.manager import Manager
 from desk.machine.model import State
+from desk.machine.sparse import host_bytes
 from desk.sizes import binary_size
 
 _GIB = 1 << 30
@@ -49,7 +49,7 @@ class MachineDisks:
         machine = self._manager.open(name)
         told = _told(machine) if machine.driver.state() is State.RUNNING else None
         portable = machine.driver.features.portable
-        host_bytes = _blocks(machine.paths.data_disk) if portable else None
+        disk_bytes = host_bytes(machine.paths.data_disk.resolve()) if portable else None
         size_bytes = machine.record.spec.disk_gib * _GIB if portable else None
         if told is not None and size_bytes is None:
             size_bytes = told["Total"]
@@ -59,20 +59,19 @@ class MachineDisks:
             used_bytes=None if told is None else told["Used"],
             free_bytes=None if told is None else told["Available"],
             reserve_bytes=None if told is None else told["Reserve"],
-            host_bytes=host_bytes,
-            snapshots_bytes=sum(_blocks(d) for d in machine.paths.snapshots.glob("*/data.img")),
+            host_bytes=disk_bytes,
+            snapshots_bytes=sum(host_bytes(d) for d in machine.paths.snapshots.glob("*/data.img")),
         )
 
-    def host_bytes(self, name: str) -> int:
-        """Return the blocks that a machine's disk takes here."""
-        return _blocks(self._manager.home.machine(name).data_disk)
-
-    def grow(self, name: str, disk_gib: int, progress: Progress) -> bool:
+    def grow(
+        self, name: str, disk_gib: int, progress: Progress, *, settings: str | None = None
+    ) -> bool:
         """Make the disk larger, with the file system of a running machine; return whether there
         was anything to do.
 
         Raises ``Conflict`` for a size below what it has, ``UsageError`` where the disk is none of
-        Desk's, and ``DriverError``; then nothing has changed.
+        Desk's, and ``DriverError``; then nothing has changed. ``settings`` is what is then the
+        machine's ``machine.toml``, instead of the one that it has.
         """
         with self._manager.held(name, "setting") as machine:
             disk = machine.driver.data_disk()
@@ -92,10 +91,12 @@ class MachineDisks:
                 )
             if disk_gib == spec.disk_gib:
                 return False
-            self._manager.check_settings(machine)
+            if settings is None:
+                self._manager.check_settings(machine)
             progress(f"Growing the disk of machine {name} to {disk_gib} GiB")
             disk.grow(disk_gib * _GIB)
-            self._manager.respecify(machine, replace(spec, disk_gib=disk_gib))
+            grown = replace(spec, disk_gib=disk_gib)
+            self._manager.respecify(machine, grown, settings=settings)
             if state is State.RUNNING:
                 _grow_file_system(machine, disk_gib * _GIB)
             return True
@@ -140,11 +141,3 @@ def _told(machine: Machine) -> dict[str, int] | None:
             return client.system.disk()
     except EngineError:
         return None
-
-
-def _blocks(file: Path) -> int:
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return 0
-    return getattr(found, "st_blocks", 0) * 512 or found.st_size

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 PIECE_BYTES = 1 << 20
+_BLOCK_BYTES = 512  # of st_blocks, stat(2)
 _ZEROS = bytes(PIECE_BYTES)
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 
@@ -29,6 +30,16 @@ def make_sparse(file: Path, size_bytes: int) -> None:
         # NTFS allocates a grown file unless it is marked first.
         subprocess.run(["fsutil", "sparse", "setflag", str(file)], check=True, timeout=30)
     os.truncate(file, size_bytes)
+
+
+def host_bytes(file: Path) -> int:
+    """Return the room that a file takes on this computer's disk; 0 where there is none. What a
+    symbolic link leads to does not count."""
+    try:
+        found = file.lstat()
+    except FileNotFoundError:
+        return 0
+    return found.st_blocks * _BLOCK_BYTES if hasattr(found, "st_blocks") else found.st_size
 
 
 def extents(file: Path) -> Iterator[tuple[int, int]]:
