@@ -98,6 +98,13 @@ def test_a_renamed_machine_is_the_same_machine(manager: Manager, copies: Machine
     assert manager.status("work").engine_version == "fake"
 
 
+def test_a_rename_leaves_the_settings_file_alone(manager: Manager, copies: MachineCopies) -> None:
+    manager.home.machine("box").settings.write_text("no TOML")
+    copies.rename("box", "work")
+    assert manager.inspect("work")["name"] == "work"
+    assert manager.home.machine("work").settings.read_text() == "no TOML"
+
+
 def test_a_rename_that_cannot_be_changes_nothing(manager: Manager, copies: MachineCopies) -> None:
     manager.create(MachineSpec("other", "fake"))
     with pytest.raises(Conflict, match="machine other exists already"):

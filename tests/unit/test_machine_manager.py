@@ -77,7 +77,7 @@ def test_two_creations_at_once_make_one_machine(manager: Manager) -> None:
 def test_creation_while_another_command_holds_the_lock(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("desk.machine.manager._CREATE_LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr("desk.machine.manager._LOCK_WAIT_S", 0.1)
     with (
         manager._store.locked("box", "creating", wait_s=0),
         pytest.raises(Conflict, match="another command is working on machine box"),

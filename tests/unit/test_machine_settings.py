@@ -13,9 +13,11 @@ from tests.fakes.machine_driver import MOST_MIB, fake_machines
 
 from desk.cli.machine_flags import machine_flags, new_spec
 from desk.errors import Conflict, DriverError, MachineError, UsageError
+from desk.machine.coming_up import Machine
 from desk.machine.disks import MachineDisks
 from desk.machine.drivers.local import LocalDriver
 from desk.machine.drivers.qemu import QemuDriver
+from desk.machine.drivers.ssh_host import SshHostDriver
 from desk.machine.manager import Manager
 from desk.machine.memory import MemoryDial
 from desk.machine.model import MachineSpec
@@ -251,6 +253,66 @@ def test_what_fails_in_between_leaves_all_as_it_was(
         settings.set("box", Wishes({}, cpus=7, memory_mib=MOST_MIB + 4), silent)
     assert manager.inspect("box") == before
     assert file_of(manager).read_text() == text
+
+
+def test_an_option_that_the_driver_needs_cannot_be_dropped() -> None:
+    spec = MachineSpec("box", "ssh", options={"ssh_host": "server.lan", "ssh_port": "2222"})
+    features = SshHostDriver.features
+    text = render(spec, features)
+    assert parse(text, FILE, spec, features) == spec
+    for bad in (text.replace("ssh_host =", "# ssh_host ="), text.partition("[driver]")[0]):
+        with pytest.raises(SettingsMistake, match="the driver ssh needs the option ssh_host in"):
+            parse(bad, FILE, spec, features)
+
+
+def test_what_another_command_set_meanwhile_stays(
+    manager: Manager, settings: MachineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = MachineSettings(manager, MemoryDial(manager), MachineDisks(manager))
+    check = manager.check_settings
+
+    def check_and_be_slow(machine: Machine) -> None:
+        check(machine)
+        monkeypatch.setattr(manager, "check_settings", check)
+        other.set("box", Wishes({}, disk_gib=3), silent)
+
+    monkeypatch.setattr(manager, "check_settings", check_and_be_slow)
+    assert settings.set("box", Wishes({}, cpus=4), silent).changes == ["machine.cpus = 4"]
+    found = manager.inspect("box")
+    assert (found["cpus"], found["disk_gib"]) == (4, 3)
+    text = file_of(manager).read_text()
+    assert "cpus = 4\n" in text
+    assert 'disk = "3 GiB"\n' in text
+
+
+def test_a_correction_is_applied_in_the_place_of_the_mistake(
+    manager: Manager, settings: MachineSettings
+) -> None:
+    edit(manager, "cpus = 2", 'cpus = "2')
+    text = file_of(manager).read_text().replace('cpus = "2', "cpus = 2").replace('"1 GiB"', "2")
+    settings.apply("box", text, file_of(manager), silent)
+    assert file_of(manager).read_text() == text
+    assert manager.inspect("box")["disk_gib"] == 2
+
+
+def test_a_crash_between_the_two_files_is_finished_by_the_next_start(
+    manager: Manager, settings: MachineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_path = Path.replace
+
+    def crash(source: Path, target: Path) -> Path:
+        if target == manager.home.machine("box").config:
+            raise KeyboardInterrupt
+        return replace_path(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", crash)
+        patched.setattr(settings, "_put_back", lambda *_: None)  # who was killed undoes nothing
+        with pytest.raises(KeyboardInterrupt):
+            settings.set("box", Wishes({}, cpus=7), silent)
+    assert manager.inspect("box")["cpus"] == 2
+    manager.start("box")
+    assert manager.inspect("box")["cpus"] == 7
 
 
 def test_no_room_for_the_file_changes_nothing(

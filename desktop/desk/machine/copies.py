@@ -22,7 +22,7 @@ from desk.machine.driver import Progress
 from desk.machine.manager import Manager
 from desk.machine.model import State, check_name
 from desk.machine.process import write_whole
-from desk.machine.sparse import copy_sparse
+from desk.machine.sparse import copy_sparse, host_bytes
 from desk.ssh.session import Session
 
 SNAPSHOT_FORMAT = 1
@@ -64,8 +64,12 @@ class MachineCopies:
                 if target.directory.exists():  # debris, as `create` says
                     shutil.rmtree(target.directory)
                 machine.paths.directory.rename(target.directory)
-            renamed = self._manager.open(new)
-            self._manager.respecify(renamed, replace(machine.record.spec, name=new))
+            try:
+                renamed = self._manager.open(new)
+                self._manager.respecify(renamed, replace(machine.record.spec, name=new))
+            except BaseException:
+                target.directory.rename(machine.paths.directory)
+                raise
 
     def clone(self, name: str, new: str, progress: Progress) -> None:
         """Make a machine with the same disk and settings, stopped. The original may run."""
@@ -90,8 +94,9 @@ class MachineCopies:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 document = json.loads(file.read_text("utf-8"))
                 disk = file.with_name("data.img")
-                size_bytes = getattr(disk.stat(), "st_blocks", 0) * 512 or disk.stat().st_size
-                found.append(Snapshot(file.parent.name, str(document["created_at"]), size_bytes))
+                found.append(
+                    Snapshot(file.parent.name, str(document["created_at"]), host_bytes(disk))
+                )
         return sorted(found, key=lambda each: (each.created_at, each.name))
 
     def snapshot(self, name: str, snapshot: str, progress: Progress) -> str:

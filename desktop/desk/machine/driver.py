@@ -32,6 +32,7 @@ class Features:
     parks: bool = False  # its state can lie on disk, while nothing of it is in memory
     has_seed: bool = False  # what its engine is to do is told anew at each start
     options: frozenset[str] = frozenset()  # names that its specification's options can have
+    needed_options: frozenset[str] = frozenset()  # without which there is no such machine
     # Each question for the state is a connection to the machine's sshd, which starts a process for
     # it: while something else is waited for, the state is asked no more often than this.
     state_interval_s: float = 0.0

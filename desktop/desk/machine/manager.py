@@ -37,8 +37,7 @@ DEFAULT_MACHINE = "default"
 
 START_DEADLINE_S = 120.0
 STOP_GRACE_S = 20.0
-_LOCK_WAIT_S = 300.0
-_CREATE_LOCK_WAIT_S = 300.0  # as long as the creation by another command may take
+_LOCK_WAIT_S = 300.0  # as long as the creation by another command may take
 _SOCKET_PATH_BYTES = {"linux": 107, "darwin": 103}
 _LONGEST_SOCKET_NAME = "engine.sock"
 _OPERATIONS = {"starting": State.STARTING, "stopping": State.STOPPING}
@@ -102,6 +101,8 @@ class Manager:
 
         Raises ``NotFound``, and ``UsageError`` for what cannot name a machine.
         """
+        from desk.machine import engine_settings
+
         check_name(name)
         asked_at = time.monotonic()
         try:
@@ -130,7 +131,7 @@ class Manager:
             host_memory_bytes=machine.driver.host_memory_bytes() if up else None,
             memory_mib=spec.memory_mib,
             cpus=spec.cpus,
-            labels=tuple(filter(None, spec.options.get("engine_label", "").split("\n"))),
+            labels=tuple(engine_settings.items(spec.options, "engine_label")),
             response_s=time.monotonic() - asked_at,
         )
 
@@ -223,7 +224,7 @@ class Manager:
         self._check_socket_length(spec.name)
         check_sharing(spec.options)
         paths = self.home.machine(spec.name)
-        with self._store.locked(spec.name, "creating", wait_s=_CREATE_LOCK_WAIT_S):
+        with self._store.locked(spec.name, "creating", wait_s=_LOCK_WAIT_S):
             self.check_free(spec.name)
             file = self._store.file(spec.name)
             driver = self._drivers.make(spec.driver, DriverContext(self.home, spec.name, file))

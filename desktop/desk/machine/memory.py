@@ -115,13 +115,16 @@ class MemoryDial:
             host_process_bytes=machine.driver.host_memory_bytes(),
         )
 
-    def move(self, name: str, memory_mib: int, progress: Progress) -> Moved:
+    def move(
+        self, name: str, memory_mib: int, progress: Progress, *, settings: str | None = None
+    ) -> Moved:
         """Give the machine another ceiling: at once where its driver can, else by a restart,
         which ``progress`` is told first.
 
         Raises ``Conflict`` where running containers hold more, ``UsageError`` where the machine's
         memory is not Desk's to give, and ``DriverError`` where the guest does not follow; then
-        nothing has changed.
+        nothing has changed. ``settings`` is what is then the machine's ``machine.toml``, instead of
+        the one that it has.
         """
         if memory_mib < LEAST_MEMORY_MIB:
             raise UsageError(
@@ -134,7 +137,8 @@ class MemoryDial:
                     f"machine {name} is a Linux of its own, whose memory Desk does not set",
                     hint="`desk update --memory` limits single containers.",
                 )
-            self._manager.check_settings(machine)
+            if settings is None:
+                self._manager.check_settings(machine)
             state = machine.driver.state()
             if state is State.SAVED:
                 raise Conflict(
@@ -150,7 +154,8 @@ class MemoryDial:
                 progress(f"Moving the memory of machine {name} to {memory_mib} MiB")
                 live.move(memory_mib)
             spec = machine.record.spec
-            self._manager.respecify(machine, replace(spec, memory_mib=memory_mib))
+            moved = replace(spec, memory_mib=memory_mib)
+            self._manager.respecify(machine, moved, settings=settings)
         if not runs or moves:
             return Moved(live=moves, restarted=False)
         progress(f"Restarting machine {name}, which cannot have {memory_mib} MiB without that")
@@ -159,7 +164,8 @@ class MemoryDial:
         except MachineError:
             progress(f"Starting machine {name} again with {spec.memory_mib} MiB as before")
             with self._manager.held(name, "setting") as machine:
-                self._manager.respecify(machine, spec)
+                before = replace(machine.record.spec, memory_mib=spec.memory_mib)
+                self._manager.respecify(machine, before)
             self._manager.start(name, progress)
             raise
         return Moved(live=False, restarted=True)

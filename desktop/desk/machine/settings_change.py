@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from desk.machine.engine_settings import ENGINE_OPTIONS, check_engine_options
 from desk.machine.manager import Manager
 from desk.machine.memory import MemoryDial
 from desk.machine.model import MachineSpec, State
-from desk.machine.settings_file import changes, parse, render
+from desk.machine.settings_file import changes, parse, read_text, render
 from desk.machine.sharing import SHARING_OPTIONS, check_sharing
 
 
@@ -31,10 +31,25 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What changed, in words, and whether the machine runs without some of it until a restart."""
+    """What changed, and whether the machine runs without some of it until a restart."""
 
-    changes: list[str]
+    before: MachineSpec
+    after: MachineSpec
     waits: bool
+
+    @property
+    def changes(self) -> list[str]:
+        """What changed, in words."""
+        return changes(self.before, self.after)
+
+    def undone(self, spec: MachineSpec) -> MachineSpec:
+        """Return a specification without what changed; its disk and its memory stay."""
+        before, after, options = self.before.options, self.after.options, dict(spec.options)
+        for key in before.keys() | after.keys():
+            if before.get(key) != after.get(key):
+                options[key] = before.get(key, "")
+        cpus = spec.cpus if self.before.cpus == self.after.cpus else self.before.cpus
+        return replace(spec, options=_set(options), cpus=cpus)
 
 
 class MachineSettings:
@@ -65,8 +80,10 @@ class MachineSettings:
         Raises ``SettingsMistake``, and what moving memory and growing the disk raise; then
         everything is as it was.
         """
-        machine = self._manager.open(name)
-        return self._change(name, _parse(machine, text, file), progress, text=text)
+        features = self._manager.open(name).driver.features
+        return self._change(
+            name, lambda spec: parse(text, file, spec, features), progress, text=text
+        )
 
     def set(self, name: str, wishes: Wishes, progress: Progress) -> Applied:
         """Change single settings, and the same in the machine's file. Memory that cannot be moved
@@ -77,58 +94,88 @@ class MachineSettings:
         """
         machine = self._manager.open(name)
         _check_wishes(machine, wishes)
-        before = machine.record.spec
-        merged = {**before.options, **wishes.options}
-        wanted = replace(
-            before,
-            options={key: value for key, value in merged.items() if value},
-            cpus=wishes.cpus or before.cpus,
-            disk_gib=wishes.disk_gib or before.disk_gib,
-        )
         self._manager.check_settings(machine)
-        if wishes.memory_mib is None:
-            return self._change(name, wanted, progress)
+        memory_mib = wishes.memory_mib
         live = machine.driver.live_memory()
-        if live is not None and wishes.memory_mib <= live.most_mib():
-            return self._change(name, replace(wanted, memory_mib=wishes.memory_mib), progress)
+        if memory_mib is None or (live is not None and memory_mib <= live.most_mib()):
+            return self._change(name, lambda spec: _with(spec, wishes), progress)
         with ExitStack() as undo:
             # What waits for a restart is there before the one that memory needs.
-            applied = self._change(name, wanted, progress)
-            undo.callback(self._respecify, name, replace(before, disk_gib=wanted.disk_gib))
-            moved = self._memory.move(name, wishes.memory_mib, progress)
+            others = replace(wishes, memory_mib=None)
+            applied = self._change(name, lambda spec: _with(spec, others), progress)
+            undo.callback(self._put_back, name, applied)
+            moved = self._memory.move(name, memory_mib, progress)
             undo.pop_all()
-        after = replace(wanted, memory_mib=wishes.memory_mib)
-        return Applied(changes(before, after), waits=applied.waits and not moved.restarted)
+        after = replace(applied.after, memory_mib=memory_mib)
+        waits = applied.waits and not moved.restarted
+        return Applied(applied.before, after, waits)
 
     def _change(
-        self, name: str, wanted: MachineSpec, progress: Progress, *, text: str | None = None
+        self,
+        name: str,
+        wish: Callable[[MachineSpec], MachineSpec],
+        progress: Progress,
+        *,
+        text: str | None = None,
     ) -> Applied:
         with self._manager.held(name, "setting") as machine:
             before = machine.record.spec
+            wanted = wish(before)
+            file = machine.paths.settings
+            old_text = read_text(file) if text is not None and file.exists() else None
             runs = machine.driver.state() is State.RUNNING
             live = machine.driver.live_memory()
             moves = live is not None and wanted.memory_mib <= live.most_mib()
+        applied = Applied(
+            before,
+            wanted,
+            waits=runs
+            and _after_restart(before, moves=moves) != _after_restart(wanted, moves=moves),
+        )
         with ExitStack() as undo:
+            undo.callback(self._put_back, name, applied, old_text)
             if moves and wanted.memory_mib != before.memory_mib:
-                self._memory.move(name, wanted.memory_mib, progress)
+                self._memory.move(name, wanted.memory_mib, progress, settings=text)
                 undo.callback(self._memory.move, name, before.memory_mib, progress)
             if wanted.disk_gib != before.disk_gib:
-                self._disks.grow(name, wanted.disk_gib, progress)
+                self._disks.grow(name, wanted.disk_gib, progress, settings=text)
             with self._manager.held(name, "setting") as machine:
-                self._manager.respecify(machine, wanted, settings=text)
+                now = machine.record.spec  # what another command set meanwhile stays
+                spec = wish(now)
+                spec = replace(spec, disk_gib=max(spec.disk_gib, now.disk_gib))
+                self._manager.respecify(machine, spec, settings=text)
                 if runs and _sharing(before) != _sharing(wanted):
                     self._manager.renew_agent(machine)
             undo.pop_all()
-        waits = runs and _after_restart(before, moves=moves) != _after_restart(wanted, moves=moves)
-        return Applied(changes(before, wanted), waits)
+        return applied
 
-    def _respecify(self, name: str, spec: MachineSpec) -> None:
+    def _put_back(self, name: str, applied: Applied, text: str | None = None) -> None:
+        """Undo a change of what is only written down; a disk that has grown stays so."""
         with self._manager.held(name, "setting") as machine:
-            self._manager.respecify(machine, spec)
+            now = machine.record.spec
+            if now.disk_gib != applied.before.disk_gib:
+                text = None  # that file is of a smaller disk
+            spec = applied.undone(now)
+            if spec != now or (text is not None and text != read_text(machine.paths.settings)):
+                self._manager.respecify(machine, spec, settings=text)
 
 
 def _parse(machine: Machine, text: str, file: Path) -> MachineSpec:
     return parse(text, file, machine.record.spec, machine.driver.features)
+
+
+def _with(spec: MachineSpec, wishes: Wishes) -> MachineSpec:
+    return replace(
+        spec,
+        options=_set({**spec.options, **wishes.options}),
+        cpus=wishes.cpus or spec.cpus,
+        memory_mib=wishes.memory_mib or spec.memory_mib,
+        disk_gib=wishes.disk_gib or spec.disk_gib,
+    )
+
+
+def _set(options: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in options.items() if value}
 
 
 def _sharing(spec: MachineSpec) -> dict[str, str]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from desk.errors import DeskError, UsageError
 from desk.machine.driver import Features
+from desk.machine.drivers.options import port_number
 from desk.machine.engine_settings import LISTS, check_engine_options
 from desk.machine.model import LEAST_MEMORY_MIB, MachineSpec
 from desk.machine.sharing import check_sharing
@@ -56,10 +57,6 @@ class Setting:
     example: str
     there: Callable[[Features], bool]  # whether machines of such a driver have it
     is_option: bool = True
-
-    @property
-    def name(self) -> str:
-        return f"{self.table}.{self.key}"
 
 
 def _sized(features: Features) -> bool:
@@ -221,6 +218,10 @@ class _Reader:
                     fields[setting.target] = read
                 elif read:
                     options[setting.target] = read
+        for key in sorted(self._features.needed_options):
+            if not options.get(key):
+                words = f"the driver {self._base.driver} needs the option {key} in [{DRIVER_TABLE}]"
+                raise self._mistake((DRIVER_TABLE,), words, "Write it there again.")
         return replace(self._base, **fields, options=options)
 
     def _check_table(self, table: str, content: object) -> None:
@@ -249,8 +250,11 @@ class _Reader:
             value = str(value)
         if not isinstance(value, str):
             raise self._mistake(path, f"{key} is no text", "Write it in quotes.")
-        if key == "ssh_port" and not (value.isdecimal() and 0 < int(value) < 65536):
-            raise self._mistake(path, f"{value!r} is no port number", "Ports go from 1 to 65535.")
+        if key == "ssh_port":
+            try:
+                port_number(value)
+            except UsageError as error:
+                raise self._mistake(path, error.text, error.hint) from error
         return value
 
     def _read(self, setting: Setting, value: object) -> Any:
@@ -417,18 +421,24 @@ def _line_and_column(text: str, offset: int) -> tuple[int, int]:
 
 def changes(before: MachineSpec, after: MachineSpec) -> list[str]:
     """Return what another specification changes, as ``machine.memory = "4 GiB"``."""
-    found = []
+    return [
+        f"{table}.{key} {'not set' if value is None else f'= {_toml(value)}'}"
+        for table, key, value in _differences(before, after)
+    ]
+
+
+def _differences(
+    before: MachineSpec, after: MachineSpec
+) -> Iterator[tuple[str, str, str | int | list[str] | None]]:
+    """Yield table, key and new value of what the file has otherwise; ``None``: not set."""
     for setting in SETTINGS:
         value = _value(after, setting)
         if value != _value(before, setting):
-            told = "not set" if value is None else f"= {_toml(value)}"
-            found.append(f"{setting.name} {told}")
+            yield setting.table, setting.key, value
     for key in sorted((before.options.keys() | after.options.keys()) - _OPTIONS):
         value = after.options.get(key)
         if value != before.options.get(key):
-            told = "not set" if value is None else f"= {_toml(value)}"
-            found.append(f"{DRIVER_TABLE}.{key} {told}")
-    return found
+            yield DRIVER_TABLE, key, value
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -443,15 +453,8 @@ def follow(text: str, file: Path, before: MachineSpec, after: MachineSpec) -> st
             line, column = position(text, (table,))
             hint = f"Write [{table}] on its line."
             raise _mistake(file, line, column, f"{table} is no table", hint)
-    for setting in SETTINGS:
-        value = _value(after, setting)
-        if value == _value(before, setting):
-            continue
-        text = _with(text, file, setting.table, setting.key, value, document)
-    for key in sorted((before.options.keys() | after.options.keys()) - _OPTIONS):
-        value = after.options.get(key)
-        if value != before.options.get(key):
-            text = _with(text, file, DRIVER_TABLE, key, value, document)
+    for table, key, value in _differences(before, after):
+        text = _with(text, file, table, key, value, document)
     return text
 
 

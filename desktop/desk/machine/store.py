@@ -50,6 +50,10 @@ class Facts(Protocol):
         """Set facts; they are on disk when this returns, once the machine exists."""
 
 
+def _staged(file: Path) -> Path:
+    return file.with_name(f"{file.name}.new")
+
+
 class MachineFile:
     """The ``machine.json`` of one machine, and its driver's ``Facts``."""
 
@@ -85,32 +89,39 @@ class MachineFile:
         Raises ``SettingsMistake`` for a ``machine.toml`` that is no TOML; nothing changed then.
         """
         text = self._followed(record.spec) if settings is None else settings
-        # Its room is taken before anything is said in machine.json: a rename needs none.
-        staged = self._paths.settings.with_suffix(".new")
-        if text is not None:
-            write_whole(staged, text)
+        if text is None:
+            self._write_record(record, self._paths.config)
+            self._pending.clear()
+            return
+        # The room of both is taken first: a rename needs none. Where a crash comes in between, the
+        # settings are those of a file that was edited by hand: the next start takes them up.
+        new_settings, new_config = _staged(self._paths.settings), _staged(self._paths.config)
         try:
-            self._write_record(record)
-        except BaseException:
-            staged.unlink(missing_ok=True)
-            raise
-        if text is not None:
-            staged.replace(self._paths.settings)
+            write_whole(new_settings, text)
+            self._write_record(record, new_config)
+            new_settings.replace(self._paths.settings)
+            new_config.replace(self._paths.config)
+        finally:
+            new_settings.unlink(missing_ok=True)
+            new_config.unlink(missing_ok=True)
+        self._pending.clear()
 
     def _followed(self, spec: MachineSpec) -> str | None:
         """Return ``machine.toml`` for another specification; ``None`` where it stays."""
         if not self._paths.settings.exists() or not self.exists():
             return None
         before = self.read().spec
-        if before == spec:
+        if before == spec:  # as with each new fact
             return None
-        from desk.machine.settings_file import follow, read_text
+        from desk.machine.settings_file import changes, follow, read_text
 
+        if not changes(before, spec):  # but for what is no setting, as the name
+            return None
         text = read_text(self._paths.settings)
         followed = follow(text, self._paths.settings, before, spec)
         return followed if followed != text else None
 
-    def _write_record(self, record: MachineRecord) -> None:
+    def _write_record(self, record: MachineRecord, file: Path) -> None:
         facts = {**record.facts, **self._pending}
         document = {
             "format": FORMAT,
@@ -118,8 +129,7 @@ class MachineFile:
             "created_at": record.created_at,
             "facts": facts,
         }
-        write_whole(self._paths.config, json.dumps(document, indent=2, sort_keys=True) + "\n")
-        self._pending.clear()
+        write_whole(file, json.dumps(document, indent=2, sort_keys=True) + "\n")
 
     def get(self, key: str) -> str:
         """Return a fact of the driver, or an empty string."""

@@ -21,8 +21,11 @@ def check_known(spec: MachineSpec, known: Collection[str]) -> None:
 def port_option(spec: MachineSpec, name: str, default: int) -> int:
     """Return a port number among the options; raises ``UsageError`` for what is none."""
     text = spec.options.get(name, "")
-    if not text:
-        return default
+    return port_number(text) if text else default
+
+
+def port_number(text: str) -> int:
+    """Return the port number in a text; raises ``UsageError`` for what is none."""
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise UsageError(f"{text!r} is no port number", hint="Ports go from 1 to 65535.")
     return int(text)

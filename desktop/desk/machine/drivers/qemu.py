@@ -111,32 +111,25 @@ class QemuDriver:
         return self._images.install(spec.image)
 
     def _write_identity(self, spec: MachineSpec) -> None:
-        from desk.ssh.keys import ensure_key_pair, generate_key_pair, write_key_pair
+        """Make keys that are missing or damaged, and write the seed and the known host."""
+        from desk.ssh.keys import repair_key_pair
 
-        login = ensure_key_pair(
-            self._paths.private_key, self._paths.public_key, f"desk-{spec.name}"
-        )
-        host = generate_key_pair(f"desk-guest-{spec.name}")
-        write_key_pair(host, self._paths.guest_host_key)
-        self._write_seed(spec, host.private, host.public, login.public)
+        repair_key_pair(self._paths.private_key, self._paths.public_key, f"desk-{spec.name}")
+        repair_key_pair(self._paths.guest_host_key, None, f"desk-guest-{spec.name}")
+        self._write_seed(spec)
         self._write_known_hosts()
 
-    def _renew_seed(self, spec: MachineSpec) -> None:
-        """Tell the guest what was set since its last start."""
+    def _write_seed(self, spec: MachineSpec) -> None:
+        """Tell the guest its keys, and what was set since its last start."""
+        from desk.machine.seed import certificate_members, seed_members, write_seed
         from desk.ssh.keys import public_line
 
         host = self._paths.guest_host_key
-        login = self._paths.public_key.read_text("ascii")
-        self._write_seed(spec, host.read_bytes(), public_line(host), login)
-
-    def _write_seed(self, spec: MachineSpec, key: bytes, public: str, authorized: str) -> None:
-        from desk.machine.seed import certificate_members, seed_members, write_seed
-
         members = seed_members(
             spec,
-            host_key=key,
-            host_key_public=public,
-            authorized=authorized,
+            host_key=host.read_bytes(),
+            host_key_public=public_line(host),
+            authorized=self._paths.public_key.read_text("ascii"),
             network="qemu-user",
         )
         members |= certificate_members((self._home.certificates, docker_certificates()))
@@ -149,17 +142,11 @@ class QemuDriver:
         write_known_hosts(self._paths.known_hosts, "127.0.0.1", self._port(), public)
 
     def provision(self, progress: Progress) -> None:
-        """Make keys that are missing or damaged anew, and write the seed and the known host."""
-        from desk.ssh.keys import repair_key_pair
-
         spec = self._record.read().spec
         self._images.check(self._images.get(self._record.get("image")))
         progress("Making keys and the seed anew")
         with _named_errors(self._paths.directory):
-            repair_key_pair(self._paths.private_key, self._paths.public_key, f"desk-{spec.name}")
-            repair_key_pair(self._paths.guest_host_key, None, f"desk-guest-{spec.name}")
-            self._renew_seed(spec)
-            self._write_known_hosts()
+            self._write_identity(spec)
 
     def remove(self) -> None:
         """End QEMU; the files go with the machine's directory."""
@@ -187,7 +174,7 @@ class QemuDriver:
         host = _host_facts(spec, image.manifest.arch)
         accelerator = self._accelerator(spec, host, image, progress)
         self._settle_port(spec, progress)
-        self._renew_seed(spec)
+        self._write_seed(spec)
         progress(f"Starting QEMU with {accelerator}")
         argv = machine_command(
             spec,

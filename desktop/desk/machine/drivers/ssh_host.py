@@ -52,6 +52,7 @@ class SshHostDriver:
         led_back_by_agent=True,
         state_interval_s=5.0,
         options=OPTIONS,
+        needed_options=frozenset({"ssh_host"}),
     )
 
     def __init__(self, context: DriverContext) -> None:
@@ -62,7 +63,7 @@ class SshHostDriver:
     def create(self, spec: MachineSpec, progress: Progress) -> None:
         """Settle the host key and the login, and install the engine; it does not run yet."""
         check_known(spec, OPTIONS)
-        if not spec.options.get("ssh_host"):
+        if not all(spec.options.get(key) for key in self.features.needed_options):
             raise UsageError(
                 "the driver ssh needs the option ssh_host", hint="Give the host's name or address."
             )
