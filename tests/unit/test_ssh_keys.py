@@ -46,20 +46,21 @@ def test_known_hosts_line_is_found_by_ssh_keygen(tmp_path: Path) -> None:
     assert path.read_text().startswith("example.org ssh-ed25519 ")
 
 
-def test_ensure_keeps_an_existing_pair_and_restores_the_public_half(tmp_path: Path) -> None:
+def test_repair_keeps_an_existing_pair_and_restores_the_public_half(tmp_path: Path) -> None:
     private, public = tmp_path / "id", tmp_path / "id.pub"
-    first = keys.ensure_key_pair(private, public, "one")
+    keys.repair_key_pair(private, public, "one")
+    first, line = private.read_bytes(), public.read_text()
+    assert line == keys.public_line(private, "one") + "\n"
     public.unlink()
-    second = keys.ensure_key_pair(private, public, "one")
-    assert second == first
-    assert public.read_text() == first.public + "\n"
+    keys.repair_key_pair(private, public, "one")
+    assert (private.read_bytes(), public.read_text()) == (first, line)
 
 
 def test_a_damaged_private_key_is_named(tmp_path: Path) -> None:
     private = tmp_path / "id"
     private.write_text("not a key")
     with pytest.raises(SshError, match=str(private)):
-        keys.ensure_key_pair(private, tmp_path / "id.pub", "one")
+        keys.public_line(private)
 
 
 def test_text_that_is_no_public_key_is_refused() -> None:

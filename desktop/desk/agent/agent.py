@@ -203,9 +203,8 @@ class Agent:
 def _guest_mounts(paths: MachinePaths, spec: AgentSpec) -> GuestMounts:
     """Return this agent's mounts, named so that two computers may share one machine."""
     who = f"{uuid.getnode():x} {paths.directory}".encode("utf-8", "surrogateescape")
-    by_sudo = spec.engine.command.startswith("sudo -n ")
-    program = " ".join(spec.engine.command.removeprefix("sudo -n ").split()[:2])
-    return GuestMounts(hashlib.sha256(who).hexdigest()[:12], program, by_sudo)
+    name, dial = hashlib.sha256(who).hexdigest()[:12], f"{spec.engine.program} dial-stdio"
+    return GuestMounts(name, dial, spec.engine.by_sudo)
 
 
 def _listen_unix(paths: MachinePaths) -> socket.socket:

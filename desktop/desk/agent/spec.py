@@ -10,6 +10,8 @@ from typing import Any
 from desk.errors import MachineError
 from desk.ssh.endpoint import Endpoint
 
+_SUDO = "sudo -n "
+
 
 @dataclass(frozen=True, slots=True)
 class EngineAccess:
@@ -24,10 +26,19 @@ class EngineAccess:
     command: str = "deskd dial-stdio"
 
     @property
+    def by_sudo(self) -> bool:
+        """Whether the login is not root's."""
+        return self.command.startswith(_SUDO)
+
+    @property
+    def program(self) -> str:
+        """The words of ``command`` that start ``deskd``."""
+        return self.command.removeprefix(_SUDO).partition(" dial-stdio")[0]
+
+    @property
     def datagrams_command(self) -> str:
         """The command of the same program that relays UDP ports; it needs no sudo."""
-        program = self.command.removeprefix("sudo -n ").partition(" dial-stdio")[0]
-        return f"{program} relay-datagrams"
+        return f"{self.program} relay-datagrams"
 
 
 @dataclass(frozen=True, slots=True)

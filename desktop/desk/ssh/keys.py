@@ -51,22 +51,6 @@ def write_key_pair(pair: KeyPair, private: Path, public: Path | None = None) -> 
         replace_file(public, pair.public.encode() + b"\n", mode=0o644)
 
 
-def ensure_key_pair(private: Path, public: Path, comment: str) -> KeyPair:
-    """Return the pair in ``private``, made first where the file is missing.
-
-    ``public`` is written anew from the private key where it is missing. Raises ``SshError`` for a
-    damaged private key.
-    """
-    if not private.exists():
-        pair = generate_key_pair(comment)
-        write_key_pair(pair, private, public)
-        return pair
-    pair = KeyPair(private.read_bytes(), public_line(private, comment))
-    if not public.exists():
-        replace_file(public, pair.public.encode() + b"\n", mode=0o644)
-    return pair
-
-
 def repair_key_pair(private: Path, public: Path | None, comment: str) -> None:
     """Make the pair anew where the private key is missing or damaged; the public file, where one
     is given, is written by the private one in any case."""
