@@ -20,7 +20,7 @@ import struct
 from ipaddress import IPv4Address
 
 from deskd.network.firewall import LaptopRules
-from deskd.network.relays import pass_on
+from deskd.network.relays import Streams, relay
 
 log = logging.getLogger(__name__)
 
@@ -90,26 +90,17 @@ class LaptopRelay:
         task.add_done_callback(self._connections.discard)
 
     async def _serve(self, client: socket.socket, port: int) -> None:
-        writers: list[asyncio.StreamWriter] = []
-        try:
+        async def reach(writers: list[asyncio.StreamWriter]) -> Streams | None:
             found = await self._through_an_agent(port, writers)
-            if found is None:
-                return
-            other_reader, other_writer = found
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
-            reader, writer = await asyncio.open_connection(sock=client)
-            writers.append(writer)
-            await asyncio.gather(pass_on(reader, other_writer), pass_on(other_reader, writer))
-        except (OSError, TimeoutError):
-            return  # the container sees its connection end
-        finally:
-            client.close()
-            for one in writers:
-                one.transport.abort() if one.is_closing() else one.close()
+            if found is not None:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+            return found
+
+        await relay(client, reach)
 
     async def _through_an_agent(
         self, port: int, writers: list[asyncio.StreamWriter]
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+    ) -> Streams | None:
         """Return a connection to a port of the laptop, ``None`` where it is refused there. An agent
         that is just going is no answer: the one before it is asked."""
         for agent in reversed(list(self._agents)):

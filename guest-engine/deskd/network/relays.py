@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Awaitable, Callable
 
 from deskd.network.firewall import Publication
 
@@ -70,14 +71,32 @@ class Relays:
 
 async def _connect(publication: Publication, client: socket.socket) -> None:
     address, port = str(publication.container_address), publication.container_port
+
+    async def reach(writers: list[asyncio.StreamWriter]) -> Streams:
+        async with asyncio.timeout(_CONNECT_S):
+            reader, writer = await asyncio.open_connection(address, port)
+        writers.append(writer)
+        return reader, writer
+
+    await relay(client, reach)
+
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Reach = Callable[[list[asyncio.StreamWriter]], Awaitable[Streams | None]]
+"""Connects to the other side; ``None`` where nobody is there. Writers that it makes go into the
+list, and are closed for it."""
+
+
+async def relay(client: socket.socket, reach: Reach) -> None:
+    """Pass on between an accepted connection, which is closed in the end, and the other side."""
     writers: list[asyncio.StreamWriter] = []
     try:
         reader, writer = await asyncio.open_connection(sock=client)
         writers.append(writer)
-        async with asyncio.timeout(_CONNECT_S):
-            other_reader, other_writer = await asyncio.open_connection(address, port)
-        writers.append(other_writer)
-        await asyncio.gather(pass_on(reader, other_writer), pass_on(other_reader, writer))
+        found = await reach(writers)
+        if found is not None:
+            other_reader, other_writer = found
+            await asyncio.gather(_pass_on(reader, other_writer), _pass_on(other_reader, writer))
     except (OSError, TimeoutError):
         return  # the client sees its connection end, as it would without a relay
     finally:
@@ -87,7 +106,7 @@ async def _connect(publication: Publication, client: socket.socket) -> None:
             one.transport.abort() if one.is_closing() else one.close()
 
 
-async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Copy until one side ends, and hand its end on."""
     while piece := await reader.read(_PIECE_BYTES):
         writer.write(piece)
