@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import sqlite3
 import tarfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,3 +217,25 @@ def test_a_volume_survives_an_engine_that_dies_while_it_moves(own_engine: Engine
     assert restore(api, "moved")["Failed"] == []
     assert file("moved") == b"moved"
     assert api.check_store() == []
+
+
+def test_what_was_being_deleted_when_the_engine_died_is_swept(own_engine: EngineProcess) -> None:
+    api = own_engine.api
+    api.wait(api.run("sh", "-c", "echo >/file", name="writer"))
+    api.delete("/containers/writer", bin="1")
+    api.post("/volumes/create", {"Name": "spare"})
+    api.delete("/volumes/spare", bin="1")
+    own_engine.kill()
+    database = sqlite3.connect(own_engine.data_root / "engine.db")
+    database.execute("DELETE FROM bin")  # the first step of a deletion
+    database.commit()
+    database.close()
+    own_engine.start()
+    assert contents(api) == {}
+    for place in (own_engine.data_root / "containers", own_engine.data_root / "volumes"):
+        until(functools.partial(_is_empty, place))
+    assert api.check_store() == []
+
+
+def _is_empty(place: Path) -> bool:
+    return not list(place.iterdir())

@@ -22,10 +22,12 @@ from deskd.domain.binned import BinRecord, Kind
 from deskd.domain.image import BinnedImage, short_id
 from deskd.domain.reference import parse
 from deskd.domain.state import ContainerRecord
+from deskd.domain.times import parse_duration
 from deskd.errors import Conflict, DeskdError, InvalidArgument, NotFound
 from deskd.images.catalog import Catalog
 from deskd.layout import DataRoot
 from deskd.record import Record
+from deskd.runtime.resource_rules import parse_size
 from deskd.services.containers.creation import remove_directory
 from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.containers.removal import Removal
@@ -36,7 +38,6 @@ from deskd.store import records
 
 log = logging.getLogger(__name__)
 
-DEFAULT_AGE, DEFAULT_SIZE = "24h", "10g"
 LOOK_S = 10.0
 LEAST_FREE_PARTS = 20  # the disk is short below a twentieth …
 LEAST_FREE_BYTES = 2 << 30  # … and below this
@@ -55,20 +56,18 @@ class BinLimits(Record):
 
 def bin_limits(settings: Settings) -> BinLimits:
     """Read the settings of the bin; raises ``InvalidArgument`` that names one."""
-    told = (settings.bin_age, settings.bin_size, settings.bin_clients)
-    if told == ("", "", ""):
-        return BinLimits()  # the start does without the modules below
-    from deskd.domain.times import parse_duration
-    from deskd.runtime.resource_rules import parse_size
-
-    try:
-        age_ns = 0 if settings.bin_age == "0" else parse_duration(settings.bin_age or DEFAULT_AGE)
-    except ValueError as error:
-        raise InvalidArgument(f"--bin-age {error}; write it as 24h, or 0 for no bin") from None
+    told: dict[str, Any] = {}
+    if settings.bin_age:
+        try:
+            age_ns = 0 if settings.bin_age == "0" else parse_duration(settings.bin_age)
+        except ValueError as error:
+            raise InvalidArgument(f"--bin-age {error}; write it as 24h, or 0 for no bin") from None
+        told["age_s"] = age_ns / 1e9
+    if settings.bin_size:
+        told["size_bytes"] = parse_size(settings.bin_size, "--bin-size")
     if settings.bin_clients not in ("", "desk", "all"):
         raise InvalidArgument(f"--bin-clients is desk or all, not {settings.bin_clients}")
-    size_bytes = parse_size(settings.bin_size or DEFAULT_SIZE, "--bin-size")
-    return BinLimits(age_ns / 1e9, size_bytes, settings.bin_clients == "all")
+    return BinLimits(**told, everybody=settings.bin_clients == "all")
 
 
 def free_space(path: str) -> tuple[int, int]:
@@ -217,22 +216,29 @@ class Bin:
 
     async def _delete(self, entries: Sequence[BinRecord]) -> int:
         freed = 0
-        for entry in entries:
-            await asyncio.shield(self._delete_one(entry))
-            freed += entry.size_bytes
+        try:
+            for entry in entries:
+                await asyncio.shield(self._delete_one(entry))
+                freed += entry.size_bytes
+        finally:
+            if any(entry.kind is Kind.IMAGE for entry in entries):
+                await asyncio.shield(asyncio.to_thread(self._catalog.layers.release_unused))
         return freed
 
     async def _delete_one(self, entry: BinRecord) -> None:
+        # First: what is half deleted must not come back. An engine that is killed now sweeps the
+        # files at its next start.
+        self._records.delete(entry.id)
+        if entry.kind is not Kind.IMAGE:
+            await asyncio.to_thread(self._catalog.database.flush)
         if entry.kind is Kind.CONTAINER:
-            await asyncio.to_thread(self._removal.delete_files, entry.id)
+            try:
+                await asyncio.to_thread(self._removal.delete_files, entry.id)
+            finally:
+                self._registry.settled(entry.id)
         elif entry.kind is Kind.VOLUME:
             place = self._layout.binned_volume(entry.id)
             await asyncio.to_thread(remove_directory, place)
-        self._records.delete(entry.id)
-        if entry.kind is Kind.CONTAINER:
-            self._registry.settled(entry.id)
-        elif entry.kind is Kind.IMAGE:
-            await asyncio.to_thread(self._catalog.layers.release_unused)
 
     def start(self) -> None:
         """Begin to keep the limits."""
