@@ -324,11 +324,15 @@ class EngineProcess:
         """Return a command that runs in the engine's network namespace."""
         return ["nsenter", f"--net=/run/netns/{self.namespace}", *command]
 
-    def start(self) -> None:
-        """Start the engine and wait for its answer."""
+    def start(self, *flags: str) -> None:
+        """Start the engine, with these flags besides its own, and wait for its answer."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=REPOSITORY
+                self.command(*flags),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=REPOSITORY,
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:

@@ -307,6 +307,19 @@ def test_an_edited_resolv_conf_is_left_alone(api: Api) -> None:
     assert asker.execute("cat", "/etc/resolv.conf") == "nameserver 192.0.2.1\n"
 
 
+def test_a_resolv_conf_is_the_engines_own_though_others_would_be_given_now(
+    own_engine: EngineProcess,
+) -> None:
+    api = own_engine.api
+    api.post("/networks/create", {"Name": "lan"})
+    identifier = api.run("sleep", "100")
+    own_engine.stop()
+    own_engine.start("--dns", "192.0.2.9")
+    api.post("/networks/lan/connect", {"Container": identifier})
+    file = own_engine.data_root / "containers" / identifier / "resolv.conf"
+    assert "nameserver 127.0.0.11\n" in file.read_text()
+
+
 def test_a_container_may_run_a_name_server_of_its_own(api: Api) -> None:
     api.post("/networks/create", {"Name": "lan"})
     address = server(api, "lan", "db")

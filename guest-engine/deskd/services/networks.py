@@ -220,9 +220,11 @@ class Networks:
             record.changing_interface = interface
             self._registry.save(found)
             removal = self._administration.removal_script(described.id, interface)
-            if removal is not None and record.state.running and left is not None:
-                await self._send(record, removal)
-            await self._administration.leave(record.id, described.id)
+            try:
+                if removal is not None and record.state.running and left is not None:
+                    await self._send(record, removal)
+            finally:  # the process may have just ended, and its interfaces with it
+                await self._administration.leave(record.id, described.id)
             await self._administration.interfaces_removed()
             self._endpoints.settle_links()
             if record.state.running and left is not None:

@@ -261,17 +261,14 @@ class Endpoints:
         host = record.host_config
         networks = [endpoint.network_id for endpoint in record.endpoints.values()]
         text = self._networks.resolv_conf(host, networks or list(record.networks))
-        return self._write(record, "resolv.conf", text)
+        path = self._write(record, "resolv.conf", text)
+        os.utime(path, ns=(_mark_ns(record), _mark_ns(record)))
+        return path
 
     def _resolv_conf_was_edited(self, record: ContainerRecord) -> bool:
-        """Tell whether a container that had no name server has another resolv.conf than the one
-        that it was given."""
-        ids = [endpoint.network_id for endpoint in record.endpoints.values()]
-        before = [found for found in ids if not self._networks.has_name_server([found])]
-        given = self._networks.resolv_conf(record.host_config, before)
+        """Tell whether somebody wrote to a container's resolv.conf since it was given."""
         path = self._layout.container_file(record.id, "resolv.conf")
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read() != given
+        return os.stat(path).st_mtime_ns != _mark_ns(record)
 
     def refresh_followers(self, container: Container) -> None:
         """Tell those that are linked to a container its address, which may be another now."""
@@ -306,6 +303,13 @@ class Endpoints:
         finally:
             os.close(descriptor)
         return path
+
+
+def _mark_ns(record: ContainerRecord) -> int:
+    """Return the time of modification by which a resolv.conf is known as the engine's own. It is
+    none of the clock's, which may be set meanwhile; whole seconds, because some file systems have
+    no others."""
+    return record.created_ns // 10**9 * 10**9
 
 
 def _own_names(record: ContainerRecord) -> str:
