@@ -19,7 +19,7 @@ from deskd.api.http import Query, decode
 from deskd.api.routes import ROUTES
 from deskd.api.routing import PageNotFound, Route, Router, split_version
 from deskd.api.status import status_of
-from deskd.api.streams import DetachFilter, Unframed, framed, parse_detach_keys
+from deskd.api.streams import DetachFilter, framed, parse_detach_keys, unframed
 from deskd.domain.container import ContainerConfig, HostConfig
 from deskd.domain.event import Event
 from deskd.domain.filters import Filters, parse_filters
@@ -369,6 +369,6 @@ def test_log_reader_leaves_damaged_lines_out(tmp_path: Path) -> None:
 def test_frames_are_taken_off_wherever_a_stream_is_cut() -> None:
     stream = framed(b"one") + framed(b"") + framed(b"two and more")
     for size in range(1, len(stream) + 1):
-        unframed = Unframed()
+        take = unframed()
         pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
-        assert b"".join(map(unframed, pieces)) == b"onetwo and more"
+        assert b"".join(map(take, pieces)) == b"onetwo and more"

@@ -23,7 +23,6 @@ from guestbuild.progress import run, step
 
 BOXES = engine.PROJECT / "vm-images" / "boxes"
 _GIB = 1 << 30
-_MIB = 1 << 20
 
 Members = dict[str, bytes | Path]
 

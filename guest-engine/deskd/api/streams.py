@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 
 from deskd.api.http import Duplex
+from deskd.domain.frames import Unframer, frame
 from deskd.errors import InvalidArgument
 from deskd.services.ports import AttachStream
 
@@ -73,33 +74,13 @@ class DetachFilter:
 
 def framed(data: bytes) -> bytes:
     """Return a terminal's output as a piece of stdout."""
-    return b"\x01\0\0\0" + len(data).to_bytes(4, "big") + data
+    return frame(1, data)
 
 
-class Unframed:
-    """Takes the frames off a multiplexed stream, whose pieces come cut anywhere."""
-
-    def __init__(self) -> None:
-        self._header = b""
-        self._left = 0
-
-    def __call__(self, data: bytes) -> bytes:
-        """Return the contents of a piece."""
-        plain = bytearray()
-        while data:
-            if self._left:
-                plain += data[: self._left]
-                taken = min(self._left, len(data))
-                self._left -= taken
-                data = data[taken:]
-                continue
-            missing = 8 - len(self._header)
-            self._header += data[:missing]
-            data = data[missing:]
-            if len(self._header) == 8:
-                self._left = int.from_bytes(self._header[4:], "big")
-                self._header = b""
-        return bytes(plain)
+def unframed() -> Callable[[bytes], bytes]:
+    """Return what takes the frames off a stream, piece by piece."""
+    unframer = Unframer()
+    return lambda data: b"".join(unframer.feed(data))
 
 
 async def relay(

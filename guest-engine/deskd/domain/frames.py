@@ -7,6 +7,11 @@ from collections.abc import Iterator
 HEADER_BYTES = 8
 
 
+def frame(stream_number: int, data: bytes) -> bytes:
+    """Return data as a piece of a stream: 1 is stdout, 2 stderr."""
+    return bytes((stream_number, 0, 0, 0)) + len(data).to_bytes(4, "big") + data
+
+
 class Unframer:
     """Takes the frames away from a stream that comes in pieces of any size."""
 

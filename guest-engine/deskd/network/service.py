@@ -100,7 +100,7 @@ class NetworkService:
         self._members = Members(self._catalog, self._name_server.table)
         self._addresses = AddressBook(self._catalog)
         self._bridge_driver = BridgeDriver(
-            self._catalog, self._kernel, self._addresses, self._publishing, self._members
+            self._kernel, self._addresses, self._publishing, self._members
         )
         stacked = StackedDriver(self._catalog, self._kernel, self._addresses, self._members)
         self._drivers: dict[str, Driver] = {
@@ -417,7 +417,8 @@ class NetworkService:
     async def host_gateway(self) -> str:
         """Return the address by which containers reach the laptop (``host-gateway``): the machine's
         own where that is the laptop."""
-        await self.ready()
+        if not self._settings.host_gateway_ip or self._is_laptop_by_agent:
+            await self.ready()
         return str(self._laptop_address() or "")
 
     def _laptop_address(self) -> Address | None:

@@ -348,13 +348,15 @@ class Volumes:
                 continue
             if self._users(record.name) or not (record.anonymous or everything):
                 continue
-            size = await asyncio.to_thread(size_bytes, self.mountpoint(record.name))
+            size = 0  # nothing is got back from the bin
+            if not group:
+                size = await asyncio.to_thread(size_bytes, self.mountpoint(record.name))
             try:
                 await self.remove(record.name, group=group)
             except (Conflict, NotFound):
                 continue  # somebody took or removed it meanwhile
             deleted.append(record.name)
-            reclaimed += 0 if group else size
+            reclaimed += size
         attributes = {"reclaimed": str(reclaimed)}
         self._events.publish("volume", "prune", "", attributes)
         return {"VolumesDeleted": deleted or None, "SpaceReclaimed": reclaimed}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deskd.api.http import Answer, Duplex, Hijack, Request, Response, json_response
 from deskd.api.routes.streams import terminal_size
-from deskd.api.streams import Unframed, framed, parse_detach_keys, relay, stream_type
+from deskd.api.streams import framed, parse_detach_keys, relay, stream_type, unframed
 from deskd.domain.container import ApiStruct
 from deskd.errors import DeskdError
 from deskd.services.engine import Engine
@@ -61,7 +61,7 @@ async def _converse(engine: Engine, found: Exec, body: _StartBody, client: Duple
     keys = parse_detach_keys(found.config.detach_keys) if found.config.tty else None
     convert = None
     if found.config.tty != body.tty:
-        convert = framed if found.config.tty else Unframed()
+        convert = framed if found.config.tty else unframed()
     await relay(
         client,
         stream,

@@ -12,7 +12,6 @@ from deskd.network import catalog as networks
 from deskd.network.address_book import AddressBook
 from deskd.network.addresses import VERSIONS
 from deskd.network.bridge import EndpointScripts, host_interface, peer_index
-from deskd.network.catalog import Catalog
 from deskd.network.endpoint_settings import (
     checked_mac,
     dns_names,
@@ -33,13 +32,11 @@ class BridgeDriver:
 
     def __init__(
         self,
-        catalog: Catalog,
         kernel: KernelState,
         addresses: AddressBook,
         publishing: Publishing,
         members: Members,
     ) -> None:
-        self._catalog = catalog
         self._kernel = kernel
         self._addresses = addresses
         self._publishing = publishing

@@ -12,8 +12,6 @@ import msgspec
 
 from deskd.domain.network import (
     OPTION_IPVLAN_FLAG,
-    OPTION_IPVLAN_MODE,
-    OPTION_MACVLAN_MODE,
     Endpoint,
     EndpointRequest,
     NetlinkScript,
@@ -146,7 +144,7 @@ def _creation(
             interface,
             index=index,
             parent_index=parent_index,
-            mode=options.get(OPTION_MACVLAN_MODE) or "bridge",
+            mode=parent_mode(record),
             mac=mac,
             mtu=mtu,
         )
@@ -154,7 +152,7 @@ def _creation(
         interface,
         index=index,
         parent_index=parent_index,
-        mode=options.get(OPTION_IPVLAN_MODE) or "l2",
+        mode=parent_mode(record),
         flag=options.get(OPTION_IPVLAN_FLAG) or "bridge",
         mtu=mtu,
     )

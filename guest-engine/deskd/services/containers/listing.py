@@ -175,11 +175,12 @@ class Listing:
                 continue
             if not filters.allows_prune(record.labels):
                 continue
-            size = (await self._inspection.sizes(container))["SizeRw"]
+            # Nothing is got back from the bin.
+            size = 0 if group else (await self._inspection.sizes(container))["SizeRw"]
             with suppress(Conflict):  # somebody started or removed it in this moment
                 await self._lifecycle.remove(record.id, group=group)
                 deleted.append(record.id)
-                reclaimed += 0 if group else size
+                reclaimed += size
         self._registry.tell_prune("container", reclaimed)
         return {"ContainersDeleted": deleted or None, "SpaceReclaimed": reclaimed}
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 
+from deskd.domain.frames import frame
 from deskd.domain.times import parse_rfc3339
 from deskd.errors import InvalidArgument, Unsupported
 from deskd.kernel.inotify import Watch
@@ -141,9 +142,7 @@ def _render(
         if options.timestamps:
             text = f"{_nine_digits(entry.time)} {text}"
         data = text.encode("utf-8", "surrogateescape")
-        if not tty:
-            parts.append(bytes((entry.stream_number, 0, 0, 0)) + len(data).to_bytes(4, "big"))
-        parts.append(data)
+        parts.append(data if tty else frame(entry.stream_number, data))
     return b"".join(parts), False
 
 
