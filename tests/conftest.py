@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,13 @@ settings.load_profile("desk")
 # Where the names of tests go that passed only when they were run once more.
 UNSTEADY = os.environ.get("DESK_TESTS_UNSTEADY")
 _TIMEOUT = pytest.StashKey[Any]()
+
+
+def pytest_configure() -> None:
+    """Let the tests' programs be interrupted, also where a shell started them all in its
+    background: what it ignores there is ignored by every child."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

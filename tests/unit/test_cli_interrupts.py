@@ -25,8 +25,11 @@ except KeyboardInterrupt:
 def test_an_interrupt_ends_a_wait_that_it_did_not_break_off() -> None:
     argv = [sys.executable, "-c", PROGRAM]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "waiting\n"
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "interrupted\n"
-        assert process.wait(60) == 0
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "waiting\n"
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "interrupted\n"
+            assert process.wait(60) == 0
+        finally:  # the block's end waits for the process
+            process.kill()
