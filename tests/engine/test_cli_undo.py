@@ -13,17 +13,17 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def desk(engine: EngineProcess, tmp_path: Path) -> Cli:
-    return Cli(engine.socket, tmp_path / "home")
+def desk(own_engine: EngineProcess, tmp_path: Path) -> Cli:
+    return Cli(own_engine.socket, tmp_path / "home")
 
 
-def test_the_last_removal_is_undone_as_a_whole(desk: Cli, engine: EngineProcess) -> None:
+def test_the_last_removal_is_undone_as_a_whole(desk: Cli, own_engine: EngineProcess) -> None:
     nothing = desk("undo")
     assert (nothing.code, nothing.out) == (1, "")
     assert nothing.err.startswith("desk: there is nothing to bring back\n")
     for name in ("one", "two", "three"):
         desk.ok("run", "--name", name, "-v", f"{name}-data:/data", "busybox", "touch", "/data/file")
-    run_docker(engine, "rm", "three")
+    run_docker(own_engine, "rm", "three")
     assert desk.ok("rm", "one", "two") == "one\ntwo\n"
     assert desk.ok("volume", "rm", "one-data") == "one-data\n"
     desk.ok("tag", "busybox", "extra")

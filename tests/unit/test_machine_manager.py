@@ -14,7 +14,12 @@ from tests.fakes.machine_driver import FakeDriver, fake_machines
 
 from desk.errors import Conflict, DeskError, DriverError, MachineError, NotFound, UsageError
 from desk.machine import process
+from desk.machine.driver import Driver
+from desk.machine.drivers.local import LocalDriver
+from desk.machine.drivers.qemu import QemuDriver
+from desk.machine.drivers.ssh_host import SshHostDriver
 from desk.machine.drivers.table import DriverTable
+from desk.machine.drivers.vagrant import VagrantDriver
 from desk.machine.manager import Manager
 from desk.machine.model import MachineSpec, State
 from desk.machine.openssh import ssh_config, ssh_options
@@ -288,3 +293,14 @@ def test_provisioning_restarts_what_runs_and_says_so_first(manager: Manager) -> 
     after = process.recall(manager.home.machine("box").engine_pid)
     assert after is not None
     assert after != before
+
+
+@pytest.mark.parametrize("driver", [QemuDriver, SshHostDriver, VagrantDriver, LocalDriver])
+def test_what_is_known_of_a_machine_can_be_printed_as_json(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, driver: type[Driver]
+) -> None:
+    manager.create(spec())
+    monkeypatch.setattr(FakeDriver, "features", driver.features)
+    found = json.loads(json.dumps(manager.inspect("box")))
+    assert set(found["features"]["options"]) == driver.features.options
+    assert set(found["features"]["needed_options"]) == driver.features.needed_options

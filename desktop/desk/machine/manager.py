@@ -195,7 +195,10 @@ class Manager:
             "facts": dict(machine.record.facts),
             "state": machine.driver.state().value,
             "url": self.url(name),
-            "features": {**asdict(features), "options": sorted(features.options)},
+            "features": {
+                name: sorted(value) if isinstance(value, frozenset) else value
+                for name, value in asdict(features).items()
+            },
             "directory": str(machine.paths.directory),
             "ssh": None if endpoint is None else {k: str(v) for k, v in asdict(endpoint).items()},
         }
