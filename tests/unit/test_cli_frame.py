@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from tests.programs import program
 
 import desk
 from desk.cli.catalog import Entry
@@ -225,7 +226,7 @@ def test_completion_code_is_the_shells_own(shell: str, capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     assert "_DESK_COMPLETE" in text
     done = subprocess.run(
-        [shell, "-n"], input=text, capture_output=True, text=True, timeout=60, check=False
+        [program(shell), "-n"], input=text, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stderr == ""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.programs import program
 
 from desk.cli import shells
 from desk.cli.commands.env import changes, recalled, setting, unsetting
@@ -38,9 +38,8 @@ SHOW = f"{shlex.quote(sys.executable)} -c 'import os; print(ascii(os.environ.get
 
 
 def run(shell: str, code: str, environ: dict[str, str] | None = None) -> str:
-    program = shutil.which(shell)
-    assert program is not None, f"the tests need {shell}"
-    arguments = [program, "-f", "-c"] if shell == "tcsh" else [program, "-c"]
+    path = program(shell)
+    arguments = [path, "-f", "-c"] if shell == "tcsh" else [path, "-c"]
     done = subprocess.run(
         [*arguments, code],
         capture_output=True,
@@ -156,10 +155,10 @@ def test_an_unknown_shell_is_named() -> None:
 def test_the_calling_shell_counts_not_the_login_shell(
     tmp_path: Path, shell: str, family: str
 ) -> None:
-    program = tmp_path / "detect.py"
-    program.write_text("from desk.cli import shells\nprint(shells.detect())\n")
+    script = tmp_path / "detect.py"
+    script.write_text("from desk.cli import shells\nprint(shells.detect())\n")
     # A second command keeps the shell from replacing itself by the first.
-    code = f"{shlex.quote(sys.executable)} {shlex.quote(str(program))}; true"
+    code = f"{shlex.quote(sys.executable)} {shlex.quote(str(script))}; true"
     assert run(shell, code, {"SHELL": "/bin/something-else"}) == family
 
 

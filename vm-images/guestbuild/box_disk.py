@@ -16,6 +16,7 @@ from guestbuild.progress import run
 
 SIGNATURE = 0x6465736B  # "desk": the MBR's disk signature, by which the initramfs finds the disk
 _SECTOR_BYTES = 512
+_MBR_PROGRAM_BYTES = 440
 _MIB = 1 << 20
 _ALIGN_BYTES = _MIB
 _DATA_BYTES = 256 * _MIB
@@ -43,7 +44,7 @@ def make(
         place += aligned
     with disk.open("wb") as target:
         target.truncate(max(place, least_bytes))
-        target.write(_mbr(starts_sizes))
+        target.write(_mbr(_mbr_program(), starts_sizes))
         for source, (start, _size) in zip((boot, root), starts_sizes, strict=False):
             target.seek(start)
             with source.open("rb") as file:
@@ -89,15 +90,18 @@ def _make_boot(image: Path, manifest: dict[str, object], target: Path) -> None:
     run(["syslinux", "--install", target], what="installing the boot loader")
 
 
-def _mbr(starts_sizes: list[tuple[int, int]]) -> bytes:
-    """Return the first sector: SYSLINUX's program, the signature, three primary partitions."""
+def _mbr_program() -> bytes:
     program = next((path for path in _MBR_PROGRAMS if path.is_file()), None)
     if program is None:
         raise BuildError("mbr.bin of syslinux is missing: apt-get install syslinux-common")
+    return program.read_bytes()[:_MBR_PROGRAM_BYTES]
+
+
+def _mbr(program: bytes, starts_sizes: list[tuple[int, int]]) -> bytes:
+    """Return the first sector: SYSLINUX's program, the signature, three primary partitions."""
     sector = bytearray(_SECTOR_BYTES)
-    code = program.read_bytes()[:440]
-    sector[: len(code)] = code
-    struct.pack_into("<I", sector, 440, SIGNATURE)
+    sector[: len(program)] = program
+    struct.pack_into("<I", sector, _MBR_PROGRAM_BYTES, SIGNATURE)
     unused_chs = b"\xfe\xff\xff"
     for index, (start, size) in enumerate(starts_sizes):
         active, kind = (0x80, _FAT32_LBA) if index == 0 else (0, _LINUX)
