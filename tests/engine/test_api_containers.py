@@ -388,8 +388,11 @@ def test_exec_output_code_and_inspect(engine: EngineProcess, api: Api) -> None:
     assert (found["Running"], found["ExitCode"], found["ContainerID"]) == (False, 5, container)
     assert found["ProcessConfig"]["entrypoint"] == "sh"
     assert api.inspect(container)["ExecIDs"] is None  # those that have not ended are listed
-    waiting = api.post(f"/containers/{container}/exec", document)["Id"]
+    assert found["DetachKeys"] == ""
+    keys = {"DetachKeys": "ctrl-p,x"}
+    waiting = api.post(f"/containers/{container}/exec", document | keys)["Id"]
     assert api.inspect(container)["ExecIDs"] == [waiting]
+    assert base64.b64decode(api.get(f"/exec/{waiting}/json")["DetachKeys"]) == b"\x10x"
     assert api.error("POST", f"/exec/{exec_id}/start", {}).status == 409
     assert api.error("GET", "/exec/nothing/json").status == 404
 

@@ -19,8 +19,9 @@ from deskd.api.http import Query, decode
 from deskd.api.routes import ROUTES
 from deskd.api.routing import PageNotFound, Route, Router, split_version
 from deskd.api.status import status_of
-from deskd.api.streams import DetachFilter, framed, parse_detach_keys, unframed
+from deskd.api.streams import DetachFilter, framed, unframed
 from deskd.domain.container import ContainerConfig, HostConfig
+from deskd.domain.detach_keys import parse_detach_keys
 from deskd.domain.event import Event
 from deskd.domain.filters import Filters, parse_filters
 from deskd.domain.state import TRANSITIONS, ContainerRecord, IllegalTransition, Status

@@ -9,42 +9,16 @@ from collections.abc import Callable
 
 from deskd.api.http import Duplex
 from deskd.domain.frames import Unframer, frame
-from deskd.errors import InvalidArgument
 from deskd.services.ports import AttachStream
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
 GONE_CHECK_S = 5.0
-DEFAULT_DETACH_KEYS = "ctrl-p,ctrl-q"
-
-_CONTROL_KEYS = {chr(code): bytes((code - 96,)) for code in range(ord("a"), ord("z") + 1)} | {
-    "@": b"\x00",
-    "[": b"\x1b",
-    "\\": b"\x1c",
-    "]": b"\x1d",
-    "^": b"\x1e",
-    "_": b"\x1f",
-}
 
 
 def stream_type(version: tuple[int, int], *, tty: bool) -> str:
     """Return the content type of a process's output (multiplexed frames are named since 1.42)."""
     return MULTIPLEXED_STREAM if version >= (1, 42) and not tty else RAW_STREAM
-
-
-def parse_detach_keys(text: str) -> bytes:
-    """Turn ``ctrl-p,ctrl-q`` into bytes. Raises ``InvalidArgument`` for an unknown key."""
-    sequence = b""
-    for key in (text or DEFAULT_DETACH_KEYS).split(","):
-        if len(key) == 1 and key.isascii():
-            sequence += key.encode()
-        elif key.startswith("ctrl-") and key[5:].lower() in _CONTROL_KEYS:
-            sequence += _CONTROL_KEYS[key[5:].lower()]
-        else:
-            raise InvalidArgument(
-                f"invalid detach keys {text!r}: write single characters or ctrl-X, with commas"
-            )
-    return sequence
 
 
 class DetachFilter:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import secrets
 from contextlib import suppress
 from typing import Any
 
 from deskd.domain.container import ApiStruct
+from deskd.domain.detach_keys import parse_detach_keys
 from deskd.domain.process import Exit
 from deskd.domain.state import Status
 from deskd.errors import Conflict, InvalidArgument, NotFound, StartFailed
@@ -228,7 +230,7 @@ class Execs:
             "OpenStdout": found.config.attach_stdout,
             "CanRemove": False,
             "ContainerID": found.container.id,
-            "DetachKeys": found.config.detach_keys,
+            "DetachKeys": _detach_bytes(found.config.detach_keys),
             "Pid": found.pid,
         }
 
@@ -258,3 +260,9 @@ class Execs:
 
     def _tell(self, found: Exec, action: str, attributes: dict[str, str] | None = None) -> None:
         self._registry.tell(found.container, action, {"execID": found.id} | dict(attributes or {}))
+
+
+def _detach_bytes(keys: str) -> str:
+    """Return the keys of an exec as Docker shows them: the bytes that a terminal sends, in Base64;
+    empty where the usual ones hold."""
+    return base64.b64encode(parse_detach_keys(keys)).decode() if keys else ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from deskd.api.http import Answer, Duplex, Hijack, Request, Response, json_response
 from deskd.api.routes.streams import terminal_size
-from deskd.api.streams import framed, parse_detach_keys, relay, stream_type, unframed
+from deskd.api.streams import framed, relay, stream_type, unframed
 from deskd.domain.container import ApiStruct
+from deskd.domain.detach_keys import parse_detach_keys
 from deskd.errors import DeskdError
 from deskd.services.engine import Engine
 from deskd.services.exec import Exec, ExecConfig

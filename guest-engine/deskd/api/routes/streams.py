@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from deskd.api.http import Answer, Duplex, Hijack, Request, Response, Stream
-from deskd.api.streams import parse_detach_keys, relay, stream_type
+from deskd.api.streams import relay, stream_type
+from deskd.domain.detach_keys import parse_detach_keys
 from deskd.domain.times import parse_moment
 from deskd.errors import InvalidArgument
 from deskd.services.containers.attaching import AttachOptions

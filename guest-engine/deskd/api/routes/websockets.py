@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from deskd.api import websocket
 from deskd.api.http import Answer, Duplex, Hijack, Request
-from deskd.api.streams import parse_detach_keys, relay
+from deskd.api.streams import relay
+from deskd.domain.detach_keys import parse_detach_keys
 from deskd.services.containers.attaching import AttachOptions
 from deskd.services.engine import Engine
 
