@@ -51,7 +51,7 @@ def test_busy_port_is_told_and_leaves_nothing_running(engine: EngineProcess) -> 
     assert done.returncode == 125
     assert "8181" in done.stderr
     assert ok(engine, "ps", "-q").count("\n") == 1
-    assert ok(engine, "port", "first") == "80/tcp -> 0.0.0.0:8181\n"
+    assert ok(engine, "port", "first") == "80/tcp -> 0.0.0.0:8181\n80/tcp -> [::]:8181\n"
 
 
 def test_run_interactively_on_a_terminal(engine: EngineProcess) -> None:

@@ -135,14 +135,28 @@ def test_published_port_answers_at_the_ipv6_loopback_also_for_an_ipv4_container(
         async with engine() as service:
             await service.create(network("dual", "172.28.0.0/16", "fd00:28::/64"))
             with containers(2) as (dual, plain):
-                for number, container, name, port in (
-                    (1, dual, "dual", publish("8080")),
-                    (2, plain, "bridge", publish("8081", host_ip="::1")),
+                for number, container, name, ports in (
+                    (1, dual, "dual", (publish("8080"), publish("5353", 53, "udp"))),
+                    (
+                        2,
+                        plain,
+                        "bridge",
+                        (publish("8081", host_ip="::1"), publish("5354", 53, "udp")),
+                    ),
                 ):
-                    container.join(await service.join(request(number, name, port)))
+                    container.join(await service.join(request(number, name, *ports)))
                     container.listen("tcp", 80, name)
+                    container.listen("udp", 53, name)
                 assert (await _fetch("::1", 8080)).startswith("dual ")
                 assert (await _fetch("::1", 8081)).startswith("bridge ")
+                for port, name in ((5353, "dual"), (5354, "bridge")):
+                    for _ in range(2):  # the second client has a flow of its own
+                        answer = await _fetch("::1", port, socket.SOCK_DGRAM)
+                        assert answer.startswith(f"{name} ")
+                shell("ip address add 2001:db8:5::1/64 dev lo nodad")
+                # It answers with the address that was asked: the client's socket takes no other.
+                answer = await _fetch("2001:db8:5::1", 5354, socket.SOCK_DGRAM)
+                assert answer.startswith("bridge ")
             for number, name in ((1, "dual"), (2, "bridge")):
                 await service.leave(f"{number:064x}", (await service.inspect(name)).id)
                 with pytest.raises(OSError, match="refused"):
@@ -151,9 +165,9 @@ def test_published_port_answers_at_the_ipv6_loopback_also_for_an_ipv4_container(
     run_in_namespace(body)
 
 
-async def _fetch(host: str, port: int) -> str:
+async def _fetch(host: str, port: int, kind: int = socket.SOCK_STREAM) -> str:
     """Ask as the machine itself while the engine's loop runs on."""
-    return await asyncio.to_thread(fetch, host, port)
+    return await asyncio.to_thread(fetch, host, port, kind)
 
 
 def test_network_of_ipv6_alone_and_one_without_a_way_out() -> None:
@@ -311,14 +325,14 @@ def test_ports_are_held_in_both_families_or_in_none() -> None:
     in_namespace(body)
 
 
-def test_address_of_a_family_that_the_container_lacks_is_for_tcp_only() -> None:
+def test_address_of_a_family_that_the_container_lacks_is_not_for_sctp() -> None:
     def body() -> None:
         ports = HostPorts()
         plain = Target(IPv4Address("172.17.0.2"))
         (relayed,) = ports.hold_all([publish("", host_ip="::1")], plain)
         assert (relayed.container_address, relayed.is_relayed) == (plain.ipv4, True)
-        with pytest.raises(InvalidArgument, match="only TCP is there"):
-            ports.hold_all([publish("", 53, "udp", host_ip="::1")], plain)
+        with pytest.raises(InvalidArgument, match="only TCP and UDP are there"):
+            ports.hold_all([publish("", 53, "sctp", host_ip="::1")], plain)
         ports.close()
 
     in_namespace(body)

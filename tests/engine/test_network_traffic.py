@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import pytest
@@ -80,6 +81,7 @@ def test_published_port_answers_from_everywhere(br_netfilter: bool) -> None:
                 endpoint = await service.join(request(1, "bridge", *ports))
                 assert endpoint.ports["80/tcp"] == (
                     PortBinding(host_ip="0.0.0.0", host_port="8080"),
+                    PortBinding(host_ip="::", host_port="8080"),
                     PortBinding(host_ip="127.0.0.1", host_port="8081"),
                 )
                 address = web.join(endpoint)
@@ -89,6 +91,8 @@ def test_published_port_answers_from_everywhere(br_netfilter: bool) -> None:
                 web.listen("udp", 53, "dns")
                 assert fetch("127.0.0.1", 8080) == "web 172.17.0.1"
                 assert fetch("127.0.0.1", 8081) == "web 172.17.0.1"
+                # The engine passes this one on, in the loop that this test runs in.
+                assert await asyncio.to_thread(fetch, "::1", 8080) == "web 172.17.0.1"
                 assert fetch("127.0.0.1", 5353, socket.SOCK_DGRAM) == "dns 172.17.0.1"
                 assert fetch("203.0.113.1", 8080).startswith("web ")
                 assert outside.fetch("tcp", "203.0.113.1", 8080) == "web 203.0.113.2"

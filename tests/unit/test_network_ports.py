@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -119,3 +120,28 @@ def test_default_address_of_a_network_serves_bindings_without_one(ports: HostPor
     target = Target(IPv4Address("172.17.0.2"), default=IPv4Address("127.0.0.1"))
     (publication,) = ports.hold_all([want("", host_ip="")], target)
     assert str(publication.host_address) == "127.0.0.1"
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_ports_are_published_in_ipv6_too_where_the_container_has_none(
+    ports: HostPorts, protocol: str
+) -> None:
+    both = ports.hold_all([want("", protocol=protocol, host_ip="")], TARGET)
+    assert [str(item.host_address) for item in both] == ["0.0.0.0", "::"]
+    assert {item.container_address for item in both} == {TARGET.ipv4}
+    assert [item.is_relayed for item in both] == [False, True]
+    assert len({item.host_port for item in both}) == 1
+
+
+def test_a_machine_without_ipv6_publishes_in_ipv4(
+    ports: HostPorts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WithoutIpv6(socket.socket):
+        def __init__(self, family: int = -1, *arguments: int, **more: int) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, *arguments, **more)
+
+    monkeypatch.setattr(socket, "socket", WithoutIpv6)
+    (publication,) = ports.hold_all([want("", host_ip="")], TARGET)
+    assert str(publication.host_address) == "0.0.0.0"

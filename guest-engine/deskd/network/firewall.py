@@ -100,8 +100,10 @@ class Publication(msgspec.Struct, frozen=True):
 
     @property
     def is_relayed(self) -> bool:
-        """Tell whether connections can reach the machine's own socket, which passes them on."""
-        return self.protocol == "tcp" and (not self.is_translated or self.host_address == ANY_IPV6)
+        """Tell whether the machine's own socket can be reached, and passes on what comes."""
+        return self.protocol in ("tcp", "udp") and (
+            not self.is_translated or self.host_address == ANY_IPV6
+        )
 
     def key(self) -> str:
         """Return the map's key in nft's language."""

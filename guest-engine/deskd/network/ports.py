@@ -65,16 +65,18 @@ class Target(Record):
     ipv6: Address | None = None
     default: Address = ANY
 
-    def places(self, host_ip: str) -> list[tuple[Address, Address]]:
+    def places(self, host_ip: str, protocol: str) -> list[tuple[Address, Address]]:
         """Return pairs of the machine's and the container's address for one binding.
 
-        Without an address of its own it is published in every family that the container has. One
-        in a family that the container lacks leads to the other address, by a relay.
+        Without an address of its own it is published in every family that the container has, and
+        in IPv6 always where the machine has that. One in a family that the container lacks leads
+        to the other address, by a relay, which SCTP has not.
         """
         if host_ip:
             address = parse_host_address(host_ip)
         elif self.default == ANY:
-            pairs = ((ANY, self.ipv4), (ANY_IPV6, self.ipv6))
+            by_relay = self.ipv4 if protocol != "sctp" and _has_ipv6() else None
+            pairs = ((ANY, self.ipv4), (ANY_IPV6, self.ipv6 or by_relay))
             return [(machine, own) for machine, own in pairs if own is not None]
         else:
             address = self.default
@@ -147,13 +149,13 @@ class HostPorts:
         self._held.clear()
 
     def listener(self, publication: Publication) -> socket.socket | None:
-        """Return the socket of a relayed publication; it listens."""
+        """Return the socket of a relayed publication; one for TCP listens."""
         return self._held.get(_key(publication)) if publication.is_relayed else None
 
     def _hold_one(
         self, request: PortRequest, binding: PortBinding, target: Target
     ) -> list[Publication]:
-        places = target.places(binding.host_ip)
+        places = target.places(binding.host_ip, request.protocol)
         wanted = parse_host_ports(binding.host_port)
         candidates: Sequence[int] = wanted if wanted is not None else self._random_order()
         for port in candidates:
@@ -188,6 +190,16 @@ class HostPorts:
         return order
 
 
+def _has_ipv6() -> bool:
+    """Tell whether a socket of this network namespace may have an IPv6 address."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
 def _key(publication: Publication) -> Key:
     return publication.protocol, publication.host_address, publication.host_port
 
@@ -198,8 +210,8 @@ def _check_reachable(publications: Sequence[Publication]) -> None:
         if not item.is_translated and not item.is_relayed:
             raise InvalidArgument(
                 f"the port {item.container_port}/{item.protocol} cannot be published on "
-                f"{item.host_address}: only TCP is there, because the container's address is "
-                f"{item.container_address}; leave the address out"
+                f"{item.host_address}: only TCP and UDP are there, because the container's address "
+                f"is {item.container_address}; leave the address out"
             )
 
 

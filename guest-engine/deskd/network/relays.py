@@ -1,8 +1,8 @@
-"""Published TCP ports that address translation cannot lead to the container.
+"""Published ports that address translation cannot lead to the container.
 
 That is where the machine is asked at ::1 (the kernel takes no translated answer to it), and where
-the binding's address is of another family than the container's. The engine itself passes the bytes
-on then, from the socket that holds the port; while no engine runs, such a port is closed.
+the binding's address is of another family than the container's. The engine itself passes bytes and
+datagrams on then, from the socket that holds the port; while no engine runs, such a port is closed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 
+from deskd.network.datagram_relay import DatagramRelay
 from deskd.network.firewall import Publication
 
 _PIECE_BYTES = 1 << 16
@@ -20,53 +21,61 @@ _CONNECTIONS = 512
 """Of one port; further ones are closed."""
 
 
-class _Relay:
+class _StreamRelay:
+    """Passes the connections of one TCP port on."""
+
     def __init__(self, publication: Publication, listener: socket.socket) -> None:
-        self.publication = publication
-        self.listener = listener
+        self._publication = publication
+        self._listener = listener
         self.connections: set[asyncio.Task[None]] = set()
+        listener.setblocking(False)
+        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """End the port and its connections."""
+        asyncio.get_running_loop().remove_reader(self._listener.fileno())
+        for task in self.connections:
+            task.cancel()
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError:  # it has gone meanwhile, or the next call finds descriptors again
+            return
+        if len(self.connections) >= _CONNECTIONS:
+            client.close()
+            return
+        client.setblocking(False)
+        task = asyncio.get_running_loop().create_task(_connect(self._publication, client))
+        self.connections.add(task)
+        task.add_done_callback(self.connections.discard)
 
 
 class Relays:
     """The relayed ports of one engine. Use from one event loop."""
 
     def __init__(self) -> None:
-        self._relays: dict[Publication, _Relay] = {}
+        self._relays: dict[Publication, _StreamRelay | DatagramRelay] = {}
 
-    def start(self, publication: Publication, listener: socket.socket) -> None:
-        """Pass on what comes to a listening socket, which stays the caller's: it is not to be
-        closed before ``stop``."""
-        relay = self._relays[publication] = _Relay(publication, listener)
-        listener.setblocking(False)
-        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, relay)
+    def start(self, publication: Publication, holder: socket.socket) -> None:
+        """Pass on what comes to the socket that holds a port (TCP: that listens). It stays the
+        caller's: it is not to be closed before ``stop``."""
+        kind = DatagramRelay if publication.protocol == "udp" else _StreamRelay
+        self._relays[publication] = kind(publication, holder)
 
     def stop(self, publication: Publication) -> None:
         """End a port and its connections; idempotent."""
         relay = self._relays.pop(publication, None)
         if relay is not None:
-            asyncio.get_running_loop().remove_reader(relay.listener.fileno())
-            for task in relay.connections:
-                task.cancel()
+            relay.close()
 
     async def close(self) -> None:
         """End all of them."""
-        tasks = [task for relay in self._relays.values() for task in relay.connections]
+        streams = [one for one in self._relays.values() if isinstance(one, _StreamRelay)]
+        tasks = [task for one in streams for task in one.connections]
         for publication in list(self._relays):
             self.stop(publication)
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _accept(self, relay: _Relay) -> None:
-        try:
-            client, _ = relay.listener.accept()
-        except OSError:  # it has gone meanwhile, or the next call finds descriptors again
-            return
-        if len(relay.connections) >= _CONNECTIONS:
-            client.close()
-            return
-        client.setblocking(False)
-        task = asyncio.get_running_loop().create_task(_connect(relay.publication, client))
-        relay.connections.add(task)
-        task.add_done_callback(relay.connections.discard)
 
 
 async def _connect(publication: Publication, client: socket.socket) -> None:
