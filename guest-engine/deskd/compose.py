@@ -228,7 +228,16 @@ class Daemon:
         engine = Engine(
             registry=registry,
             creation=ContainerCreation(
-                registry, images, roots, volumes, content, self._data, defaults, remapping, folders
+                registry,
+                images,
+                roots,
+                volumes,
+                content,
+                self._data,
+                defaults,
+                remapping,
+                folders,
+                network,
             ),
             lifecycle=lifecycle,
             updating=Updating(registry, resources, features),

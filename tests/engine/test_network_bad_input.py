@@ -131,6 +131,41 @@ def test_taken_addresses(api: Api) -> None:
         assert f"Address already in use: {address}" in error.message
 
 
+IMPOSSIBLE: list[tuple[str, dict[str, Any], str]] = [
+    ("lan", {"MacAddress": "nonsense"}, "invalid MAC address 'nonsense'"),
+    ("lan", {"MacAddress": "01:00:5e:00:00:01"}, "write a unicast one"),
+    ("lan", {"IPAMConfig": {"IPv4Address": "nonsense"}}, "invalid IPv4 address: nonsense"),
+    ("lan", {"IPAMConfig": {"IPv4Address": "fd00::1"}}, "invalid IPv4 address: fd00::1"),
+    ("lan", {"IPAMConfig": {"IPv6Address": "fd00::1"}}, "network lan has no IPv6"),
+    ("lan", {"IPAMConfig": {"LinkLocalIPs": ["10.1.1.1"]}}, "invalid link-local IP address"),
+    ("lan", {"IPAMConfig": {"IPv4Address": "10.64.0.9"}}, "contains the IP address 10.64.0.9"),
+    ("bridge", {"IPAMConfig": {"IPv4Address": "172.17.0.9"}}, "on user defined networks only"),
+    ("bridge", {"Aliases": ["other"]}, "network-scoped alias is supported only for containers"),
+]
+
+
+@pytest.mark.usefixtures("nothing_stray")
+def test_wishes_that_no_network_grants(api: Api) -> None:
+    """Refused before there is a container, and where one is to be connected."""
+    waiting = api.create("sleep", "600", HostConfig={"NetworkMode": "none"})
+    api.post("/networks/none/disconnect", {"Container": waiting})
+    listed = api.get("/containers/json", all=True)
+    for network, wish, text in IMPOSSIBLE:
+        body = {
+            "Image": "busybox",
+            "HostConfig": {"NetworkMode": network},
+            "NetworkingConfig": {"EndpointsConfig": {network: wish}},
+        }
+        status, message = refused(api, "/containers/create", body)
+        assert (status, text in message) == (400, True), message
+        assert message.startswith(f"invalid config for network {network}: ")
+        body = {"Container": waiting, "EndpointConfig": wish}
+        status, message = refused(api, f"/networks/{network}/connect", body)
+        assert (status, text in message) == (400, True), message
+    assert api.get("/containers/json", all=True) == listed
+    api.delete(f"/containers/{waiting}")
+
+
 @pytest.mark.usefixtures("nothing_stray")
 def test_removal_of_a_network_in_use(api: Api) -> None:
     error = api.error("DELETE", "/networks/lan")

@@ -115,8 +115,7 @@ def wanted_address(record: NetworkRecord, settings: EndpointSettings, version: i
         )
     if record.chosen_subnet if version == 4 else record.chosen_subnet_ipv6:
         raise InvalidArgument(
-            f"invalid config for network {record.name}: invalid endpoint settings: user "
-            "specified IP address is supported only when connecting to networks with user "
-            "configured subnets"
+            "invalid endpoint settings: user specified IP address is supported only when "
+            f"connecting to networks with user configured subnets: make {record.name} with --subnet"
         )
     return wanted

@@ -30,13 +30,10 @@ def checked_mac(settings: EndpointSettings) -> str:
     return mac.lower()
 
 
-def link_local_requests(settings: EndpointSettings, interface_index: int) -> list[bytes]:
-    """Return the requests that give an interface the link-local addresses that are asked for.
-
-    Nobody else has them by this engine's doing, so they are not kept in the network's addresses.
-    """
+def link_local_addresses(settings: EndpointSettings) -> list[Address]:
+    """Return the link-local addresses that an endpoint asks for. Raises ``InvalidArgument``."""
     config = settings.ipam_config
-    requests = []
+    addresses = []
     for text in (config.link_local_ips if config is not None else None) or ():
         try:
             address = ip_address(text)
@@ -46,9 +43,19 @@ def link_local_requests(settings: EndpointSettings, interface_index: int) -> lis
             raise InvalidArgument(
                 f"invalid link-local IP address: {text}; give one of 169.254.0.0/16 or fe80::/64"
             )
-        length = 16 if address.version == 4 else 64
-        requests.append(netlink.add_address(interface_index, address, length))
-    return requests
+        addresses.append(address)
+    return addresses
+
+
+def link_local_requests(settings: EndpointSettings, interface_index: int) -> list[bytes]:
+    """Return the requests that give an interface the link-local addresses that are asked for.
+
+    Nobody else has them by this engine's doing, so they are not kept in the network's addresses.
+    """
+    return [
+        netlink.add_address(interface_index, address, 16 if address.version == 4 else 64)
+        for address in link_local_addresses(settings)
+    ]
 
 
 def dns_names(request: EndpointRequest) -> list[str]:

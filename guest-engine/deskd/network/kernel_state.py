@@ -331,7 +331,7 @@ class KernelState:
                 shown.append(plans[-1].config())
         record = msgspec.structs.replace(
             record,
-            ipam=Ipam(options=record.ipam.options or {}, config=shown),
+            ipam=Ipam(options=record.ipam.options, config=shown),
             chosen_subnet=4 in missing,
             chosen_subnet_ipv6=6 in missing,
         )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from deskd.domain.container import HostConfig
+from deskd.domain.container import EndpointSettings, HostConfig
 from deskd.domain.network import (
     Endpoint,
     EndpointRequest,
@@ -36,7 +36,7 @@ from deskd.domain.network import (
     NetworkRecords,
     PortRequest,
 )
-from deskd.errors import DeskdError, Forbidden
+from deskd.errors import DeskdError, Forbidden, NotFound
 from deskd.kernel.name_sockets import ADDRESS as NAME_SERVER
 from deskd.network import catalog as networks
 from deskd.network import resolver
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from deskd.network.name_forwarding import ClientSockets
 
 __all__ = ["NetworkService", "purge"]
+from deskd.network.wishes import check_wish
 
 log = logging.getLogger(__name__)
 
@@ -217,6 +218,12 @@ class NetworkService:
         return Member(endpoint, addresses, tuple(publications))
 
     # --- containers -----------------------------------------------------------------------------
+
+    def check_wish(self, network: str, settings: EndpointSettings) -> None:
+        """Raise ``InvalidArgument`` for what no ``join`` could grant; a network that is not there
+        is left to ``join``."""
+        with contextlib.suppress(NotFound):
+            check_wish(self._catalog.find(network), settings)
 
     async def join(self, request: EndpointRequest) -> Endpoint:
         """Reserve an address and ports, publish, and return what the launcher has to do."""

@@ -114,6 +114,7 @@ class Networks:
                 raise Forbidden(
                     f"endpoint with name {record.name} already exists in network {described.name}"
                 )
+            self._administration.check_wish(described.id, settings)
             running = record.state.running
             if running:
                 await self._join_running(found, described, settings)

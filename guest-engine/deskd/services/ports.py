@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from socket import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deskd.domain.container import HostConfig
+from deskd.domain.container import EndpointSettings, HostConfig
 from deskd.domain.mount import MountStep
 from deskd.domain.network import Endpoint as Endpoint
 from deskd.domain.network import EndpointRequest as EndpointRequest
@@ -138,6 +138,10 @@ class ContainerNetworks(Protocol):
     """
 
     async def ready(self) -> None: ...
+    def check_wish(self, network: str, settings: EndpointSettings) -> None:
+        """Raise ``InvalidArgument`` for what no ``join`` could grant; a network that is not there
+        is left to ``join``."""
+
     async def join(self, request: EndpointRequest) -> Endpoint: ...
     async def leave(self, container_id: str, network_id: str) -> None: ...
     def removal_script(self, network_id: str, interface: str) -> NetlinkScript | None:

@@ -31,7 +31,7 @@ from deskd.services.containers.resource_checks import settle_resources
 from deskd.services.containers.wishes import check_wishes
 from deskd.services.folders import Folders
 from deskd.services.images import Images
-from deskd.services.ports import RootFilesystems
+from deskd.services.ports import ContainerNetworks, RootFilesystems
 from deskd.services.volumes import Volumes
 
 
@@ -68,8 +68,10 @@ class ContainerCreation:
         defaults: Defaults,
         remapping: Remapping,
         folders: Folders,
+        networks: ContainerNetworks,
     ) -> None:
         self._folders = folders
+        self._networks = networks
         self._registry = registry
         self._images = images
         self._roots = roots
@@ -102,6 +104,9 @@ class ContainerCreation:
         host_config, warnings = settle_resources(request.host_config, self._defaults.features)
         record = self._record(request, host_config, image, name or self._free_name())
         self._check_plan(record)
+        for network, wish in record.networks.items():
+            if wish != EndpointSettings():
+                self._networks.check_wish(network, wish)
         self._registry.unsettled(record.id, record.image_id)
         async with AsyncExitStack() as done, AsyncExitStack() as undo:
             done.callback(self._registry.settled, record.id)

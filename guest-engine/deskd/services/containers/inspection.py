@@ -182,6 +182,8 @@ def render_config(record: ContainerRecord) -> dict[str, Any]:
     rendered["Entrypoint"] = None if config.entrypoint is None else as_list(config.entrypoint)
     rendered["Image"] = record.image_name
     rendered["Labels"] = config.labels or {}
+    main = record.networks.get(record.host_config.network_mode)
+    rendered["MacAddress"] = main.mac_address if main is not None else config.mac_address
     if config.healthcheck is not None:
         rendered["Healthcheck"] = _without_zeros(rendered["Healthcheck"])
     for name in ("Healthcheck", "StopTimeout", "Shell", "ExposedPorts", "StopSignal", "MacAddress"):

@@ -14,6 +14,7 @@ from deskd.errors import InvalidArgument
 from deskd.kernel.cgroup.features import Features
 
 MIN_MEMORY_BYTES = 6 * 1024 * 1024
+CPU_SHARES = range(2, 262144 + 1)
 _LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 _LAST_NUMBER = 8191  # more CPUs than any kernel counts; keeps 0-999999999 from becoming a set
 
@@ -92,9 +93,11 @@ def _check_cpu(host_config: HostConfig, cpus: int) -> None:
             raise InvalidArgument(
                 f"Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
             )
-    if host_config.cpu_shares < 0:
+    shares = host_config.cpu_shares
+    if shares and shares not in CPU_SHARES:
         raise InvalidArgument(
-            f"invalid CPU shares ({host_config.cpu_shares}): value must be positive"
+            f"invalid CPU shares ({shares}): the minimum allowed cpu-shares is {CPU_SHARES[0]}, "
+            f"the maximum {CPU_SHARES[-1]}"
         )
     if host_config.cpu_period and not 1000 <= host_config.cpu_period <= 1_000_000:
         raise InvalidArgument(
