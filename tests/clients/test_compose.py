@@ -198,3 +198,33 @@ def test_attached_up_prints_the_logs_and_ends_with_the_container(modern: Compose
     done = modern.run("run", "--rm", "-T", "--entrypoint", "sh", "tool", "-c", "echo out; exit 5")
     assert (done.returncode, done.stdout) == (5, "out\n")
     assert modern.run("run", "--rm", "-T", "nosuch").returncode != 0
+
+
+def test_deploy_configs_and_secrets(engine: EngineProcess, tmp_path: Path) -> None:
+    workers = Compose("plugin", engine, "workers", tmp_path)
+    try:
+        workers("up", "-d")
+        running = workers.containers("worker", running_only=True)
+        assert len(running) == 2
+        for container in running:
+            host = engine.api.get(f"/containers/{container['Id']}/json")["HostConfig"]
+            assert (host["NanoCpus"], host["Memory"], host["PidsLimit"]) == (500_000_000, 2**26, 50)
+            assert host["MemoryReservation"] == 2**25
+            assert host["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}
+        files = {
+            "/plain": "plain text\n",
+            "/etc/written.conf": "for the world\n",
+            "/etc/variable": "the world",
+            "/run/secrets/token": "a secret\n",
+            "/run/token": "a secret\n",
+            "/run/secrets/variable": "the world",
+        }
+        for path, content in files.items():
+            for index in ("1", "2"):
+                assert workers("exec", "-T", "--index", index, "worker", "cat", path) == content
+        workers("up", "-d")
+        again = workers.containers("worker", running_only=True)
+        assert {one["Id"] for one in again} == {one["Id"] for one in running}
+    finally:
+        workers.run("down", "-v", "-t", "0")
+    assert workers.containers() == []
