@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -442,6 +443,82 @@ def test_reconnect_on_request(agent: Setting) -> None:
     spawn.reconnect(agent.paths)
     wait_for(lambda: agent.status()["reconnects"] == 1, "the new connection")
     assert agent.get("/version")[0] == 200
+
+
+# --- looks at everything -------------------------------------------------------------------------
+
+
+def looks(agent: Setting) -> list[str]:
+    """The log's lines about looks that no command asked for."""
+    return [line for line in agent.log.splitlines() if ": checked VM, SSH" in line]
+
+
+def test_a_lost_connection_is_followed_by_one_look(agent: Setting) -> None:
+    port = free_port()
+    with guest_service(port, host="127.0.0.9"):
+        agent.engine.publish("web", published(port, ip="::ffff:127.0.0.9"))
+        wait_for(lambda: agent.port_states().get(f"127.0.0.1:{port}/tcp") == "open", "the port")
+        assert agent.status()["checkups"] == {"last": None, "last_unasked": None}
+        agent.server.kill_sessions()
+        wait_for(lambda: agent.status()["checkups"]["last_unasked"], "the look")
+    found = agent.status()["checkups"]["last_unasked"]
+    assert found["reason"] == "the SSH connection was made anew"
+    assert found["faults"] == []
+    assert re.fullmatch(
+        r"checked VM, SSH, engine, port in \d+\.\d s: all is well", found["summary"]
+    )
+    (line,) = looks(agent)
+    assert line.endswith(f"{found['reason']}: {found['summary']}")
+
+
+def test_sleep_is_followed_by_one_look_that_tells_what_was_mended(agent: Setting) -> None:
+    """The connection dies while this computer sleeps, and with it a container's service."""
+    port = free_port()
+    agent.engine.publish("web", published(port, ip="::ffff:127.0.0.9"))
+    wait_for(lambda: agent.port_states().get(f"127.0.0.1:{port}/tcp") == "open", "the port")
+    pid = agent.status()["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(8)
+    agent.server.kill_sessions()
+    os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: looks(agent), "the line in the log")
+    found = agent.status()["checkups"]["last_unasked"]
+    assert re.fullmatch(r"this computer slept for about \d+ s", found["reason"])
+    (fault,) = found["faults"]
+    assert fault.startswith(f"port 127.0.0.1:{port}/tcp of web: ")
+    assert found["summary"].endswith(f": connected anew; {fault}")
+    assert len(looks(agent)) == 1
+
+
+def test_a_look_on_request_connects_to_every_port(agent: Setting) -> None:
+    ports = [free_port(), free_port()]
+    with guest_service(ports[0], host="127.0.0.9") as service:
+        for name, port in zip(("web", "silent"), ports, strict=True):
+            agent.engine.publish(name, published(port, ip="::ffff:127.0.0.9"))
+        wait_for(lambda: list(agent.port_states().values()) == ["open"] * 2, "the ports")
+        last = spawn.check(agent.paths, timeout_s=60)["last"]
+        service.accept()[0].close()
+    assert "checked VM, SSH, engine, 2 ports in " in last["summary"]
+    (fault,) = last["faults"]
+    assert fault.startswith(f"port 127.0.0.1:{ports[1]}/tcp of silent: ")
+    again = spawn.check(agent.paths, timeout_s=60)["last"]
+    assert again["number"] > last["number"]
+    assert len(again["faults"]) == 2
+    assert looks(agent) == []
+
+
+def test_a_look_tells_of_an_engine_and_of_a_connection_that_stay_away(
+    agent: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent.engine.stop()
+    last = spawn.check(agent.paths, timeout_s=60)["last"]
+    assert last["faults"] == ["the machine's engine does not answer"]
+    agent.server.stop()
+    wait_for(lambda: agent.status()["state"] == "connecting", "the loss")
+    last = spawn.check(agent.paths, timeout_s=60)["last"]
+    assert re.fullmatch(
+        r"checked SSH in \d+\.\d s: nothing answers at 127\.0\.0\.1:\d+.*", last["summary"]
+    )
 
 
 # --- connections that cannot be -----------------------------------------------------------------

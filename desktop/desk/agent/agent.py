@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 
 import desk
 from desk.agent.acceptor import Acceptor
+from desk.agent.checkup import ASKED, Checkup
 from desk.agent.clock import GuestClock
 from desk.agent.control import ControlServer
 from desk.agent.datagrams import Datagrams
@@ -75,12 +76,20 @@ class Agent:
         self._folders = SharedFolders(spec.machine, self._link, spec.sharing, mounts)
         services = LocalServices(mounts) if spec.leads_back else None
         self._watch = EngineWatch(self._link, self._door, self._ports, self._folders, services)
+        self._checkup = Checkup(
+            self._link,
+            look_at_clock=self._clock.check if spec.keeps_clock else None,
+            reach_engine=self._watch.reach,
+            probe_ports=self._ports.probe,
+            probe_folders=self._folders.probe,
+        )
         self._control = ControlServer(
             paths.agent_socket,
             {
                 "ping": lambda: "pong",
                 "status": self.status,
                 "reconnect": self._link.reconnect,
+                "check": lambda: self._checkup.request(ASKED),
                 "stop": self._stopping.set,
             },
         )
@@ -117,6 +126,8 @@ class Agent:
             undo.callback(self._ports.close)
             self._watch.start()
             undo.callback(self._watch.close)
+            self._checkup.start()
+            undo.callback(self._checkup.close)
             if self._spec.keeps_clock:
                 self._clock.start()
                 undo.callback(self._clock.close)
@@ -175,6 +186,7 @@ class Agent:
             "connections": self._acceptor.connections,
             "ports": self._ports.describe(),
             "folders": self._folders.describe(),
+            "checkups": self._checkup.describe(),
             "spec": json.loads(self._spec.to_json()),
         }
 
@@ -182,14 +194,18 @@ class Agent:
 
     def _when_up(self, session: Session) -> None:
         self._door.use(session)
-        self._clock.check_now()
+        if self._link.reconnects:
+            self._checkup.connected(session)
+        else:
+            self._clock.check_now()
 
     def _notice_sleep(self) -> None:
         slept_s = self._sleep.slept_s()
         if slept_s:
-            _log.info("this computer slept for about %.0f s; checking the connection", slept_s)
+            words = f"this computer slept for about {slept_s:.0f} s"
+            _log.info("%s; checking the connection", words)
             self._link.check()
-            self._clock.check_now()
+            self._checkup.request(words)
 
     def _retry_ports(self) -> None:
         if self._ports.has_failures:

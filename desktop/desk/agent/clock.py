@@ -61,6 +61,7 @@ class GuestClock:
         self._session = session
         self._wake = threading.Event()
         self._closing = False
+        self._setting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="guest-clock", daemon=True)
 
     def start(self) -> None:
@@ -69,6 +70,16 @@ class GuestClock:
     def check_now(self) -> None:
         """Look at the clock as soon as there is a connection; returns at once."""
         self._wake.set()
+
+    def check(self, session: Session) -> float:
+        """Look at the clock now and set it where it is wrong; return by how many seconds it was
+        (negative: behind). Raises ``SshError``."""
+        with self._setting:
+            error_s = set_clock(session)
+        if error_s:
+            way = "ahead" if error_s > 0 else "behind"
+            _log.info("the machine's clock was %.1f s %s and is set", abs(error_s), way)
+        return error_s
 
     def close(self) -> None:
         """End the thread; a command that is under way ends with its connection."""
@@ -82,7 +93,4 @@ class GuestClock:
             if self._closing:
                 return
             with contextlib.suppress(SshError):
-                error_s = set_clock(self._session())
-                if error_s:
-                    way = "ahead" if error_s > 0 else "behind"
-                    _log.info("the machine's clock was %.1f s %s and is set", abs(error_s), way)
+                self.check(self._session())

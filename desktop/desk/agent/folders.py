@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from desk.agent.changes import FolderChanges
+from desk.agent.checkup import Finding
 from desk.agent.echoes import Echoes
 from desk.agent.guest_mounts import GuestMounts
 from desk.agent.host_paths import in_machine, is_below, on_host
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 _LINK_S = 5.0
 _UNUSED_S = 60.0
+_PROBE_PAUSE_S = 0.05
 _WINDOWS = sys.platform == "win32"
 
 
@@ -258,6 +260,21 @@ class SharedFolders:
                 for folder in self._folders
                 for mount in [self._mounted.get(folder.name)]
             ]
+
+    def probe(self, session: Session, timeout_s: float) -> list[Finding]:
+        """Look at every mounted folder in the machine; return a finding for each."""
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            mounted = [(name, mount.place) for name, mount in self._mounted.items()]
+        while mounted and self._served is not session and time.monotonic() < deadline:
+            time.sleep(_PROBE_PAUSE_S)  # they are served over the new connection in a moment
+        findings = []
+        for name, place in mounted:
+            left_s = max(0.0, deadline - time.monotonic())
+            trouble = self._mounts.trouble(session, place, left_s)
+            fault = f"folder {name} cannot be read in the machine: {trouble}" if trouble else ""
+            findings.append(Finding("folder", fault=fault))
+        return findings
 
 
 def _shared(text: str) -> SharedFolder | None:

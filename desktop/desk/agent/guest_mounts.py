@@ -7,6 +7,7 @@ agent listens, and goes on then (``-o reconnect``).
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -134,6 +135,19 @@ class GuestMounts:
     def unmount(self, session: Session, place: str) -> bool:
         """Unmount what ``mount`` returned; return false where something uses it."""
         return self._command(session, _UNMOUNT, (place,)).exit_code == 0
+
+    def trouble(self, session: Session, place: str, timeout_s: float) -> str:
+        """Return why a mounted folder cannot be read; empty where it can."""
+        seconds = max(1, math.ceil(timeout_s))
+        command = shlex.join(["timeout", str(seconds), "stat", "-t", f"{place}/."])
+        try:
+            done = session.run(f"{self._sudo}{command} >/dev/null", timeout_s=timeout_s + 1)
+        except SshError as error:
+            return error.text
+        if done.exit_code == 0:
+            return ""
+        words = " ".join(done.stderr.decode("utf-8", "replace").split())
+        return words or f"no answer within {seconds} s"
 
     def tell(self, session: Session, paths: Sequence[str], time_s: int) -> None:
         """Have watchers in the machine see a change of ``paths`` there."""

@@ -9,11 +9,13 @@ import logging
 import socket
 import sys
 import threading
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from desk.agent.acceptor import Acceptor, reset
+from desk.agent.checkup import Finding
 from desk.agent.datagrams import Datagrams
 from desk.agent.link import Link
 from desk.errors import SshError
@@ -48,6 +50,9 @@ class _Port:
     hint: str = ""
     refusal: str = ""
     listener: socket.socket | None = None
+    # How often a connection was passed on or could not be, and why the last one could not.
+    attempts: int = 0
+    trouble: str = ""
 
 
 def wanted_forwards(containers: Iterable[Mapping[str, Any]]) -> dict[Forward, str]:
@@ -99,6 +104,7 @@ class PortForwards:
         self._acceptor = acceptor
         self._datagrams = datagrams
         self._lock = threading.Lock()
+        self._attempted = threading.Condition(self._lock)
         self._ports: dict[Forward, _Port] = {}
         self._promised: dict[int, Collection[Forward]] = {}
 
@@ -164,6 +170,45 @@ class PortForwards:
                 for forward, port in sorted(self._ports.items(), key=lambda item: item[0])
             ]
 
+    def probe(self, timeout_s: float) -> list[Finding]:
+        """Connect to every TCP port as a program on this computer would, all at once, and return a
+        finding for each port; it is well where the connection arrived in the machine."""
+        with self._lock:
+            ports = sorted(self._ports.items(), key=lambda item: item[0])
+            before = {f: p.attempts for f, p in ports if p.state == "open" and f.protocol == "tcp"}
+        deadline = time.monotonic() + timeout_s
+        troubles: dict[Forward, str] = {}
+        with contextlib.ExitStack() as closing:
+            for forward in before:
+                try:
+                    address = (forward.address, forward.port)
+                    closing.enter_context(socket.create_connection(address, timeout_s))
+                except OSError as error:
+                    troubles[forward] = error.strerror or str(error)
+            waited = [forward for forward in before if forward not in troubles]
+            with self._attempted:
+                self._attempted.wait_for(
+                    lambda: all(
+                        forward not in self._ports
+                        or self._ports[forward].attempts > before[forward]
+                        for forward in waited
+                    ),
+                    max(0.0, deadline - time.monotonic()),
+                )
+                for forward in waited:
+                    port = self._ports.get(forward)
+                    if port is not None:
+                        arrived = port.attempts > before[forward]
+                        late = f"no answer within {timeout_s:g} s"
+                        troubles[forward] = port.trouble if arrived else late
+                findings = []
+                for forward, port in ports:
+                    fault = str(self._state_of(forward, port)["error"])
+                    if not fault and troubles.get(forward):
+                        fault = f"port {forward} of {port.container}: {troubles[forward]}"
+                    findings.append(Finding("port", fault=fault))
+        return findings
+
     def _state_of(self, forward: Forward, port: _Port) -> dict[str, object]:
         if forward.protocol == "udp" and port.state == "open" and self._datagrams.error:
             error = f"port {forward} of {port.container} leads nowhere: {self._datagrams.error}"
@@ -220,9 +265,19 @@ class PortForwards:
             remote = session.open_tcp(forward.target, forward.port)
         except SshError as error:
             _log.info("a connection to %s was reset: %s", forward, error.text)
+            self._note(forward, error.text)
             reset(local)
             return
+        self._note(forward, "")
         relay(local, remote)
+
+    def _note(self, forward: Forward, trouble: str) -> None:
+        with self._attempted:
+            port = self._ports.get(forward)
+            if port is not None:
+                port.attempts += 1
+                port.trouble = trouble
+            self._attempted.notify_all()
 
 
 def _listen(forward: Forward) -> socket.socket:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,23 @@ def status(paths: MachinePaths, *, timeout_s: float = 2.0) -> AgentStatus:
 def reconnect(paths: MachinePaths) -> None:
     """Have the agent drop its SSH connection and make a new one."""
     ask(paths.agent_socket, "reconnect")
+
+
+def check(paths: MachinePaths, *, timeout_s: float = 20.0) -> Mapping[str, Any]:
+    """Have the agent look at everything it does for the machine, its ports by a connection to each;
+    return its ``checkups`` (see ``Checkup.describe``).
+
+    Raises ``MachineError`` where no agent runs, or its look takes longer than ``timeout_s``.
+    """
+    deadline = time.monotonic() + timeout_s
+    number = ask(paths.agent_socket, "check")
+    while True:
+        checkups: Mapping[str, Any] = ask(paths.agent_socket, "status")["checkups"]
+        if checkups["last"] is not None and checkups["last"]["number"] >= number:
+            return checkups
+        if time.monotonic() > deadline:
+            raise MachineError(
+                f"the agent has looked at the machine for {timeout_s:g} s and is not done",
+                hint=f"Its log tells more: {paths.agent_log}",
+            )
+        time.sleep(_POLL_S)

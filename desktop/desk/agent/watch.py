@@ -17,7 +17,7 @@ from desk.agent.questions import FolderQuestions, PortQuestions
 from desk.engine.connection import EngineConnection
 from desk.engine.streams import JsonStream
 from desk.engine.transport import ChannelTransport, Connection
-from desk.errors import DeskError
+from desk.errors import DeskError, EngineUnreachable
 from desk.ssh.session import Session
 
 _log = logging.getLogger(__name__)
@@ -86,6 +86,26 @@ class EngineWatch:
         """The engine's ``version`` and ``api_version``, and whether it ``answers`` now."""
         with self._lock:
             return {"answers": self._stream is not None, **self._version}
+
+    def reach(self, timeout_s: float) -> None:
+        """Wait until the engine answers a request. Raises ``DeskError`` after ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                engine = self._engine
+            try:
+                if engine is None:
+                    raise EngineUnreachable(
+                        "the machine's engine does not answer",
+                        hint="`desk machine restart` restarts it; `desk doctor` looks closer.",
+                    )
+                engine.call("GET", "/version", versioned=False)
+            except DeskError:
+                if time.monotonic() > deadline or self._closing.is_set():
+                    raise
+                self._closing.wait(_FIRST_DELAY_S)
+            else:
+                return
 
     # --- events --------------------------------------------------------------------------------
 

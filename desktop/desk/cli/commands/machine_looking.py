@@ -11,8 +11,10 @@ from desk.cli import complete, options, render
 from desk.cli.framework import DeskCommand
 from desk.cli.render import Table
 from desk.cli.session import Session, pass_session
+from desk.cli.units import ago
 from desk.errors import MachineError, UsageError
 from desk.machine.model import MachineStatus, State
+from desk.paths import MachinePaths
 from desk.sizes import binary_size
 
 _HEADINGS = {
@@ -128,17 +130,37 @@ _FILTERS: dict[str, Callable[[MachineStatus, str], bool]] = {
 @click.argument("name", metavar="[MACHINE]", required=False, shell_complete=complete.machines)
 @pass_session
 def status(session: Session, name: str | None) -> None:
-    """Print the state of a machine."""
+    """Print the state of a machine.
+
+    Of a running one, standard error tells what its agent finds when it looks at the connection, the
+    clock, the engine, each published port (by connecting to it) and each shared folder; and what it
+    found and mended after this computer last slept or changed networks.
+    """
     machine_name = name or session.machine
     session.desk.require_machine(machine_name)
     found = session.desk.manager.status(machine_name)
     render.out(found.state.value)
+    if found.state is State.RUNNING and not found.error:
+        _tell_checkups(session.desk.home.machine(machine_name))
     if found.error:
         raise MachineError(
             f"machine {machine_name}: {found.error}",
             hint=f"`desk machine restart {machine_name}` mends most faults; `desk doctor` looks"
             " closer.",
         )
+
+
+def _tell_checkups(paths: MachinePaths) -> None:
+    """Print what the agent finds; nothing where a driver needs none."""
+    from desk.agent import spawn
+
+    if not spawn.status(paths).running:
+        return
+    checkups = spawn.check(paths)
+    render.note(checkups["last"]["summary"])
+    earlier = checkups["last_unasked"]
+    if earlier is not None:
+        render.note(f"{ago(earlier['at'])}: {earlier['reason']}: {earlier['summary']}")
 
 
 @click.command(cls=DeskCommand, example="desk machine inspect -f '{{.memory_mib}}'")
