@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -487,3 +488,98 @@ def _engine_connections(machine: Machine) -> int:
     assert machine.engine is not None
     table = Path(f"/proc/{machine.engine.pid}/net/unix").read_text().splitlines()
     return sum(line.endswith(f" {machine.socket}") for line in table)
+
+
+# --- streams of desk -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def desk(machine: Machine, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Path, Path]]:
+    """Run desk beside the test; yield its process and the files of its two streams."""
+    out, err = machine.directory / "stdout", machine.directory / "stderr"
+    program = [str(Path(sys.executable).with_name("desk"))]
+    with out.open("wb") as stdout, err.open("wb") as stderr:
+        process = subprocess.Popen(
+            [*program, "-H", f"unix://{machine.paths.engine_socket}", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+        )
+    try:
+        yield process, out, err
+    finally:
+        process.kill()
+        process.wait()
+
+
+def lines(path: Path) -> list[str]:
+    """Return the complete lines of a file, without what desk says itself."""
+    whole = path.read_text().rpartition("\n")[0].splitlines()
+    return [line for line in whole if not line.startswith("desk: ")]
+
+
+COUNT = "i=0; while :; do echo out $i; echo err $i >&2; i=$((i+1)); sleep 0.05; done"
+
+
+@pytest.mark.parametrize("more", [(), ("-t",)])
+def test_followed_logs_go_on_after_a_lost_connection_and_a_killed_engine(
+    machine: Machine, more: tuple[str, ...]
+) -> None:
+    machine.docker("run", "-d", "--name", "count", "box", "/bin/sh", "-c", COUNT)
+    with desk(machine, "logs", "-f", *more, "count") as (process, out, err):
+
+        def grown() -> None:
+            before = len(lines(out))
+            wait_for(lambda: len(lines(out)) > before + 10, "further lines")
+
+        grown()
+        machine.server.kill_sessions()
+        grown()
+        machine.stop_engine(signal.SIGKILL)
+        time.sleep(0.5)
+        machine.start_engine()
+        grown()
+        machine.docker("rm", "-f", "count")
+        assert process.wait(60) == 0
+        for path, word in ((out, "out"), (err, "err")):
+            found = [line.split(" ", 1)[1] if more else line for line in lines(path)]
+            assert found == [f"{word} {number}" for number in range(len(found))]
+        assert "closed the connection; going on when it is back\n" in err.read_text()
+
+
+def test_followed_events_go_on_and_come_once(machine: Machine) -> None:
+    wanted: list[str] = []
+    options = (
+        "--since",
+        str(int(time.time())),
+        "--filter",
+        "event=create",
+        "--filter",
+        "image=box",
+    )
+    with desk(machine, "events", *options, "--format", "{{.Actor.ID}}") as (process, out, err):
+        for _ in range(3):
+            if wanted:
+                machine.server.kill_sessions()
+            for _ in range(2):
+                wanted.append(machine.docker("create", "box", "/bin/sh"))
+            wait_for(lambda: wanted[-1] in lines(out), "the events")
+        process.terminate()
+        process.wait(60)
+        assert [name for name in lines(out) if name in wanted] == wanted
+        assert "going on when it is back" in err.read_text()
+
+
+def test_a_followed_log_ends_where_nobody_comes_back(machine: Machine) -> None:
+    machine.docker("run", "-d", "--name", "count", "box", "/bin/sh", "-c", COUNT)
+    spec = AgentSpec.from_json(json.dumps(_status(machine)["spec"]))
+    with desk(machine, "logs", "-f", "count") as (process, out, err):
+        wait_for(lambda: lines(out), "a line")
+        spawn.stop(machine.paths)
+        try:
+            assert process.wait(60) == 1
+            told = [line for line in err.read_text().splitlines() if line.startswith("desk: ")]
+            assert [line.endswith("going on when it is back") for line in told] == [True, False]
+        finally:
+            spawn.start(machine.paths, spec)
+    wait_for(lambda: _status(machine)["engine"]["answers"], "the events")

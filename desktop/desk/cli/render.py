@@ -52,6 +52,11 @@ def warn(text: str) -> None:
     note(f"WARNING: {text}")
 
 
+def tell_loss(failure: DeskError) -> None:
+    """Say that a stream waits for the engine to come back."""
+    note(f"desk: {failure.text}; going on when it is back")
+
+
 def error(failure: DeskError) -> None:
     """Print an error: one line that names the thing, one that says what to do."""
     note(f"desk: {failure.text}")

@@ -28,8 +28,9 @@ class Frame(NamedTuple):
     data: bytes
 
 
-def demultiplex(pieces: Iterable[bytes]) -> Iterator[Frame]:
-    """Yield the frames in a multiplexed stream as they arrive, long ones in several parts."""
+def demultiplex(pieces: Iterable[bytes], *, whole: bool = False) -> Iterator[Frame]:
+    """Yield the frames in a multiplexed stream as they arrive, long ones in several parts unless
+    they are wanted ``whole``."""
     buffer = bytearray()
     stream = remaining = 0
     for piece in pieces:
@@ -44,6 +45,8 @@ def demultiplex(pieces: Iterable[bytes]) -> Iterator[Frame]:
                 remaining = int.from_bytes(buffer[4:_HEADER_SIZE], "big")
                 del buffer[:_HEADER_SIZE]
                 continue
+            if whole and len(buffer) < remaining:
+                break
             data = bytes(buffer[:remaining])
             del buffer[: len(data)]
             remaining -= len(data)
@@ -58,9 +61,17 @@ class OutputStream:
         self._multiplexed = multiplexed
 
     def __iter__(self) -> Iterator[Frame]:
+        return self._frames(whole=False)
+
+    def whole_frames(self) -> Iterator[Frame]:
+        """Yield each frame in one part: of a log, the engine sends one for each line. A terminal's
+        output comes as it arrives."""
+        return self._frames(whole=True)
+
+    def _frames(self, *, whole: bool) -> Iterator[Frame]:
         pieces = self._response.pieces()
         if self._multiplexed:
-            return demultiplex(pieces)
+            return demultiplex(pieces, whole=whole)
         return (Frame(STDOUT, piece) for piece in pieces)
 
     def close(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
+from typing import Any
 
 import click
 
@@ -11,7 +13,7 @@ from desk.cli.framework import DeskCommand
 from desk.cli.session import Session, pass_session
 from desk.cli.starting import Attachment, leave, stay
 from desk.cli.units import parse_moment
-from desk.engine.streams import STDERR
+from desk.engine.streams import STDERR, Frame
 from desk.errors import Conflict, UsageError
 
 
@@ -39,19 +41,24 @@ def logs(
         raise UsageError(f"invalid value {tail!r} for --tail", hint="Write a number, or all.")
     client = session.client
     config = client.containers.inspect(container)["Config"]
-    with client.containers.logs(
-        container,
-        follow=follow,
-        since=parse_moment(since) if since else None,
-        until=parse_moment(until) if until else None,
-        timestamps=timestamps,
-        tail=tail,
-        details=details,
-        tty=config["Tty"],
-    ) as output:
-        for frame in output:
-            write = render.err_bytes if frame.stream == STDERR else render.out_bytes
-            write(frame.data)
+    options: dict[str, Any] = {
+        "since": parse_moment(since) if since else None,
+        "until": parse_moment(until) if until else None,
+        "timestamps": timestamps,
+        "tail": tail,
+        "details": details,
+        "tty": config["Tty"],
+    }
+    frames: Iterable[Frame]
+    if follow:
+        from desk.engine.following import follow_logs
+
+        frames = follow_logs(client.containers, container, lost=render.tell_loss, **options)
+    else:
+        frames = client.containers.logs(container, **options)
+    for frame in frames:
+        write = render.err_bytes if frame.stream == STDERR else render.out_bytes
+        write(frame.data)
 
 
 @click.command(cls=DeskCommand, example="desk attach shell     (ctrl-p, ctrl-q detaches)")

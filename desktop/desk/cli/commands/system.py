@@ -156,15 +156,18 @@ def events(
     session: Session, filters: tuple[str, ...], form: str, since: str | None, until: str | None
 ) -> None:
     """Show what happens in the engine as it happens."""
+    from desk.engine.following import follow_events
+
     show: Callable[[Any], str] = render.object_renderer(form, "Event") if form else event_text
-    with session.client.system.events(
+    for event in follow_events(
+        session.client.system,
         since=parse_moment(since) if since else None,
         until=parse_moment(until) if until else None,
         filters=parse_filters(filters),
-    ) as stream:
-        for event in stream:
-            render.out(show(event))
-            sys.stdout.flush()
+        lost=render.tell_loss,
+    ):
+        render.out(show(event))
+        sys.stdout.flush()
 
 
 def event_text(event: Mapping[str, Any]) -> str:
