@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -241,6 +243,67 @@ def test_a_damaged_saved_state_is_told_and_can_be_given_up(
     assert not paths.parked_state.exists()
     manager.start(NAME)
     assert run(manager, "cat /var/lib/desk/local/parked") == "kept"
+
+
+def test_everything_goes_on_after_this_computer_slept(
+    manager: Manager, paths: MachinePaths
+) -> None:
+    """Sleep stops the VM and the agent, and the guest's clock is far off afterwards."""
+    environment = os.environ | {"DESK_HOME": str(manager.home.directory), "DESK_MACHINE": NAME}
+    program = str(Path(sys.executable).with_name("desk"))
+
+    def desk(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [program, *words], env=environment, capture_output=True, text=True, timeout=240
+        )
+
+    def until(condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < deadline, what
+            time.sleep(0.2)
+
+    count = "httpd -p 80; i=0; while :; do echo $i; i=$((i+1)); sleep 0.2; done"
+    ran = desk("run", "-d", "--name", "counts", "-p", "127.0.0.1::80", "busybox", "sh", "-c", count)
+    assert ran.returncode == 0, ran.stderr
+    log = manager.home.directory / "followed"
+    with log.open("wb") as target:
+        follower = subprocess.Popen(
+            [program, "logs", "-f", "counts"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=target,
+            stderr=subprocess.DEVNULL,
+        )
+    try:
+        until(lambda: log.read_text().count("\n") > 3, "the log is not followed")
+        frozen = [qemu(paths).pid, int(paths.agent_pid.read_text())]
+        run(
+            manager,
+            "date -s @$(($(date +%s) - 600))",
+        )
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(10)
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+        until(lambda: "slept for about" in desk("machine", "status").stderr, "no word of the sleep")
+        told = desk("machine", "status")
+        assert told.stdout == "Running\n"
+        now, before = told.stderr.splitlines()
+        assert re.fullmatch(
+            r"checked VM, SSH, clock, engine, port in \d+\.\d s: all is well", now
+        ), told.stderr
+        assert "set the clock, which was" in before
+        assert abs(int(run(manager, "date +%s")) - time.time()) < 2
+        seen = log.read_text().count("\n")
+        until(lambda: log.read_text().count("\n") > seen + 5, "the log stands still")
+        assert desk("rm", "-f", "counts").returncode == 0
+        assert follower.wait(60) == 0
+        assert log.read_text().splitlines() == [str(n) for n in range(log.read_text().count("\n"))]
+    finally:
+        follower.kill()
+        follower.wait()
 
 
 def test_suspended_qemu_is_paused_and_resumes(manager: Manager, paths: MachinePaths) -> None:
