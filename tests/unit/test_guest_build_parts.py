@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -164,3 +165,40 @@ def test_sudo_runs_the_command_behind_its_options() -> None:
     argv = ["-E", "-H", "-n", "-u", "root", "NAME=value", "sh", "-c", 'echo "$NAME $1"', "sh", "-x"]
     done = subprocess.run([sudo, *argv], capture_output=True, text=True, check=True)
     assert done.stdout == "value -x\n"
+
+
+_IMPORT_ALL = """
+import fnmatch, importlib, importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        place = name.removeprefix("desk.").replace(".", "/")
+        if name.startswith("desk.") and any(
+            fnmatch.fnmatch(place, pattern) or fnmatch.fnmatch(place + ".py", pattern)
+            for pattern in sys.argv[1:]
+        ):
+            raise ModuleNotFoundError(f"the guest has no {name}")
+
+sys.meta_path.insert(0, Absent())
+from desk.cli import catalog, in_machine
+entries = [e for s in in_machine._SECTIONS.values() for e in s.values()]
+for group in (catalog.CONTAINER_GROUP, catalog.IMAGE_GROUP, catalog.SYSTEM_GROUP):
+    entries += group.values()
+for entry in entries:
+    importlib.import_module("desk.cli.commands." + entry.target.partition(":")[0])
+packages = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
+print(*sorted(name for name in packages if name[0] != "_" and name != "sitecustomize"))
+"""
+
+
+def test_the_guest_has_what_its_docker_command_imports() -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", _IMPORT_ALL, *recipe.DESKTOP_LEFT_OUT],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    required = {re.split(r"[<>=]", line)[0] for line in engine.project()["requires"]}
+    assert set(done.stdout.split()) <= required | {"desk"}
+    assert {"click", "wcwidth"} <= required

@@ -34,6 +34,15 @@ def test_two_boots_on_one_data_disk(bench: Bench) -> None:
             assert "200" in bench.ssh(
                 port, "deskd dial-stdio", limit_s=30, stdin="GET /_ping HTTP/1.0\r\n\r\n"
             )
+            shown = bench.ssh(
+                port,
+                "docker run --rm busybox echo it runs; docker ps; docker images;"
+                " docker machine ls 2>&1",
+                limit_s=60,
+            )
+            assert "it runs\nCONTAINER ID " in shown
+            assert "\nREPOSITORY " in shown
+            assert "'machine' is not a docker command" in shown
             bench.power_off(port)
     console = bench.console.read_text("utf-8", "replace")
     assert "DESK-ERROR" not in console

@@ -133,6 +133,7 @@ def test_the_engine_answers_and_the_disk_grows(box: Path, tmp_path: Path) -> Non
         answer = ssh("deskd dial-stdio", stdin="GET /version HTTP/1.0\r\n\r\n")
         assert answer.startswith("HTTP/1.1 200")
         assert '"ApiVersion":"1.47"' in answer
+        assert ssh("docker ps").startswith("CONTAINER ID ")
         modules = ssh("cut -d' ' -f1 /proc/modules").split()
         assert set(hypervisor.drivers) <= set(modules)
         ssh("i=0; until [ -e /run/desk-settled ] || [ $i -ge 120 ]; do i=$((i+1)); sleep 1; done")

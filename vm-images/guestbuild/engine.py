@@ -1,9 +1,11 @@
-"""Python for the guest: the standard library, the engine and what it depends on, compiled."""
+"""Python for the guest: the standard library, the engine, the command ``docker``, and what these
+depend on, compiled."""
 
 from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -16,23 +18,30 @@ from guestbuild.progress import run
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 ENGINE = PROJECT / "guest-engine" / "deskd"
+DESKTOP = PROJECT / "desktop" / "desk"
 
 
 def project() -> dict[str, str | list[str]]:
-    """Return the distribution's name, version and engine requirements."""
+    """Return the distribution's name, version and the requirements of what the guest has of it."""
     with (PROJECT / "pyproject.toml").open("rb") as file:
         table = tomllib.load(file)["project"]
+    engine = table["optional-dependencies"]["engine"]
+    commands = [
+        line
+        for line in table["dependencies"]
+        if re.split(r"[<>=]", line)[0] in recipe.COMMANDS_NEED
+    ]
     return {
         "name": table["name"],
         "version": table["version"],
-        "requires": table["optional-dependencies"]["engine"],
+        "requires": list(dict.fromkeys([*engine, *commands])),
         "summary": table["description"],
         "license": table["license"],
     }
 
 
 def fetch_wheels(arch: recipe.Architecture, directory: Path) -> None:
-    """Install the engine's requirements, as wheels for the guest's Python, into ``directory``."""
+    """Install the requirements, as wheels for the guest's Python, into ``directory``."""
     requirements = project()["requires"]
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".wheels-") as scratch:
         target = Path(scratch, "made")
@@ -55,10 +64,11 @@ def install_stdlib(tree: Path, root: Path) -> Path:
 
 
 def install_packages(wheels: Path, root: Path) -> Path:
-    """Copy requirements and engine, with their metadata; return the directory."""
+    """Copy requirements, engine and commands, with their metadata; return the directory."""
     place = root / "usr/lib/python3/dist-packages"
     _copy(wheels, place, recipe.DISTRIBUTION_LEFT_OUT)
     _copy(ENGINE, place / "deskd", ("**/__pycache__", "**/.*"))
+    _copy(DESKTOP, place / "desk", ("**/__pycache__", "**/.*", *recipe.DESKTOP_LEFT_OUT))
     facts = project()
     name = str(facts["name"]).replace("-", "_")
     metadata = place / f"{name}-{facts['version']}.dist-info"

@@ -174,6 +174,16 @@ STDLIB_LEFT_OUT = (
 DISTRIBUTION_LEFT_OUT = (
     "pyroute2/config/test_platform.py", "**/tests", "**/test_*.py", "bin", "**/*.pyi", "**/*.c",
     "**/*.h", "zstandard/backend_cffi.py", "zstandard/_cffi*",
+    "wcwidth/_wcwidth_c*",  # an accelerator that its Python does without
+)  # fmt: skip
+
+# Of Desk's own commands the guest has those for its engine, see desk.cli.in_machine.
+COMMANDS_NEED = ("click", "wcwidth")
+DESKTOP_LEFT_OUT = (
+    "agent", "gui", "machine", "ssh", "cli/commands/machine*.py", "cli/commands/doctor.py",
+    "cli/commands/env.py", "cli/commands/gui.py", "cli/commands/guest_image.py",
+    "cli/commands/registry.py", "cli/commands/undo.py", "cli/commands/up.py",
+    "cli/machine_flags.py", "cli/windows_*.py", "cli/shells.py",
 )  # fmt: skip
 
 # --- kernel ------------------------------------------------------------------------------------
