@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,60 +13,20 @@ from tests.cli_process import DESK
 from tests.guest_image import guest_image
 from tests.http_proxy import HttpProxy
 from tests.kernel.image_store import entry, tar
+from tests.laptop_home import LAPTOP, Laptop, laptop_with_machine
 from tests.registry_process import Pusher, free_port, running_registry
 
 __all__ = ["guest_image"]
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(600)]
 
-LAPTOP = "10.0.2.2"  # the laptop's 127.0.0.1 as a guest of QEMU's user network sees it
 LAYER = tar(entry("from", b"the laptop\n"))
-
-
-class Laptop:
-    """A DESK_HOME with one machine, Docker's client set to it, and no other settings."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        kept = {n: v for n, v in os.environ.items() if not n.startswith(("DOCKER", "DESK"))}
-        self.environment = {**kept, "DESK_HOME": str(home), "DOCKER_CONFIG": str(home / "docker")}
-
-    def run(self, *words: str, code: int = 0, timeout_s: float = 300) -> str:
-        done = subprocess.run(
-            words,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        assert done.returncode == code, f"{words}\n{done.stdout}\n{done.stderr}"
-        return done.stdout if code == 0 else done.stderr
-
-    def desk(self, *words: str, code: int = 0) -> str:
-        return self.run(DESK, *words, code=code)
-
-    def docker(self, *words: str, code: int = 0) -> str:
-        engine = self.desk("machine", "url").strip()
-        return self.run("docker", "-H", engine, *words, code=code)
 
 
 @pytest.fixture(scope="module")
 def laptop(guest_image: Path) -> Iterator[Laptop]:
-    home = Path(tempfile.mkdtemp(prefix="desk-"))
-    made = Laptop(home)
-    try:
-        made.desk("machine", "image", "install", str(guest_image))
-        made.desk("machine", "create", "--memory", "768m", "--disk", "4g", "-o", "accelerator=tcg",
-                  "default")  # fmt: skip
-        made.desk("machine", "start")
+    with laptop_with_machine(guest_image) as made:
         yield made
-        made.desk("machine", "rm", "-f", "default")
-    finally:
-        for pid_file in home.glob("machines/*/*.pid"):
-            subprocess.run(["kill", "-9", pid_file.read_text().split()[0]], check=False)
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def catalog(address: str) -> list[str]:
