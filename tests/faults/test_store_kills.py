@@ -124,6 +124,28 @@ def remove_container(place: Place, name: str) -> tuple[int, bytes]:
     return place.api.raw("DELETE", f"{API}/containers/{name}")[::2]
 
 
+def fill_volumes(place: Place, label: str, *names: str) -> None:
+    """Make volumes with a few hundred files each."""
+    for name in names:
+        place.api.post("/volumes/create", {"Name": name, "Labels": {"kept-for": label}})
+        directory = place.engine.data_root / "volumes" / name / "_data"
+        for number in range(300):
+            (directory / str(number)).write_bytes(bytes(100))
+
+
+def prune_volumes(place: Place, label: str) -> tuple[int, bytes]:
+    filters = json.dumps({"all": ["true"], "label": [f"kept-for={label}"]})
+    return place.api.raw("POST", f"{API}/volumes/prune?filters={quote(filters)}", b"")[::2]
+
+
+def create_with_volumes(place: Place, name: str) -> None:
+    volumes: dict[str, Any] = {f"/v{number}": {} for number in range(8)}
+    place.api.create("true", name=name, Volumes=volumes)
+    for point in place.api.inspect(name)["Mounts"]:
+        for number in range(20):
+            (place.engine.data_root / "volumes" / point["Name"] / "_data" / str(number)).touch()
+
+
 def put_into_registry(place: Place, name: str) -> None:
     # The fixture's registry is in the engine's network namespace, which only the engine reaches.
     bring_in(place.api, f"{name}-source", noise_tar(crc32(name.encode())))
@@ -161,6 +183,20 @@ OPERATIONS = {
     "rm": Operation(
         remove_container, lambda place, name: none(ok(create(place, name))), also_done=404
     ),
+    "rm with volumes": Operation(
+        lambda place, name: place.api.raw("DELETE", f"{API}/containers/{name}?v=1")[::2],
+        create_with_volumes,
+        also_done=404,
+    ),
+    "volume rm": Operation(
+        lambda place, name: place.api.raw("DELETE", f"{API}/volumes/{name}")[::2],
+        lambda place, name: fill_volumes(place, name, name),
+        also_done=404,
+    ),
+    "volume prune": Operation(
+        prune_volumes,
+        lambda place, name: fill_volumes(place, name, *(f"{name}.{n}" for n in range(5))),
+    ),
 }
 
 
@@ -192,11 +228,12 @@ def timed(work: Callable[[], Any]) -> float:
 def test_sigkill_at_random_moments(place: Place, kind: str) -> None:
     operation = OPERATIONS[kind]
     made = random.Random(f"{SEED} {kind}")
-    operation.prepare(place, f"{kind}-whole")
-    whole_s = timed(lambda: ok(operation.call(place, f"{kind}-whole")))
-    clear_away(place, f"{kind}-whole")
+    name = f"{kind.replace(' ', '-')}-whole"
+    operation.prepare(place, name)
+    whole_s = timed(lambda: ok(operation.call(place, name)))
+    clear_away(place, name)
     for number in range(KILLS):
-        name = f"{kind}-{number}"
+        name = f"{kind.replace(' ', '-')}-{number}"
         moment_s = made.uniform(0, whole_s * GRACE)
         where = f"{kind} number {number}, killed after {moment_s:.4f} s of {whole_s:.4f}, {SEED=}"
         operation.prepare(place, name)
@@ -211,6 +248,10 @@ def test_sigkill_at_random_moments(place: Place, kind: str) -> None:
         assert status in (200, 201, 204, operation.also_done), (where, status, said[-500:])
         assert b'"errorDetail"' not in said, (where, said[-500:])
         assert place.api.check_store() == [], where
+        # A container that is gone may leave volumes that had no name: pruning takes those.
+        place.api.post("/volumes/prune")
+        assert place.api.get("/volumes")["Volumes"] == [], where
+        assert list((place.engine.data_root / "volumes").iterdir()) == [], where
         clear_away(place, name)
 
 
