@@ -143,7 +143,7 @@ class Daemon:
         from deskd.storage.snapshots import Snapshots
 
         settings, machine = self._settings, look_at_machine()
-        database = Database.open(self._data.database)
+        database = Database.open(self._data.database, reserve=self._opening.reserve)
         stack.callback(database.close)
         events = Events()
         layers = LayerStore(self._data, database)
@@ -224,6 +224,8 @@ class Daemon:
         stack.callback(memory_use.close)
         bin_ = Bin(catalog, registry, removal, volumes, events, self._data, bin_limits(settings))
         stack.push_async_callback(bin_.close)
+        disk_use = DiskUse(self._data.path, self._opening.reserve)
+        stack.push_async_callback(disk_use.close)
         defaults = Defaults(features, settings.log_options)
         engine = Engine(
             registry=registry,
@@ -265,7 +267,7 @@ class Daemon:
             folders=folders,
             store_checks=StoreChecks(self._data, database, layers, registry, roots, volumes),
             memory_use=memory_use,
-            disk_use=DiskUse(self._data.path),
+            disk_use=disk_use,
             restart=restart,
             bin=bin_,
         )
@@ -275,6 +277,7 @@ class Daemon:
         await recovery.restore()
         memory_use.start()
         bin_.start()
+        disk_use.start()
         return engine, network
 
 

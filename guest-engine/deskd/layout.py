@@ -31,6 +31,7 @@ class DataRoot:
         self.path = path
         self.database = os.path.join(path, "engine.db")
         self.lock = os.path.join(path, "engine.lock")
+        self.reserve = os.path.join(path, "reserve")
         self.layers = os.path.join(path, "layers")
         self.mount_points = os.path.join(self.layers, "base")
         self.images = os.path.join(path, "images")

@@ -18,6 +18,7 @@ from deskd.errors import Conflict, SystemFailure, Unsupported
 from deskd.kernel import probe
 from deskd.layout import DataRoot, ExecRoot
 from deskd.settings import Settings
+from deskd.store.reserve import Reserve
 
 TYPE_CHECKING = False  # known to type checkers; see deskd.record
 if TYPE_CHECKING:
@@ -57,10 +58,16 @@ class Opening:
         Raises ``Conflict`` for places that another engine has, and what ``open_listeners`` raises.
         """
         data, execution = DataRoot(settings.data_root), ExecRoot(settings.exec_root)
-        for path in (data.path, data.containers, data.volumes, data.temporary,
+        make_directory(data.path)
+        lock = take_lock(data.lock)
+        self._stack.callback(os.close, lock)
+        self.reserve = Reserve(data.reserve)
+        self._stack.callback(self.reserve.close)
+        self.reserve.open()  # on a full disk, what follows has room then
+        self.reserve.with_room(lambda: sign_lock(lock))
+        for path in (data.containers, data.volumes, data.temporary,
                      execution.path, execution.processes):  # fmt: skip
             make_directory(path)
-        self._stack.callback(os.close, take_lock(data.lock))
         self.listeners = open_listeners(settings, execution, self._stack)
         pidfile = settings.pidfile or execution.pidfile
         _write_pidfile(pidfile)
@@ -119,7 +126,8 @@ def _write_pidfile(path: str) -> None:
 
 
 def take_lock(path: str) -> int:
-    """Make sure that no other engine uses this data root; the descriptor holds the lock.
+    """Make sure that no other engine uses this data root; the descriptor holds the lock, and
+    ``sign_lock`` says in it who does. Takes no room on the disk where the file is there.
 
     Raises ``Conflict`` naming the other engine.
     """
@@ -134,5 +142,9 @@ def take_lock(path: str) -> int:
             f"{os.path.dirname(path)}; stop it or choose another --data-root"
         ) from None
     os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
     return descriptor
+
+
+def sign_lock(descriptor: int) -> None:
+    """Write down whose the lock is."""
+    os.write(descriptor, f"{os.getpid()}\n".encode())

@@ -15,6 +15,7 @@ from deskd import errors
 from deskd.domain.image import LayerRecord
 from deskd.store import records
 from deskd.store.database import Database, DuplicateKey, Records
+from deskd.store.reserve import Reserve
 from deskd.store.schema import MIGRATIONS
 
 
@@ -204,3 +205,40 @@ def test_a_change_reaches_the_disk_soon(tmp_path: Path, monkeypatch: pytest.Monk
         database.set_meta("a", "2")
     database.close()
     assert flushed.is_set()
+
+
+def test_the_logs_blocks_outlive_an_orderly_end(tmp_path: Path) -> None:
+    path = str(tmp_path / "engine.db")
+    inodes = set()
+    for number in range(3):
+        kept = Reserve(str(tmp_path / "reserve"))
+        kept.open()
+        database = Database.open(path, reserve=kept)
+        log = Path(f"{path}-wal").stat()
+        assert log.st_blocks * 512 >= kept.sizes.log
+        inodes.add(log.st_ino)
+        things(database).insert(Thing(f"key{number}", f"name{number}"))
+        assert [t.id for t in things(database).all()] == [f"key{n}" for n in range(number + 1)]
+        database.close()
+        assert not Path(f"{path}-wal").exists()
+        kept.close()
+    assert len(inodes) == 1
+
+
+def test_an_end_that_was_cut_off_keeps_the_log(tmp_path: Path) -> None:
+    """Both names of the log are there: what was committed is in it, and not in the database."""
+    kept = Reserve(str(tmp_path / "reserve"))
+    kept.open()
+    database = Database.open(str(tmp_path / "engine.db"), reserve=kept)
+    things(database).insert(Thing("key", "name"))
+    place = tmp_path / "killed"
+    place.mkdir()
+    for name in ("engine.db", "engine.db-wal"):
+        (place / name).write_bytes((tmp_path / name).read_bytes())
+    os.link(place / "engine.db-wal", place / "engine.db-log")
+    database.close()
+    again = Database.open(str(place / "engine.db"), reserve=kept)
+    assert things(again).get("key") == Thing("key", "name")
+    assert not (place / "engine.db-log").exists()
+    again.close()
+    kept.close()

@@ -75,7 +75,8 @@ class System:
 
     def disk(self) -> dict[str, int]:
         """Return the disk of the engine's data in bytes: ``Total``, ``Used``, ``Available`` for
-        containers, and the ``Reserve`` that only the engine can use."""
+        containers, and the ``Reserve`` that only the engine can use; and whether it is ``Full``,
+        which older engines do not tell."""
         usage: dict[str, int] = self._connection.call("GET", "/desk/disk")
         return usage
 

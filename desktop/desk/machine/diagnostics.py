@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from desk.errors import DeskError
+from desk.errors import DeskError, EngineError
 from desk.machine import logs
 from desk.machine.driver import Progress
 from desk.machine.manager import Manager
@@ -281,6 +281,10 @@ def _engine(manager: Manager, name: str, subject: str) -> Check:
         began = time.time()
         info = client.system.info()
         took_s = time.time() - began
+        try:
+            full = bool(client.system.disk().get("Full"))
+        except EngineError:  # it is older, or another one
+            full = False
     there = datetime.fromisoformat(str(info.get("SystemTime", "")).replace("Z", "+00:00"))
     behind_s = began + took_s / 2 - there.timestamp()
     # When in those seconds the machine looked at its clock is unknown.
@@ -290,6 +294,14 @@ def _engine(manager: Manager, name: str, subject: str) -> Check:
             Verdict.FAILURE,
             f"the machine's clock is {abs(behind_s):.1f} s {'behind' if behind_s > 0 else 'ahead'}",
             f"`desk machine restart {name}` sets it.",
+        )
+    if full:
+        return Check(
+            f"{subject}: disk",
+            Verdict.FAILURE,
+            "the machine's data disk is full: nothing new is made until there is room",
+            f"Remove images or containers (`desk system prune`), or enlarge the disk "
+            f"(`desk machine disk --resize 100g {name}`).",
         )
     text = f"it answers in {took_s * 1000:.0f} ms, and its clock is right"
     if took_s > _SLOW_S:

@@ -132,7 +132,9 @@ class LayerStore:
         """Unpack a plain tar below ``tmp``; end it with ``record`` or ``discard``.
 
         Who stages several layers without ``synced`` calls ``sync`` once before it records them.
+        Raises ``ResourceExhausted``.
         """
+        self._database.check_room()
         try:
             directory = self._scratch_directory("layer-")
         except OSError as error:
@@ -364,10 +366,12 @@ class LayerStore:
         self._remove_trees([directory])
 
     def _remove_trees(self, directories: Sequence[Path]) -> None:
-        trash = self._put_away(directories)
+        there = [directory for directory in directories if directory.exists()]
+        trash = self._put_away(there) if there else ""
         with self._scratch_lock:
             self._scratch.difference_update(map(str, directories))
-        self._remove_tree(trash)
+        if trash:
+            self._remove_tree(trash)
 
     def drop(self, record: LayerRecord) -> None:
         """Take a damaged layer out of the store, although images stand on it: they lack it then,
@@ -388,7 +392,7 @@ class LayerStore:
 
     def _put_away(self, directories: Sequence[Path]) -> str:
         """Move directories to a new one below ``tmp``."""
-        trash = self._scratch_directory("removed-")
+        trash = self._database.with_room(lambda: self._scratch_directory("removed-"))
         for number, directory in enumerate(directories):
             with suppress(FileNotFoundError):
                 directory.rename(Path(trash, str(number)))

@@ -105,6 +105,12 @@ class System:
         warnings = limit_warnings(features)
         if not forwarding:
             warnings.append("WARNING: IPv4 forwarding is disabled")
+        if self._database.reserve is not None and self._database.reserve.is_full:
+            warnings.append(
+                "WARNING: the disk of the data root is full, and nothing new is made on it: remove "
+                "containers, images or volumes (`desk system prune`), or enlarge it "
+                "(`desk machine disk --resize`)"
+            )
         return {
             "ID": self.engine_id(),
             "Containers": len(self._registry),

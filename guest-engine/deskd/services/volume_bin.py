@@ -46,7 +46,9 @@ class VolumeBin:
         self._binned.insert(entry)
         self._volumes.database.flush()
         try:
-            os.rename(self._place(record.name), self._layout.binned_volume(entry.id))
+            self._volumes.database.with_room(
+                lambda: os.rename(self._place(record.name), self._layout.binned_volume(entry.id))
+            )
         except OSError as error:
             self._binned.delete(entry.id)
             raise SystemFailure(

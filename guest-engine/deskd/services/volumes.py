@@ -123,6 +123,7 @@ class Volumes:
         self, name: str, labels: dict[str, str] | None, options: Mapping[str, str] | None
     ) -> VolumeRecord:
         check_options(name, options or {})
+        self._records.database.check_room()
         record = VolumeRecord(
             name=name,
             created_ns=time.time_ns(),
@@ -291,7 +292,9 @@ class Volumes:
         """Move a volume's directory to where the next start sweeps, so that a new volume of this
         name never shows the old one's files; return what is to be deleted."""
         place = os.path.dirname(self.mountpoint(name))
-        trash = tempfile.mkdtemp(prefix="volume-", dir=self._layout.temporary)
+        trash = self._records.database.with_room(
+            lambda: tempfile.mkdtemp(prefix="volume-", dir=self._layout.temporary)
+        )
         try:
             os.rename(place, os.path.join(trash, "data"))
         except FileNotFoundError:

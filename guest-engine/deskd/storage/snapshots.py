@@ -72,8 +72,9 @@ class Snapshots:
 
         ``volatile``: what is written need not survive a crash of the machine (containers that
         are removed when they end), which spares the disk every sync. Raises ``NotFound`` where
-        the image is gone.
+        the image is gone, and ``ResourceExhausted``.
         """
+        self._database.check_room()
         with self._database.transaction():
             image = self._images.get(image_id)
             if image is None:
@@ -161,7 +162,9 @@ class Snapshots:
 
     def mounts(self, container_id: str) -> tuple[MountStep, ...]:
         """Return the steps that build "/" of this container, and make the directories that they
-        need; raises ``NotFound``. ``put_away`` when nothing has them mounted any more."""
+        need; raises ``NotFound`` and ``ResourceExhausted``. ``put_away`` when nothing has them
+        mounted any more."""
+        self._database.check_room()
         record = self._record(container_id)
         upper, work = self.upper(container_id), self._work(container_id)
         chain = self._layers.chain(record.chain_id)

@@ -9,22 +9,29 @@ only, never an ``await`` and never bulk I/O.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from deskd import errors
+from deskd.kernel.files import allocate
 from deskd.store.flusher import Flusher
+from deskd.store.reserve import Reserve
 from deskd.store.schema import MIGRATIONS, Migration
 
 T = TypeVar("T")
+R = TypeVar("R")
 Value = str | int
 BUSY_TIMEOUT_S = 10.0
+_FRAME_BYTES = 4096 + 24  # a page in the write-ahead log
+_LOG_HEADER_BYTES = 32
+_CHECKPOINT_FRAMES = 1000  # SQLite's default
 
 
 class DuplicateKey(errors.Conflict):
@@ -75,16 +82,25 @@ def _damaged(path: str, detail: str) -> errors.DataLoss:
 class Database:
     """One open database file. Use ``open``; ``close`` it when the engine ends."""
 
-    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: str, connection: sqlite3.Connection, reserve: Reserve | None = None
+    ) -> None:
         self.path = path
+        self.reserve = reserve
         self._connection = connection
         self._lock = threading.RLock()
         self._flusher = Flusher(path)
         self._depth = 0
 
     @classmethod
-    def open(cls, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> Database:
-        """Open or create the file, check it and bring its schema up to date.
+    def open(
+        cls,
+        path: str,
+        migrations: Sequence[Migration] = MIGRATIONS,
+        reserve: Reserve | None = None,
+    ) -> Database:
+        """Open or create the file, check it and bring its schema up to date. With a ``reserve``
+        what the engine records does not depend on the room that others leave on the disk.
 
         Raises ``DataLoss`` for a damaged file and ``Unsupported`` for one that a newer engine
         has written.
@@ -95,32 +111,41 @@ class Database:
             raise errors.SystemFailure(
                 f"the database {path} cannot be used ({error.strerror}): choose another --data-root"
             ) from error
+        if reserve is not None:
+            reserve.restore(reserve.sizes.log)
+            _bring_log_back(path)
         with translated_errors(path):
-            connection = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = NORMAL")
-                connection.execute("PRAGMA foreign_keys = ON")
-                verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-                if verdict != "ok":
-                    raise _damaged(path, verdict)
-                _migrate(connection, path, migrations)
-            except BaseException:
-                connection.close()
-                raise
-        return cls(path, connection)
+            while True:
+                try:
+                    connection = _connect(path, migrations)
+                    break
+                except sqlite3.OperationalError as error:
+                    if reserve is None or not _is_full(error) or not reserve.give_up():
+                        raise
+            if reserve is not None:
+                _allocate_log(connection, path, reserve)
+        return cls(path, connection, reserve)
 
     def close(self) -> None:
         """Close the file; idempotent."""
         self._flusher.close()
         with self._lock:
+            if self.reserve is not None:
+                _keep_log(self.path)
             self._connection.close()
 
     def flush(self) -> None:
         """Wait until all that was committed is on the disk; for what must not happen before."""
         self._flusher.flush()
+
+    def with_room(self, work: Callable[[], R]) -> R:
+        """Do something for a removal that takes a few blocks, if need be from the reserve."""
+        return work() if self.reserve is None else self.reserve.with_room(work)
+
+    def check_room(self) -> None:
+        """Raise ``ResourceExhausted`` where the disk is too full for new data."""
+        if self.reserve is not None:
+            self.reserve.check()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -142,9 +167,11 @@ class Database:
                 yield
                 self._connection.execute("COMMIT")
                 self._flusher.note()
-            except BaseException:
+            except BaseException as error:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+                if _is_full(error) and self.reserve is not None:
+                    self.reserve.give_up()  # what was begun is gone, the next try has room
                 raise
             finally:
                 self._depth = 0
@@ -157,10 +184,20 @@ class Database:
     def change(self, sql: str, parameters: Sequence[Value | bytes] = ()) -> int:
         """Run one changing statement and return the number of rows that it touched."""
         with self._lock, translated_errors(self.path):
-            count = self._connection.execute(sql, parameters).rowcount
+            count = self._changed(sql, parameters)
             if not self._depth:
                 self._flusher.note()
             return count
+
+    def _changed(self, sql: str, parameters: Sequence[Value | bytes]) -> int:
+        while True:
+            try:
+                return self._connection.execute(sql, parameters).rowcount
+            except sqlite3.OperationalError as error:
+                if self._depth or not _is_full(error):
+                    raise
+                if self.reserve is None or not self.reserve.give_up():
+                    raise
 
     def get_meta(self, key: str) -> str | None:
         """Return one of the engine's own values (its ID, counters), or None."""
@@ -177,6 +214,70 @@ class Database:
             number = int(self.get_meta(counter) or "0") + 1
             self.set_meta(counter, str(number))
         return number
+
+
+def _is_full(error: BaseException) -> bool:
+    # The second is what SQLite says where the log's index finds no room.
+    name = getattr(error, "sqlite_errorname", "") or ""
+    return name.startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"))
+
+
+def _connect(path: str, migrations: Sequence[Migration]) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise _damaged(path, verdict)
+        _migrate(connection, path, migrations)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _keep_log(path: str) -> None:
+    """Keep the blocks of the write-ahead log, which SQLite deletes when it closes the database:
+    whoever fills the disk would have them before the next start."""
+    with suppress(OSError):
+        os.link(f"{path}-wal", f"{path}-log")
+
+
+def _bring_log_back(path: str) -> None:
+    """Undo ``_keep_log``. Where SQLite did not delete its log, that is the one that counts. Where
+    it did, all is in the database: without its header a log is an empty one (the SQLite file
+    format, 4.1)."""
+    kept, log = f"{path}-log", f"{path}-wal"
+    with suppress(OSError):
+        if os.path.lexists(log):
+            os.unlink(kept)
+            return
+        fd = os.open(kept, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, bytes(_LOG_HEADER_BYTES), 0)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+        os.rename(kept, log)
+
+
+def _allocate_log(connection: sqlite3.Connection, path: str, reserve: Reserve) -> None:
+    """Give the write-ahead log its blocks before it needs them, and have it begin anew before it
+    outgrows them: a record then needs no room that a container could have taken."""
+    log_bytes = reserve.sizes.log
+    frames = min(_CHECKPOINT_FRAMES, log_bytes * 2 // 3 // _FRAME_BYTES)
+    connection.execute(f"PRAGMA wal_autocheckpoint = {max(frames, 1)}")
+    # Without a file system that can, or without room, the reserve is what there is.
+    with suppress(OSError):
+        fd = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            reserve.with_room(lambda: allocate(fd, 0, log_bytes, keep_size=True))
+        finally:
+            os.close(fd)
 
 
 def _migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migration]) -> None:
