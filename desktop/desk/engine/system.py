@@ -73,11 +73,13 @@ class System:
         told: JsonObject = self._connection.call("GET", "/desk/restart")
         return told
 
-    def disk(self) -> dict[str, int]:
+    def disk(self, *, settle: bool = False) -> dict[str, int]:
         """Return the disk of the engine's data in bytes: ``Total``, ``Used``, ``Available`` for
         containers, and the ``Reserve`` that only the engine can use; and whether it is ``Full``,
-        which older engines do not tell."""
-        usage: dict[str, int] = self._connection.call("GET", "/desk/disk")
+        which older engines do not tell. ``settle``: after all deletions have come to the disk."""
+        usage: dict[str, int] = self._connection.call(
+            "GET", "/desk/disk", query={"settle": "1" if settle else None}
+        )
         return usage
 
     def check_store(self, *, repair: bool, deep: bool) -> JsonStream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 from desk.engine.client import EngineClient
@@ -16,6 +17,9 @@ from desk.sizes import binary_size
 
 _GIB = 1 << 30
 _ANSWER_S = 15.0
+_DISCARD_S = 5.0
+_QUIET_S = 0.5
+_LOOK_S = 0.05
 
 # The guest's kernel is told of the new size, and may take a moment. SIZE is in sectors.
 _GROW = """. /run/desk-disks; block=${DATA#/dev/}; tries=0
@@ -62,6 +66,30 @@ class MachineDisks:
             host_bytes=disk_bytes,
             snapshots_bytes=sum(host_bytes(d) for d in machine.paths.snapshots.glob("*/data.img")),
         )
+
+    def host_bytes(self, name: str) -> int | None:
+        """Return what this computer pays for a machine's disk; ``None`` where the disk is no file
+        of Desk's."""
+        machine = self._manager.open(name)
+        if not machine.driver.features.portable:
+            return None
+        return host_bytes(machine.paths.data_disk.resolve())
+
+    def given_back(self, name: str, before_bytes: int) -> int:
+        """Return how much less than ``before_bytes`` this computer pays now for the disk of a
+        running machine, when its guest has discarded what was deleted: within seconds."""
+        machine = self._manager.open(name)
+        if _told(machine, settle=True) is None:
+            return 0
+        # The discards follow the guest's sync, one after the other.
+        deadline = time.monotonic() + _DISCARD_S
+        paid, quiet_since = self.host_bytes(name), time.monotonic()
+        while time.monotonic() < min(deadline, quiet_since + _QUIET_S):
+            time.sleep(_LOOK_S)
+            now = self.host_bytes(name)
+            if now != paid:
+                paid, quiet_since = now, time.monotonic()
+        return max(0, before_bytes - (paid if paid is not None else before_bytes))
 
     def grow(
         self, name: str, disk_gib: int, progress: Progress, *, settings: str | None = None
@@ -132,12 +160,12 @@ def _grow_file_system(machine: Machine, size_bytes: int) -> None:
         )
 
 
-def _told(machine: Machine) -> dict[str, int] | None:
+def _told(machine: Machine, *, settle: bool = False) -> dict[str, int] | None:
     """Return what the engine tells of its disk; ``None`` where it does not answer or is older."""
     try:
         with EngineClient(
             UnixTransport(machine.paths.engine_socket), timeout_s=_ANSWER_S
         ) as client:
-            return client.system.disk()
+            return client.system.disk(settle=settle)
     except EngineError:
         return None

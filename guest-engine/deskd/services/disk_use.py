@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
+from deskd.kernel.files import sync_file_system
 from deskd.store.reserve import Reserve
 
 LOOK_S = 10.0
@@ -19,8 +20,11 @@ class DiskUse:
         self._reserve = reserve
         self._keeping: asyncio.Task[None] | None = None
 
-    async def usage(self) -> dict[str, int | bool]:
-        """Return the body of ``GET /desk/disk``, in bytes."""
+    async def usage(self, *, settle: bool = False) -> dict[str, int | bool]:
+        """Return the body of ``GET /desk/disk``, in bytes. ``settle`` first brings all that was
+        written and deleted to the disk, which a file system with discards then gives back."""
+        if settle:
+            await asyncio.to_thread(sync_file_system, self._data_root)
         found = await asyncio.to_thread(os.statvfs, self._data_root)
         unit, held = found.f_frsize, self._reserve.held_bytes
         return {

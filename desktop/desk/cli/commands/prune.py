@@ -11,6 +11,7 @@ import click
 from desk.cli import render
 from desk.cli.filters import parse_filters
 from desk.cli.framework import DeskCommand
+from desk.cli.host_disk import HostDisk
 from desk.cli.session import Session, pass_session
 from desk.cli.units import human_size
 from desk.errors import InvalidRequest
@@ -150,6 +151,7 @@ def system(
     if not agreed(question, force=force):
         return
     client, wanted = session.removing_client, parse_filters(filters)
+    host_disk = HostDisk(session)
     answer = client.containers.prune(filters=wanted)
     report("Deleted Containers", answer.get("ContainersDeleted") or ())
     total = answer.get("SpaceReclaimed") or 0
@@ -161,4 +163,6 @@ def system(
         total += answer.get("SpaceReclaimed") or 0
     answer = client.images.prune(filters={**wanted, "dangling": ["false" if all_ else "true"]})
     report("Deleted Images", deleted_images(answer))
-    reclaimed(session, total + (answer.get("SpaceReclaimed") or 0))
+    total += answer.get("SpaceReclaimed") or 0
+    reclaimed(session, total)
+    host_disk.tell(total)

@@ -9,6 +9,7 @@ import click
 
 from desk.cli import options, render
 from desk.cli.framework import DeskCommand
+from desk.cli.host_disk import HostDisk
 from desk.cli.render import Table
 from desk.cli.session import Session, pass_session
 from desk.cli.units import ago, human_size
@@ -46,7 +47,7 @@ def undo(
         table.print([bin_row(entry) for entry in entries], form=form, quiet=False)
     elif empty:
         if force or render.confirm(f"Delete {len(entries)} removed things for good?"):
-            render.out(f"Total reclaimed space: {human_size(_empty(session, entries))}")
+            _empty(session, entries)
     else:
         _bring_back(session, chosen(entries, names))
 
@@ -79,13 +80,17 @@ def _machines(session: Session) -> list[Entry]:
     ]
 
 
-def _empty(session: Session, entries: Sequence[Entry]) -> int:
-    freed = 0
+def _empty(session: Session, entries: Sequence[Entry]) -> None:
+    machines = freed = 0
+    host_disk = None
     if any(entry["Kind"] == _MACHINE for entry in entries):
-        freed += session.desk.machine_bin.empty()
+        machines = session.desk.machine_bin.empty()
     if any(entry["Kind"] != _MACHINE for entry in entries):
-        freed += session.client.bin.empty()
-    return freed
+        host_disk = HostDisk(session)
+        freed = session.client.bin.empty()
+    render.out(f"Total reclaimed space: {human_size(machines + freed)}")
+    if host_disk is not None:
+        host_disk.tell(freed)
 
 
 def _bring_back(session: Session, entries: Sequence[Entry]) -> None:
