@@ -1,12 +1,16 @@
 """A laptop for tests of the command line, with a DESK_HOME of its own.
 
-The fixture ``host`` of ``tests/engine`` makes one.
+The fixture ``host`` of ``tests/engine`` makes one; ``laptop_with_machine`` one with a real machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +27,7 @@ class Host:
 
     engine: EngineProcess | None
     home: Path
+    timeout_s: float = 240.0
 
     @property
     def environment(self) -> dict[str, str]:
@@ -45,7 +50,52 @@ class Host:
             input=stdin,
             capture_output=True,
             env=self.environment,
-            timeout=240,
+            timeout=self.timeout_s,
             check=False,
         )
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+LAPTOP = "10.0.2.2"
+"""The laptop's 127.0.0.1 as a guest of QEMU's user network sees it."""
+
+
+class Laptop(Host):
+    """One with a machine. Its commands must end with the code that is expected of them."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return super().environment | {"DOCKER_CONFIG": str(self.home / "docker")}
+
+    def told(self, *words: str, code: int = 0) -> str:
+        """Run a command; return what it printed, on standard error if it had to fail."""
+        done = self.run(*words)
+        assert done.code == code, f"{words}\n{done.out}\n{done.err}"
+        return done.out if code == 0 else done.err
+
+    def desk(self, *words: str, code: int = 0) -> str:
+        return self.told(DESK, *words, code=code)
+
+    def docker(self, *words: str, code: int = 0) -> str:
+        engine = self.desk("machine", "url").strip()
+        return self.told("docker", "-H", engine, *words, code=code)
+
+
+@contextlib.contextmanager
+def laptop_with_machine(
+    guest_image: Path, *, memory: str = "768m", disk: str = "4g"
+) -> Iterator[Laptop]:
+    """Make a home with the machine ``default``, running; both are gone afterwards."""
+    home = Path(tempfile.mkdtemp(prefix="desk-"))
+    made = Laptop(None, home, timeout_s=600.0)
+    try:
+        made.desk("machine", "image", "install", str(guest_image))
+        made.desk("machine", "create", "--memory", memory, "--disk", disk, "-o", "accelerator=tcg",
+                  "default")  # fmt: skip
+        made.desk("machine", "start")
+        yield made
+        made.desk("machine", "rm", "-f", "default")
+    finally:
+        for pid_file in home.glob("machines/*/*.pid"):
+            subprocess.run(["kill", "-9", pid_file.read_text().split()[0]], check=False)
+        shutil.rmtree(home, ignore_errors=True)

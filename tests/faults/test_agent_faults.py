@@ -507,9 +507,7 @@ def test_a_look_on_request_connects_to_every_port(agent: Setting) -> None:
     assert looks(agent) == []
 
 
-def test_a_look_tells_of_an_engine_and_of_a_connection_that_stay_away(
-    agent: Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_look_tells_of_an_engine_and_of_a_connection_that_stay_away(agent: Setting) -> None:
     agent.engine.stop()
     last = spawn.check(agent.paths, timeout_s=60)["last"]
     assert last["faults"] == ["the machine's engine does not answer"]

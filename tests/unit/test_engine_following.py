@@ -65,6 +65,12 @@ def test_who_stays_away_is_given_up_after_a_while(
         list(going_on(breaking(1), reopen, lambda _: None))
 
 
+def test_a_stream_that_only_breaks_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_AWAY_S", 0.2)
+    with pytest.raises(ProtocolError):
+        list(going_on(breaking(1), breaking, lambda _: None))
+
+
 def entry(second: int, text: str, stream: int = STDOUT) -> Frame:
     return Frame(stream, f"2026-01-31T12:00:{second:02d}.000000001Z {text}\n".encode())
 

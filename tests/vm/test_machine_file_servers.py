@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.file_servers import nfs_server, smb_server
 from tests.guest_image import guest_image
-from tests.laptop_home import LAPTOP, Laptop, laptop_with_machine
+from tests.laptop import LAPTOP, Laptop, laptop_with_machine
 
 __all__ = ["guest_image"]
 

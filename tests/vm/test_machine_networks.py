@@ -3,17 +3,13 @@ under a partition, and containers upon parents of every kind."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli_process import DESK
 from tests.guest_image import guest_image
+from tests.laptop import laptop_with_machine
 from tests.replicated_store import Store, lose_the_leader
 
 __all__ = ["guest_image"]
@@ -28,35 +24,16 @@ BIG = 60_000
 @pytest.fixture(scope="module")
 def store(guest_image: Path) -> Iterator[Store]:
     """A store's three nodes in the network ``net`` of a machine."""
-    home = Path(tempfile.mkdtemp(prefix="desk-"))
-    kept = {n: v for n, v in os.environ.items() if not n.startswith(("DOCKER", "DESK"))}
-    environment = {**kept, "DESK_HOME": str(home)}
+    with laptop_with_machine(guest_image, memory="1g") as laptop:
 
-    def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
-        done = subprocess.run(
-            [DESK, *arguments],
-            env=environment,
-            input=stdin,
-            capture_output=True,
-            timeout=600,
-            check=False,
-        )
-        return done.returncode, done.stdout.decode(), done.stderr.decode()
+        def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+            done = laptop(*arguments, stdin=stdin)
+            return done.code, done.out, done.err
 
-    made = Store(run)
-    try:
-        made.ok("machine", "image", "install", str(guest_image))
-        made.ok("machine", "create", "--memory", "1g", "--disk", "4g", "-o", "accelerator=tcg",
-                "default")  # fmt: skip
-        made.ok("machine", "start")
+        made = Store(run)
         made.ok("network", "create", "net")
         made.start("net")
         yield made
-        made.ok("machine", "rm", "-f", "default")
-    finally:
-        for pid_file in home.glob("machines/*/*.pid"):
-            subprocess.run(["kill", "-9", pid_file.read_text().split()[0]], check=False)
-        shutil.rmtree(home, ignore_errors=True)
 
 
 class Pings:

@@ -13,7 +13,7 @@ from tests.cli_process import DESK
 from tests.guest_image import guest_image
 from tests.http_proxy import HttpProxy
 from tests.kernel.image_store import entry, tar
-from tests.laptop_home import LAPTOP, Laptop, laptop_with_machine
+from tests.laptop import LAPTOP, Laptop, laptop_with_machine
 from tests.registry_process import Pusher, free_port, running_registry
 
 __all__ = ["guest_image"]
@@ -45,7 +45,7 @@ def test_the_machines_own_registry(laptop: Laptop) -> None:
     laptop.docker("rmi", name)
     laptop.docker("pull", name)
     assert laptop.docker("run", "--rm", name, "echo", "pulled") == "pulled\n"
-    assert f"registry: it answers at {address}" in laptop.run(DESK, "doctor")
+    assert f"registry: it answers at {address}" in laptop.told(DESK, "doctor")
 
     # It comes back with the machine, and its images with it.
     laptop.desk("machine", "restart")

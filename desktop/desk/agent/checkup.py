@@ -17,6 +17,7 @@ _log = logging.getLogger(__name__)
 _CONNECTION_S = 30.0
 _ENGINE_S = 15.0
 _ANSWER_S = 5.0
+_PAUSE_S = 0.2
 ASKED = "asked by a command"
 
 
@@ -139,8 +140,8 @@ class Checkup:
         self.request("the SSH connection was made anew")
 
     def describe(self) -> dict[str, object]:
-        """Return the number of the last look, with it, and the last one that no command asked
-        for; ``None`` where there was none."""
+        """Return the last look and the last one that no command asked for, each ``None`` where
+        there was none."""
         with self._changed:
             last, unasked = self._last, self._last_unasked
         return {
@@ -173,13 +174,11 @@ class Checkup:
                 (_log.warning if report.faults else _log.info)("%s: %s", reason, report.summary)
 
     def _look(self, reconnects: int) -> list[Finding]:
-        session, error_s = self._connect()
+        session = self._connect()
         anew = self._link.reconnects > reconnects
         findings = [Finding("VM"), Finding("SSH", mended="connected anew" if anew else "")]
         if self._look_at_clock is not None:
-            way = "ahead" if error_s > 0 else "behind"
-            words = f"set the clock, which was {abs(error_s):.1f} s {way}" if error_s else ""
-            findings.append(Finding("clock", mended=words))
+            findings.append(_clock_finding(self._look_at_clock, session))
         try:
             self._reach_engine(_ENGINE_S)
         except DeskError as error:
@@ -189,21 +188,30 @@ class Checkup:
         findings += self._probe_folders(session, _ANSWER_S)
         return findings
 
-    def _connect(self) -> tuple[Session, float]:
-        """Return a connection over which a command ran, and how wrong the guest's clock was."""
+    def _connect(self) -> Session:
+        """Return a connection over which a command ran."""
         deadline = time.monotonic() + _CONNECTION_S
         while True:
             session = self._link.session(max(0.0, deadline - time.monotonic()))
             try:
-                if self._look_at_clock is not None:
-                    error_s = self._look_at_clock(session)
-                else:
-                    session.run("true", timeout_s=_ANSWER_S)
-                    error_s = 0.0
+                session.run("true", timeout_s=_ANSWER_S)
             except SshError:
                 if time.monotonic() > deadline or self._closing:
                     raise
-                continue  # it is the one from before; its end is near, and the next one's beginning
+                # It is the one from before: its end is near, and the next one's beginning.
+                time.sleep(_PAUSE_S)
+                continue
             with self._changed:
                 self._session, self._is_connecting = session, False
-            return session, error_s
+            return session
+
+
+def _clock_finding(look: Callable[[Session], float], session: Session) -> Finding:
+    try:
+        error_s = look(session)
+    except SshError as error:
+        return Finding("clock", fault=error.text)
+    if not error_s:
+        return Finding("clock")
+    way = "ahead" if error_s > 0 else "behind"
+    return Finding("clock", mended=f"set the clock, which was {abs(error_s):.1f} s {way}")

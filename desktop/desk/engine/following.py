@@ -34,30 +34,36 @@ def going_on(
     ``lost`` is told once for each break. Raises the last ``EngineError`` where the engine does not
     come back, and at once one that is the engine's own answer.
     """
-    stream, opened_at, lost_at = first, time.monotonic(), 0.0
+    stream, told, alive_at = first, False, time.monotonic()
     while True:
+        opened_at = time.monotonic()
         try:
-            yield from stream
+            for item in stream:
+                yield item
+                alive_at = time.monotonic()
         except EngineError as error:
             now = time.monotonic()
-            if not _may_come_back(error):
+            steady = now - opened_at > _STEADY_S
+            if steady:
+                alive_at = now
+            if not _may_come_back(error) or now - alive_at > _AWAY_S:
                 raise
-            if not lost_at or now - opened_at > _STEADY_S:
+            if steady or not told:
                 lost(error)
-                lost_at = now
-            stream, opened_at = _opened(reopen, lost_at), time.monotonic()
+                told = True
+            stream = _opened(reopen, alive_at)
         else:
             return
 
 
-def _opened(reopen: Callable[[], Iterable[T]], lost_at: float) -> Iterable[T]:
+def _opened(reopen: Callable[[], Iterable[T]], alive_at: float) -> Iterable[T]:
     while True:
         time.sleep(_PAUSE_S)
         try:
             return reopen()
         except EngineError as error:
             away = error.status == 503 or isinstance(error, ProtocolError)
-            waited_s = time.monotonic() - lost_at
+            waited_s = time.monotonic() - alive_at
             if not _may_come_back(error) or waited_s > (_AWAY_S if away else _NOBODY_S):
                 raise
 

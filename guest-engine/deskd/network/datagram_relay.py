@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from typing import Any
 
 from deskd.network.firewall import Publication
 
@@ -27,7 +28,7 @@ class _Flow:
     """One client's way to the container: a socket of its own, so that the container tells clients
     apart, and the address of the machine that the client asked."""
 
-    def __init__(self, to_container: socket.socket, client: object, asked: _Ancillary) -> None:
+    def __init__(self, to_container: socket.socket, client: Any, asked: _Ancillary) -> None:
         self.to_container = to_container
         self.client = client
         self.asked = asked
@@ -68,7 +69,7 @@ class DatagramRelay:
                 with contextlib.suppress(OSError):  # lost, as datagrams may be
                     flow.to_container.send(data)
 
-    def _flow(self, key: object, client: object, asked: _Ancillary) -> _Flow | None:
+    def _flow(self, key: object, client: Any, asked: _Ancillary) -> _Flow | None:
         flow = self._flows.pop(key, None)
         if flow is None:
             if len(self._flows) >= _FLOWS:
@@ -99,7 +100,7 @@ class DatagramRelay:
                 return
             flow.used_at = time.monotonic()
             with contextlib.suppress(OSError):
-                self._server.sendmsg([data], flow.asked, 0, flow.client)  # type: ignore[arg-type]
+                self._server.sendmsg([data], flow.asked, 0, flow.client)
 
     def _sweep(self) -> None:
         earliest = time.monotonic() - IDLE_S
