@@ -20,7 +20,7 @@ from deskd.errors import DeskdError, InvalidArgument
 from deskd.images.catalog import Catalog
 from deskd.images.layers import LayerStore
 from deskd.kernel.cgroup.features import look as look_at_cgroups
-from deskd.layout import AGENTS_DIRECTORY, BUNDLED_IMAGES, DataRoot, ExecRoot
+from deskd.layout import AGENTS_DIRECTORY, BUNDLED_IMAGES, GUEST_RECLAIM, DataRoot, ExecRoot
 from deskd.services.bin import Bin, bin_limits
 from deskd.services.containers.attaching import Attaching
 from deskd.services.containers.creation import ContainerCreation, Defaults
@@ -34,6 +34,8 @@ from deskd.services.containers.links import Links
 from deskd.services.containers.listing import Listing
 from deskd.services.containers.logs import Logs
 from deskd.services.containers.machine_restart import MachineRestart
+from deskd.services.containers.memory_fit import MemoryFit
+from deskd.services.containers.memory_peaks import MemoryPeaks
 from deskd.services.containers.observing import Observing
 from deskd.services.containers.out_of_memory import MemoryWatching
 from deskd.services.containers.recovery import Recovery
@@ -71,6 +73,10 @@ log = logging.getLogger(__name__)
 
 def _has_agents() -> bool:
     return os.path.isdir(AGENTS_DIRECTORY)
+
+
+def _is_desks_guest() -> bool:
+    return os.path.exists(GUEST_RECLAIM)
 
 
 class Daemon:
@@ -202,6 +208,8 @@ class Daemon:
         health = HealthChecks(registry, execs)
         stack.push_async_callback(health.close)
         publishers = Publishers(network.laptop)
+        peaks = MemoryPeaks(registry, records.peaks(database))
+        stack.callback(peaks.close)
         memory = MemoryWatching(registry, resources, machine.memory_bytes)
         stack.callback(memory.close)
         folders = Folders(expected=_has_agents())
@@ -209,7 +217,7 @@ class Daemon:
         stack.push_async_callback(removal.close)
         lifecycle = Lifecycle(
             registry, runtime, resources, roots, endpoints, volumes, removal, health, publishers,
-            memory, folders, remapping=remapping, cgroup_parent=settings.cgroup_parent,
+            memory, peaks, folders, remapping=remapping, cgroup_parent=settings.cgroup_parent,
         )  # fmt: skip
         stack.push_async_callback(lifecycle.close)
         restart = MachineRestart(registry, lifecycle, folders, database)
@@ -220,7 +228,8 @@ class Daemon:
         listing = Listing(registry, inspection, catalog, lifecycle)
         logs = Logs(registry)
         features = look_at_cgroups()
-        memory_use = MemoryUse(registry, resources)
+        memory_fit = MemoryFit(registry, peaks, dial=_is_desks_guest())
+        memory_use = MemoryUse(registry, resources, peaks)
         stack.callback(memory_use.close)
         bin_ = Bin(catalog, registry, removal, volumes, events, self._data, bin_limits(settings))
         stack.push_async_callback(bin_.close)
@@ -240,6 +249,7 @@ class Daemon:
                 remapping,
                 folders,
                 network,
+                memory_fit,
             ),
             lifecycle=lifecycle,
             updating=Updating(registry, resources, features),
@@ -267,6 +277,7 @@ class Daemon:
             folders=folders,
             store_checks=StoreChecks(self._data, database, layers, registry, roots, volumes),
             memory_use=memory_use,
+            memory_fit=memory_fit,
             disk_use=disk_use,
             restart=restart,
             bin=bin_,

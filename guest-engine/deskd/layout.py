@@ -13,6 +13,9 @@ BUNDLED_IMAGES = "/usr/share/desk/images"
 AGENTS_DIRECTORY = "/run/desk-folders"
 """Agents make it, and the guest image has it: where it is, one comes and shares its folders."""
 
+GUEST_RECLAIM = "/usr/lib/desk/reclaim"
+"""A program of the guest image: where it is, the machine's memory is Desk's to set."""
+
 SUBUID_FILE = "/etc/subuid"
 SUBGID_FILE = "/etc/subgid"
 

@@ -146,6 +146,31 @@ def test_out_of_memory_of_a_child_is_told_while_the_container_runs(place: Engine
     assert place.api.inspect(container)["State"]["OOMKilled"] is False
 
 
+def test_the_most_that_was_held_is_known_while_it_runs_and_after(place: EnginePlace) -> None:
+    fill = "dd if=/dev/zero of=/m/held bs=1M count=48 2>/dev/null; rm /m/held"
+    write = "dd if=/dev/zero of=/cached bs=1M count=24 2>/dev/null; sync"
+    host = {"Tmpfs": {"/m": "size=64m"}}
+    for name, last in (("short", "true"), ("runs", "exec sleep 600")):
+        container = place.api.create(
+            "sh", "-c", f"{write}; {fill}; {last}", name=name, HostConfig=host
+        )
+        place.api.post(f"/containers/{container}/start")
+    place.api.wait("short")
+
+    def peaks() -> dict[str, dict[str, int]]:
+        told = place.api.get("/desk/memory")
+        return {each["Name"]: each for each in [*told["Containers"], *told["Ended"]]}
+
+    until(
+        lambda: peaks()["runs"]["Peak"] >= 48 * MIB and peaks()["runs"]["Held"] < 16 * MIB,
+        "the peak was never seen",
+    )
+    for name in ("short", "runs"):
+        found = peaks()[name]
+        assert 48 * MIB <= found["Peak"] < 64 * MIB, found
+        assert found["PeakUsage"] >= 68 * MIB, found
+
+
 def test_a_fork_bomb_stays_within_its_limit(place: EnginePlace) -> None:
     script = "sh -c 'while :; do sleep 600 & done'; exec sleep 600"
     bomb = place.api.run("sh", "-c", script, HostConfig={"PidsLimit": 20})

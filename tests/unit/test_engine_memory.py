@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deskd.kernel.cgroup.memory import held_bytes, reading
 from deskd.kernel.machine_memory import read_machine_memory
-from deskd.services.memory_use import held_bytes
 
 MEMINFO = """\
 MemTotal:        2000000 kB
@@ -45,3 +45,8 @@ def test_what_a_container_holds_is_not_its_page_cache() -> None:
     v1 = {"total_rss": 100, "total_cache": 5000, "total_shmem": 30, "rss": 1}
     assert held_bytes(v1) == 130
     assert held_bytes({}) == 0
+
+
+def test_the_highest_is_never_below_what_is_used_now() -> None:
+    assert reading(10, 7, {}).peak == 10
+    assert reading(7, 10, {}).peak == 10

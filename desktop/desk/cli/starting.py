@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -162,9 +162,15 @@ class Attachment(NamedTuple):
 
 
 def run_attached(
-    client: EngineClient, container: str, attachment: Attachment, *, removed_after: bool
+    client: EngineClient,
+    container: str,
+    attachment: Attachment,
+    *,
+    removed_after: bool,
+    on_warning: Callable[[str], None] | None = None,
 ) -> int:
     """Start a created container, stay with it, and return its exit code (0 after detaching).
+    ``on_warning`` is given what the engine says of the start.
 
     The order matters: first the streams, so that no output is missed, then the wait, so that a
     quick exit is seen, then the start.
@@ -193,7 +199,7 @@ def run_attached(
                     lambda name: client.containers.kill(container, signal=name)
                 )
             )
-        start(client, container, detach_keys=attachment.detach_keys)
+        start(client, container, detach_keys=attachment.detach_keys, on_warning=on_warning)
         if stream is not None and stay(client, container, stream, attachment):
             return 0
         ended = wait.result()
@@ -234,10 +240,16 @@ class StartFailed(EngineError):
         self.code = code
 
 
-def start(client: EngineClient, container: str, *, detach_keys: str | None = None) -> None:
+def start(
+    client: EngineClient,
+    container: str,
+    *,
+    detach_keys: str | None = None,
+    on_warning: Callable[[str], None] | None = None,
+) -> None:
     """Start a container; ``StartFailed`` knows the exit code that Docker gives the failure."""
     try:
-        client.containers.start(container, detach_keys=detach_keys)
+        client.containers.start(container, detach_keys=detach_keys, on_warning=on_warning)
     except EngineUnreachable:
         raise
     except EngineError as error:

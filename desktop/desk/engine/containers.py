@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from desk.engine.connection import EngineConnection, JsonObject, JsonObjects, segment
@@ -23,6 +23,7 @@ from desk.errors import EngineError
 Filters = Mapping[str, Iterable[str]]
 
 _FOR_EVER = float("inf")
+_WARNING = "desk-warning"
 
 
 def encode_filters(filters: Filters | None) -> dict[str, list[str]] | None:
@@ -97,9 +98,26 @@ class Containers:
         )
         return details
 
-    def start(self, container: str, *, detach_keys: str | None = None) -> bool:
-        """Start a container; false when it runs already."""
-        return self._changed(container, "start", {"detachKeys": detach_keys})
+    def start(
+        self,
+        container: str,
+        *,
+        detach_keys: str | None = None,
+        on_warning: Callable[[str], None] | None = None,
+    ) -> bool:
+        """Start a container; false when it runs already. ``on_warning`` is given a sentence where
+        Desk's engine has one: that the container will not fit into the machine's memory."""
+        response = self._connection.request(
+            "POST",
+            self._path(container, "start"),
+            query={"detachKeys": detach_keys},
+            timeout_s=_FOR_EVER,
+        )
+        response.read()
+        warning = response.headers.get(_WARNING)
+        if warning and on_warning is not None:
+            on_warning(warning)
+        return response.status != 304
 
     def stop(
         self, container: str, *, timeout_s: int | None = None, signal: str | None = None

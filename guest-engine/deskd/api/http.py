@@ -234,3 +234,7 @@ async def json_lines(values: AsyncIterator[Any]) -> AsyncIterator[bytes]:
         close = getattr(values, "aclose", None)
         if close is not None:
             await close()
+
+
+WARNING = "Desk-Warning"
+"""A header with a sentence for the person who asked for what was done."""

@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from deskd.domain.container import ContainerConfig, EndpointSettings, HostConfig, PortBinding
+from deskd.domain.memory_peak import MemoryPeak
 from deskd.errors import Conflict
 
 
@@ -89,7 +90,10 @@ class OutOfMemory(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class State(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What the engine knows of a container's process. Times are nanoseconds, 0 is never."""
+    """What the engine knows of a container's process. Times are nanoseconds, 0 is never.
+
+    ``memory_peak`` is of all its runs so far; ``None`` until one was looked at.
+    """
 
     status: Status = Status.CREATED
     pid: int = 0
@@ -101,6 +105,7 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     finished_at_ns: int = 0
     manually_stopped: bool = False
     health: Health | None = None
+    memory_peak: MemoryPeak | None = None
 
     @property
     def running(self) -> bool:

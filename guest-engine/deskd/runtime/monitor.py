@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 from deskd.domain.process import Exit
 from deskd.kernel import process
 from deskd.kernel.cgroup import Cgroup
+from deskd.kernel.cgroup.memory import MemoryReading
 from deskd.layout import ExecRoot
 from deskd.record import as_dict
 from deskd.runtime import terminal
@@ -569,6 +570,7 @@ class Monitor:
 
     def _end(self) -> None:
         oom_killed = own_limit = False
+        memory = MemoryReading()
         for fd in list(self._outputs):
             self._close_output(fd)
         if self._log is not None:
@@ -576,12 +578,20 @@ class Monitor:
         if self._creates_cgroup:
             oom_killed = self._cgroup.oom_kills() > 0
             own_limit = oom_killed and self._cgroup.came_to_memory_limit()
+            memory = self._cgroup.memory_reading()
             with contextlib.suppress(Exception):
                 # What is left is the engine's to remove; the exit must be told in any case.
                 self._cgroup.remove()
         self._epoll.unregister(self._listener.fileno())
         self._listener.close()
-        ended = Exit(self._code, self._finished_at_ns, oom_killed, own_memory_limit=own_limit)
+        ended = Exit(
+            self._code,
+            self._finished_at_ns,
+            oom_killed,
+            own_memory_limit=own_limit,
+            memory_peak_bytes=memory.peak,
+            memory_cache_bytes=memory.cache,
+        )
         if self._is_exec and self._controls:
             self._drop_served_clients()
             if self._tell(event="exit", **as_dict(ended)):

@@ -9,6 +9,7 @@ from deskd.domain.container import HostConfig
 from deskd.errors import Conflict
 from deskd.kernel.cgroup import Cgroup, cgroup_at
 from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
+from deskd.kernel.cgroup.memory import MemoryReading
 from deskd.kernel.cgroup.oom import OomWatch
 from deskd.kernel.cgroup.stats import read_stats
 from deskd.runtime import resource_rules
@@ -74,6 +75,10 @@ class CgroupResources:
     def memory_bytes(self, key: str) -> int:
         """Return the memory that the container uses; 0 where it is not running."""
         return self._cgroup(key).memory_bytes()
+
+    def memory_reading(self, key: str) -> MemoryReading:
+        """Look at the container's memory and the most of it. Raises ``Conflict``."""
+        return self._running(key).memory_reading()
 
     def remove(self, key: str) -> None:
         """Kill what is left and remove the cgroup; idempotent."""

@@ -13,6 +13,7 @@ from deskd.services.containers.lifecycle import Lifecycle
 from deskd.services.containers.listing import Listing
 from deskd.services.containers.logs import Logs
 from deskd.services.containers.machine_restart import MachineRestart
+from deskd.services.containers.memory_fit import MemoryFit
 from deskd.services.containers.observing import Observing
 from deskd.services.containers.out_of_memory import MemoryWatching
 from deskd.services.containers.registry import ContainerRegistry
@@ -59,6 +60,7 @@ class Engine(Record):
     folders: Folders
     store_checks: StoreChecks
     memory_use: MemoryUse
+    memory_fit: MemoryFit
     restart: MachineRestart
     disk_use: DiskUse
     bin: Bin

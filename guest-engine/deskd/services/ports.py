@@ -21,6 +21,7 @@ from deskd.domain.network import NetlinkScript as NetlinkScript
 from deskd.domain.network import PortRequest as PortRequest
 from deskd.domain.process import Exit as Exit
 from deskd.domain.process import FoundMonitor as FoundMonitor
+from deskd.kernel.cgroup.memory import MemoryReading as MemoryReading
 from deskd.storage.changes import Change
 
 if TYPE_CHECKING:
@@ -123,6 +124,9 @@ class Resources(Protocol):
     def tells_of_machine_memory(self) -> bool: ...
     def came_to_memory_limit(self, key: str) -> bool: ...
     def memory_bytes(self, key: str) -> int: ...
+    def memory_reading(self, key: str) -> MemoryReading:
+        """Raises ``Conflict`` where the container does not run."""
+
     def remove(self, key: str) -> None: ...
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from deskd.domain.binned import BinRecord
 from deskd.domain.image import BlobRecord, ImageRecord, LayerRecord, RootRecord, TagRecord
+from deskd.domain.memory_peak import PastPeak
 from deskd.store.database import Database, Records
 
 T = TypeVar("T")
@@ -88,3 +89,8 @@ def binned(database: Database) -> Records[BinRecord]:
         key=lambda record: record.id,
         columns={"kind": lambda record: str(record.kind)},
     )
+
+
+def peaks(database: Database) -> Records[PastPeak]:
+    """What removed containers held at most, by image and name or command."""
+    return Records(database, "peaks", PastPeak, key=lambda record: record.key)

@@ -54,9 +54,15 @@ def bin_of_removed(connection: sqlite3.Connection) -> None:
     )
 
 
+def peaks_of_removed(connection: sqlite3.Connection) -> None:
+    """Version 5: the most memory that removed containers held, by image and name or command."""
+    connection.execute("CREATE TABLE peaks (id TEXT PRIMARY KEY, document BLOB NOT NULL)")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     first_tables,
     blobs_of_registries,
     network_faults,
     bin_of_removed,
+    peaks_of_removed,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from desk.cli import complete
+from desk.cli import complete, render
 from desk.cli.framework import DeskCommand
 from desk.cli.session import Session, for_each, pass_session
 from desk.cli.starting import Attachment, StartFailed, leave, run_attached
@@ -37,7 +37,8 @@ def start(
     """Start stopped containers."""
     client = session.starting_client
     if not attach and not interactive:
-        for_each(containers, client.containers.start)
+        calls = client.containers
+        for_each(containers, lambda name: calls.start(name, on_warning=render.warn))
         return
     if len(containers) > 1:
         raise InvalidRequest(
@@ -55,7 +56,15 @@ def start(
     )
     removed_after = details["HostConfig"]["AutoRemove"]
     try:
-        leave(run_attached(client, details["Id"], attachment, removed_after=removed_after))
+        leave(
+            run_attached(
+                client,
+                details["Id"],
+                attachment,
+                removed_after=removed_after,
+                on_warning=render.warn,
+            )
+        )
     except StartFailed as failure:
         session.failure_code = 1 if failure.code == 125 else failure.code
         raise

@@ -8,7 +8,16 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from deskd.api import older_clients
-from deskd.api.http import NO_CONTENT, Answer, Request, Stream, decode, json_response
+from deskd.api.http import (
+    NO_CONTENT,
+    WARNING,
+    Answer,
+    Request,
+    Response,
+    Stream,
+    decode,
+    json_response,
+)
 from deskd.domain.container import ApiStruct, ContainerConfig, HostConfig, NetworkingConfig
 from deskd.domain.filters import parse_filters
 from deskd.errors import InvalidArgument, NotFound
@@ -63,9 +72,12 @@ async def inspect(engine: Engine, request: Request) -> Answer:
 
 
 async def start(engine: Engine, request: Request) -> Answer:
-    """``ContainerStart``"""
-    await engine.lifecycle.start(request.path_values["id"])
-    return NO_CONTENT
+    """``ContainerStart``; what will not fit into the machine's memory is told by a header, since
+    the answer has no body."""
+    reference = request.path_values["id"]
+    warning = engine.memory_fit.warning(reference)
+    await engine.lifecycle.start(reference)
+    return Response(204, content_type="", headers=((WARNING, warning),)) if warning else NO_CONTENT
 
 
 async def stop(engine: Engine, request: Request) -> Answer:

@@ -12,6 +12,7 @@ from deskd.errors import InvalidArgument, SystemFailure
 from deskd.kernel.cgroup import files
 from deskd.kernel.cgroup.hierarchy import Hierarchy
 from deskd.kernel.cgroup.limits import DeviceRule, Limits
+from deskd.kernel.cgroup.memory import MemoryReading, reading
 
 _CHARGED_AHEAD_BYTES = 1 << 20
 """The kernel charges memory in batches for each processor, and refuses a batch that would exceed
@@ -295,6 +296,17 @@ class CgroupV1:
         memory = self.directory("memory")
         cache = files.read_pairs(f"{memory}/memory.stat").get("total_inactive_file", 0)
         return max(files.read_number(f"{memory}/memory.usage_in_bytes") - cache, 0)
+
+    def memory_reading(self) -> MemoryReading:
+        """Look at the memory; all is 0 where there is no such controller."""
+        if "memory" not in self._hierarchy.controllers:
+            return MemoryReading()
+        memory = self.directory("memory")
+        return reading(
+            files.read_number(f"{memory}/memory.usage_in_bytes"),
+            files.read_number(f"{memory}/memory.max_usage_in_bytes"),
+            files.read_pairs(f"{memory}/memory.stat"),
+        )
 
     def remove(self) -> None:
         """Remove the directories; idempotent."""

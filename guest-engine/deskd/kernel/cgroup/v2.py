@@ -10,6 +10,7 @@ from deskd.errors import SystemFailure
 from deskd.kernel.cgroup import files
 from deskd.kernel.cgroup.hierarchy import Hierarchy
 from deskd.kernel.cgroup.limits import Limits
+from deskd.kernel.cgroup.memory import MemoryReading, reading
 
 _WANTED_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")
 _FREEZE_TIMEOUT_S = 5.0
@@ -196,6 +197,15 @@ class CgroupV2:
         """Return the memory in use without the page cache that could be given back at once."""
         cache = files.read_pairs(f"{self.path}/memory.stat").get("inactive_file", 0)
         return max(files.read_number(f"{self.path}/memory.current") - cache, 0)
+
+    def memory_reading(self) -> MemoryReading:
+        """Look at the memory. Before Linux 5.19 there is no ``memory.peak``: what is used now is
+        the highest known."""
+        return reading(
+            files.read_number(f"{self.path}/memory.current"),
+            files.read_number(f"{self.path}/memory.peak"),
+            files.read_pairs(f"{self.path}/memory.stat"),
+        )
 
     def remove(self) -> None:
         """Remove the directory; idempotent."""

@@ -23,6 +23,7 @@ from deskd.services.containers import laptop_folders, merging, mounting, sharing
 from deskd.services.containers.config_checks import check_config
 from deskd.services.containers.first_content import FirstContent
 from deskd.services.containers.links import Links
+from deskd.services.containers.memory_fit import MemoryFit
 from deskd.services.containers.names import check_name, random_name
 from deskd.services.containers.outcomes import log_extra
 from deskd.services.containers.registry import Container, ContainerRegistry
@@ -69,7 +70,9 @@ class ContainerCreation:
         remapping: Remapping,
         folders: Folders,
         networks: ContainerNetworks,
+        fit: MemoryFit,
     ) -> None:
+        self._fit = fit
         self._folders = folders
         self._networks = networks
         self._registry = registry
@@ -129,7 +132,8 @@ class ContainerCreation:
             container = self._registry.add(record)
             undo.pop_all()
         self._registry.tell(container, "create")
-        return container, warnings + _warnings(record.host_config)
+        misfit = self._fit.warning(container.id)
+        return container, warnings + _warnings(record.host_config) + ([misfit] if misfit else [])
 
     def _record(
         self, request: CreateRequest, host_config: HostConfig, image: ImageRecord, name: str

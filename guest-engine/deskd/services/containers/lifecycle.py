@@ -20,6 +20,7 @@ from deskd.services.containers import laptop_folders, mounting, sharing
 from deskd.services.containers.endpoints import Endpoints, published_ports
 from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.links import Links
+from deskd.services.containers.memory_peaks import MemoryPeaks
 from deskd.services.containers.out_of_memory import MemoryWatching
 from deskd.services.containers.outcomes import failed_start_code, log_extra, policy_restarts
 from deskd.services.containers.registry import Container, ContainerRegistry, WaitResult
@@ -54,6 +55,7 @@ class Lifecycle:
         health: HealthChecks,
         publishers: Publishers,
         memory: MemoryWatching,
+        peaks: MemoryPeaks,
         folders: Folders,
         *,
         remapping: Remapping,
@@ -72,6 +74,7 @@ class Lifecycle:
         self._remapping = remapping
         self._cgroup_parent = cgroup_parent or spec.DEFAULT_CGROUP_PARENT
         self._memory = memory
+        self._peaks = peaks
         self._watchers: set[asyncio.Task[None]] = set()
 
     # --- start ----------------------------------------------------------------------------------
@@ -127,6 +130,7 @@ class Lifecycle:
         state.pid, state.exit_code, state.error = process.pid, 0, ""
         state.oom_killed, state.out_of_memory, state.started_at_ns = False, None, started_at_ns
         container.process = process
+        self._peaks.began(container)
         self._health.begin(container, fresh=True)
         self._registry.save(container)
         self._endpoints.refresh_followers(container)
@@ -237,6 +241,7 @@ class Lifecycle:
         self._health.end(container)
         self._memory.end(container)
         ran_s = max(ended.finished_at_ns - state.started_at_ns, 0) / 1e9
+        self._peaks.ended(container, ended)
         state.pid, state.exit_code = 0, ended.code
         oom_is_news = ended.oom_killed and not state.oom_killed
         state.oom_killed, state.error = state.oom_killed or ended.oom_killed, ended.error

@@ -210,6 +210,12 @@ def random_name(attempt: int = 0) -> str:
     return f"{name}{random.randrange(10 ** min(attempt, 9))}" if attempt > 1 else name
 
 
+def is_random(name: str) -> bool:
+    """Say whether ``random_name`` may have made this name."""
+    adjective, _, noun = name.partition("_")
+    return adjective in _ADJECTIVES and noun.rstrip("0123456789") in _NOUNS
+
+
 def check_name(name: str) -> str:
     """Return a container's name without its slash. Raises ``InvalidArgument`` with the rule."""
     plain = name.removeprefix("/")

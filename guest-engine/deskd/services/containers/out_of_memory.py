@@ -11,6 +11,7 @@ import logging
 import time
 from typing import Any
 
+from deskd.domain.sizes import binary_size
 from deskd.domain.state import MemoryUse, OutOfMemory
 from deskd.errors import DeskdError
 from deskd.services.containers.registry import Container, ContainerRegistry
@@ -19,7 +20,6 @@ from deskd.services.ports import MemoryWatch, Resources
 log = logging.getLogger(__name__)
 
 _MOST_OTHERS = 3
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class MemoryWatching:
@@ -131,10 +131,12 @@ class MemoryWatching:
 def reason(name: str, kill: OutOfMemory) -> str:
     """Say in a sentence without a full stop why the container ran out of memory."""
     if kill.own_limit:
-        return f"{name} came to its own memory limit of {_size(kill.limit_bytes)}"
-    text = f"the machine's memory of {_size(kill.limit_bytes)} was used up when {name} needed more"
+        return f"{name} came to its own memory limit of {binary_size(kill.limit_bytes)}"
+    size = binary_size(kill.limit_bytes)
+    text = f"the machine's memory of {size} was used up when {name} needed more"
     if kill.others:
-        text += "; " + ", ".join(f"{use.name} held {_size(use.bytes)}" for use in kill.others)
+        held = [f"{use.name} held {binary_size(use.bytes)}" for use in kill.others]
+        text += "; " + ", ".join(held)
     return text
 
 
@@ -147,10 +149,3 @@ def remedy(name: str, kill: OutOfMemory) -> str:
             "or find what grows in it."
         )
     return "Give the machine more memory, or limit what grows with `desk update --memory`."
-
-
-def _size(count: int) -> str:
-    value, power = float(count), 0
-    while value >= 1024 and power < len(_UNITS) - 1:
-        value, power = value / 1024, power + 1
-    return f"{value:.4g}{_UNITS[power]}"
