@@ -10,10 +10,35 @@ from __future__ import annotations
 import json
 import socketserver
 import sys
+import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 MIB = 1 << 20
+
+
+def container(
+    name: str, held: int, peak: int, *, started: int, finished: int = 0, limit: int = 0
+) -> dict[str, Any]:
+    """Return an entry of ``GET /desk/memory``; sizes are MiB, times seconds of this hour."""
+    now = time.time_ns()
+    return {
+        "Id": name[:1] * 64,
+        "Name": name,
+        "Image": "box",
+        "Held": held * MIB,
+        "Usage": held * MIB,
+        "Peak": peak * MIB,
+        "PeakUsage": 2 * peak * MIB,
+        "Limit": limit * MIB,
+        "ObservedSeconds": 7200,
+        "Runs": 1,
+        "StartedNano": now + (started - 3600) * 10**9,
+        "FinishedNano": now + (finished - 3600) * 10**9 if finished else 0,
+    }
+
+
 MEMORY = {
     "Total": 1980 * MIB,
     "Used": 900 * MIB,
@@ -22,9 +47,13 @@ MEMORY = {
     "Available": 1000 * MIB,
     "PressurePercent": 0.5,
     "Containers": [
-        {"Id": "a" * 64, "Name": "big", "Held": 600 * MIB, "Usage": 700 * MIB},
-        {"Id": "b" * 64, "Name": "small", "Held": 100 * MIB, "Usage": 100 * MIB},
-        {"Id": "c" * 64, "Name": "idle", "Held": 4096, "Usage": 4096},
+        container("big", 600, 900, limit=1024, started=100),
+        container("small", 100, 120, started=100),
+        container("idle", 0, 0, started=100),
+    ],
+    "Ended": [
+        container("past", 0, 400, started=10, finished=90),
+        container("", 0, 300, started=10, finished=50),
     ],
     "History": [
         {"Time": 60, "Total": 1980 * MIB, "Used": 500 * MIB, "Cache": 100 * MIB},

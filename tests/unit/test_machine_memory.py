@@ -15,6 +15,7 @@ from desk.machine.disks import MachineDisks
 from desk.machine.drivers.qemu_memory import host_memory_mib
 from desk.machine.manager import Manager
 from desk.machine.memory import MemoryDial, described
+from desk.machine.memory_advice import Verdict
 from desk.machine.model import MachineSpec
 from desk.machine.settings_change import MachineSettings, Wishes
 
@@ -140,3 +141,18 @@ def test_nothing_is_set_aside_where_memory_is_never_promised_twice(tmp_path: Pat
     assert host_memory_mib(file) > 256
     file.write_text("2\n")
     assert host_memory_mib(file) == 0
+
+
+def test_advice_is_of_what_the_engine_observed(manager: Manager, dial: MemoryDial) -> None:
+    with pytest.raises(MachineNotRunning):
+        dial.advice("box")
+    manager.start("box")
+    advice = dial.advice("box")
+    assert [each.name for each in advice.together] == ["big", "small"]
+    # 2048 - 1980 of the kernel, 900 - 700 of the engine and the rest, 900 and 120 at the peaks
+    assert advice.needed_mib == 1288
+    assert advice.advised_mib == 1792  # and a quarter of the peaks, in steps of 256
+    assert advice.verdict is Verdict.RIGHT
+    assert advice.sized
+    dial.move("box", 1300, silent)
+    assert dial.advice("box").verdict is Verdict.RAISE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -122,6 +123,34 @@ def test_never_below_what_containers_hold(box: Box) -> None:
     needed = int(told.split(" needs ")[1].split()[0])
     box("machine", "set", "--memory", f"{needed + 16}m")
     assert box("exec", "hog", "ls", "/m").split() == ["held"]
+
+
+def test_a_peak_that_fits_no_more_names_the_ceiling_that_will_do(box: Box) -> None:
+    box.holder("db", 300)
+    box("rm", "-f", "db")
+    box.holder("other", 300)
+    create = ("create", "--name", "db", "busybox", "true")
+    done = box.host(*create)
+    assert done.code == 0
+    assert done.err.startswith("WARNING: db has held up to 30"), done
+    (remedy,) = re.findall(r"`desk (machine set --memory \w+)` gives it more", done.err)
+    started = box.host("start", "db")
+    assert started.code == 0
+    assert remedy in started.err
+    box("rm", "db")
+    box(*remedy.split())
+    done = box.host(*create)
+    assert (done.code, done.err) == (0, "")
+
+    heading, *lines, said = box("machine", "advise").splitlines()
+    assert heading.startswith("CONTAINER ")
+    assert "other" in [line.split()[0] for line in lines]
+    ceiling_mib = box.usage().ceiling_mib
+    assert said.startswith("What ran at one time (")
+    assert "This is weak advice: " in said
+    advised = re.findall(r"`desk machine set --memory (\d+)([mg])`", said)
+    mib = [int(size) * (1024 if unit == "g" else 1) for size, unit in advised]
+    assert mib == [] if "which is right" in said else abs(mib[0] - ceiling_mib) >= 256
 
 
 def test_what_a_container_held_is_the_hosts_again(box: Box) -> None:

@@ -65,6 +65,11 @@ class Session:
             or self.desk.settings.active_machine
         )
 
+    @property
+    def names_machine(self) -> bool:
+        """Whether the command line chose the machine, as the next one would not by itself."""
+        return bool(self._machine)
+
     def _machine_of_shell(self) -> str:
         name = os.environ.get("DOCKER_MACHINE_NAME", "")
         host = os.environ.get("DOCKER_HOST", "")

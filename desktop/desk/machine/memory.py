@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from desk.errors import (
 from desk.machine.coming_up import Machine
 from desk.machine.driver import Progress
 from desk.machine.manager import Manager
+from desk.machine.memory_advice import Advice, Memory, Observed, advise
 from desk.machine.model import LEAST_MEMORY_MIB, State
 
 _HEADROOM_BYTES = 48 << 20
@@ -61,14 +63,24 @@ class MemoryUsage:
     pressure_percent: float
     holders: Sequence[Holder]
     history: Sequence[Sample]
+    observed: Sequence[Observed] | None  # None: the engine is an older one, which does not observe
     host_ram_bytes: int | None  # the guest's memory alone
     host_process_bytes: int | None  # with what the virtual machine needs for itself
 
     @property
     def least_mib(self) -> int:
         """The lowest ceiling under which all that is held still has its place."""
-        kernel_bytes = max(0, self.ceiling_mib * _MIB - self.total_bytes)
-        return -(-(kernel_bytes + self.used_bytes + _HEADROOM_BYTES) // _MIB)
+        return -(-(self._kernel_bytes + self.used_bytes + _HEADROOM_BYTES) // _MIB)
+
+    @property
+    def own_bytes(self) -> int:
+        """What the kernel took at the boot, and all that is used now and by no container."""
+        held = sum(holder.held_bytes for holder in self.holders)
+        return self._kernel_bytes + max(0, self.used_bytes - held)
+
+    @property
+    def _kernel_bytes(self) -> int:
+        return max(0, self.ceiling_mib * _MIB - self.total_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,25 @@ class MemoryDial:
             )
         return self._usage(machine)
 
+    def advice(self, name: str) -> Advice:
+        """Return which memory a running machine should have by what its containers held at most.
+
+        Raises ``MachineNotRunning``, ``EngineError``, and ``MachineError`` where the engine is an
+        older one, which does not observe that.
+        """
+        usage = self.usage(name)
+        if usage.observed is None:
+            raise MachineError(
+                f"the engine of machine {name} does not observe what containers hold at most",
+                hint=f"`desk machine upgrade {name}` brings one that does.",
+            )
+        return advise(
+            Memory(usage.ceiling_mib, usage.own_bytes, usage.least_mib),
+            usage.observed,
+            now_s=time.time(),
+            sized=self._manager.open(name).driver.features.sized,
+        )
+
     def _usage(self, machine: Machine) -> MemoryUsage:
         socket = UnixTransport(machine.paths.engine_socket)
         with EngineClient(socket, timeout_s=_ANSWER_S) as client:
@@ -111,6 +142,7 @@ class MemoryDial:
             pressure_percent=float(told["PressurePercent"]),
             holders=[Holder(str(c["Name"]), int(c["Held"])) for c in told["Containers"]],
             history=[_sample(entry) for entry in told["History"]],
+            observed=_observed(told),
             host_ram_bytes=None if live is None else live.resident_bytes(),
             host_process_bytes=machine.driver.host_memory_bytes(),
         )
@@ -213,3 +245,23 @@ def _ceiling_mib(machine: Machine, told: Mapping[str, Any]) -> int:
 
 def _sample(entry: Mapping[str, Any]) -> Sample:
     return Sample(int(entry["Time"]), int(entry["Total"]), int(entry["Used"]), int(entry["Cache"]))
+
+
+def _observed(told: Mapping[str, Any]) -> list[Observed] | None:
+    if "Ended" not in told:
+        return None
+    return [
+        Observed(
+            name=str(entry["Name"]),
+            image=str(entry["Image"]),
+            held_bytes=int(entry.get("Held", 0)),
+            peak_bytes=int(entry["Peak"]),
+            peak_usage_bytes=int(entry["PeakUsage"]),
+            limit_bytes=int(entry["Limit"]),
+            observed_s=float(entry["ObservedSeconds"]),
+            runs=int(entry["Runs"]),
+            started_s=int(entry["StartedNano"]) / 1e9,
+            finished_s=int(entry["FinishedNano"]) / 1e9 if entry["FinishedNano"] else None,
+        )
+        for entry in [*told["Containers"], *told["Ended"]]
+    ]

@@ -19,6 +19,10 @@ from desk.machine.model import State
 
 _GROUP = {
     "active": Entry("machine:active", "Print the name of the machine in use."),
+    "advise": Entry(
+        "machine_advice:advise",
+        "Print which memory a machine should have, by what its containers held at most.",
+    ),
     "clone": Entry(
         "machine_copies:clone",
         "Make a machine with the same images, containers, volumes and settings.",
