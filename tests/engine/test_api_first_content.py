@@ -7,17 +7,28 @@ import io
 import os
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from tests.engine_process import API, Api, EngineProcess, busybox_tar, until
+from tests.engine_process import API, IMAGE, Api, EngineProcess, busybox_tar, until
 
 pytestmark = pytest.mark.root
 
 FILES = 1500
+
+
+@pytest.fixture(autouse=True)
+def no_image_stays(engine: EngineProcess) -> Iterator[None]:
+    """Remove ``filled``: other tests of this engine count images, and layers that are left."""
+    yield
+    engine.remove_everything()
+    for image in engine.api.get("/images/json"):
+        if image["RepoTags"] != [f"{IMAGE}:latest"]:
+            engine.api.delete(f"/images/{image['Id']}", force=True)
 
 
 def image(api: Api, *members: tuple[tarfile.TarInfo, bytes]) -> None:
