@@ -16,6 +16,7 @@ import multiprocessing
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -25,7 +26,6 @@ from pathlib import Path
 
 from desk.agent.acceptor import Acceptor
 from desk.ssh.endpoint import Endpoint
-from desk.ssh.forward import relay
 from desk.ssh.session import Session
 from tests.free_ports import free_port
 from tests.ssh_server import SshServer
@@ -181,10 +181,18 @@ def serve_peer(pipe: Connection[int, None]) -> None:
 def serve_desk(pipe: Connection[int, None], endpoint: Endpoint, target: int) -> None:
     """Forward a local port to ``target`` as the agent does."""
     session = Session.connect(endpoint)
+    session.run("true")  # as the agent begins; see openssh_forward
     acceptor = Acceptor()
     acceptor.start()
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-    acceptor.add(listener, lambda local: relay(local, session.open_tcp("127.0.0.1", target)))
+
+    def serve(local: socket.socket, ended: Callable[[], None]) -> None:
+        session.relay_tcp(
+            local, "127.0.0.1", target, opened=lambda: None,
+            refused=lambda error: sys.exit(error.text), ended=ended,
+        )  # fmt: skip
+
+    acceptor.add(listener, serve)
     pipe.send(listener.getsockname()[1])
     pipe.recv()
     acceptor.close()
@@ -193,15 +201,21 @@ def serve_desk(pipe: Connection[int, None], endpoint: Endpoint, target: int) -> 
 
 @contextlib.contextmanager
 def openssh_forward(server: SshServer, target: int) -> Iterator[int]:
-    """Forward a local port to ``target`` with ``ssh -N -L``; yield the local port."""
+    """Forward a local port to ``target`` with ``ssh -L``; yield the local port.
+
+    It runs a command, too, and not ``-N``: only with a command does sshd send small packets at
+    once, without which a short connection may wait for a late acknowledgement.
+    """
     port, endpoint = free_port(), server.endpoint
     process = subprocess.Popen(
         [
-            *("ssh", "-N", "-F", "none", "-i", str(endpoint.private_key)),
+            *("ssh", "-F", "none", "-i", str(endpoint.private_key)),
             *("-o", f"UserKnownHostsFile={endpoint.known_hosts}", "-o", "IdentitiesOnly=yes"),
             *("-o", "ExitOnForwardFailure=yes", "-p", str(endpoint.port)),
             *("-L", f"127.0.0.1:{port}:127.0.0.1:{target}", f"{endpoint.user}@{endpoint.host}"),
-        ]
+            "read nothing",
+        ],
+        stdin=subprocess.PIPE,
     )
     try:
         deadline = time.monotonic() + 10
@@ -213,7 +227,7 @@ def openssh_forward(server: SshServer, target: int) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait()
+        process.communicate()
 
 
 def _print_rates(

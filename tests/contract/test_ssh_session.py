@@ -11,9 +11,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from queue import Queue
 
 import pytest
 from tests.free_ports import free_port
@@ -21,11 +22,10 @@ from tests.ssh_server import SshServer, ssh_server  # noqa: F401 - a fixture
 
 from desk.errors import HostKeyMismatch, SshError
 from desk.ssh import session as ssh_session
+from desk.ssh.channel import OpenFailure
 from desk.ssh.endpoint import Endpoint
-from desk.ssh.forward import relay
 from desk.ssh.keys import fingerprint, generate_key_pair, write_key_pair, write_known_hosts
 from desk.ssh.session import ChannelError, KeyRefused, Session
-from desk.ssh.wire import OpenFailure
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def echo_listener(tmp_path: Path) -> Iterator[tuple[socket.socket, socket.socket
             threading.Thread(target=echo, args=(connection,), daemon=True).start()
 
     def echo(connection: socket.socket) -> None:
-        with connection:
+        with connection, contextlib.suppress(OSError):  # the client may have gone away
             while data := connection.recv(1 << 16):
                 connection.sendall(data)
             connection.sendall(b"END")
@@ -184,19 +184,54 @@ def test_forbidden_channels_say_so(tmp_path: Path) -> None:
 # --- relaying --------------------------------------------------------------------------------
 
 
-def _relayed(session: Session, port: int) -> socket.socket:
-    """Return one end of a socket pair whose other end is relayed to ``port``."""
+Relayed = Callable[[Session, int], socket.socket]
+
+
+def _by_stream(session: Session, port: int) -> socket.socket:
+    """Return one end of a socket pair whose other end is relayed to ``port``: by a stream that was
+    opened before."""
     ours, theirs = socket.socketpair()
-    remote = session.open_tcp("127.0.0.1", port)
-    threading.Thread(target=relay, args=(theirs, remote), daemon=True).start()
+    session.relay(theirs, session.open_tcp("127.0.0.1", port), ended=lambda: None)
     return ours
 
 
+def _by_itself(session: Session, port: int) -> socket.socket:
+    """Do as above, without a stream."""
+    ours, theirs = socket.socketpair()
+    opened: Queue[ChannelError | None] = Queue()
+    session.relay_tcp(
+        theirs,
+        "127.0.0.1",
+        port,
+        opened=lambda: opened.put(None),
+        refused=opened.put,
+        ended=lambda: None,
+    )
+    assert opened.get(timeout=60) is None
+    return ours
+
+
+def _nothing_is_left(session: Session) -> None:
+    """Wait until the session knows of no relay, and the server has closed every channel."""
+    known = session._wire.relays
+    kinds = (known._openings, known._given_up, known._by_channel, known._by_local, known._closing)
+    deadline = time.monotonic() + 60
+    while any(kinds) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(kinds)
+
+
+relays = pytest.mark.parametrize("relayed", [_by_stream, _by_itself])
+
+
+@relays
 def test_relay_carries_every_byte_both_ways(
-    session: Session, echo_listener: tuple[socket.socket, socket.socket]
+    session: Session,
+    echo_listener: tuple[socket.socket, socket.socket],
+    relayed: Relayed,
 ) -> None:
     data = os.urandom(20_000_000)
-    with _relayed(session, echo_listener[0].getsockname()[1]) as local:
+    with relayed(session, echo_listener[0].getsockname()[1]) as local:
 
         def send() -> None:
             local.sendall(data)
@@ -210,9 +245,10 @@ def test_relay_carries_every_byte_both_ways(
     assert received[-3:] == b"END"
 
 
-def test_relay_holds_a_writer_back_for_a_slow_reader(session: Session) -> None:
+@relays
+def test_relay_holds_a_writer_back_for_a_slow_reader(session: Session, relayed: Relayed) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        local = _relayed(session, listener.getsockname()[1])
+        local = relayed(session, listener.getsockname()[1])
         remote, _ = listener.accept()
         remote.settimeout(0.5)
         sent = 0
@@ -230,9 +266,12 @@ def test_relay_holds_a_writer_back_for_a_slow_reader(session: Session) -> None:
         remote.close()
 
 
-def test_relay_ends_the_remote_side_when_the_client_goes_away(session: Session) -> None:
+@relays
+def test_relay_ends_the_remote_side_when_the_client_goes_away(
+    session: Session, relayed: Relayed
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        local = _relayed(session, listener.getsockname()[1])
+        local = relayed(session, listener.getsockname()[1])
         remote, _ = listener.accept()
         local.sendall(b"x")
         assert remote.recv(1) == b"x"
@@ -249,6 +288,101 @@ def test_relay_ends_the_remote_side_when_the_client_goes_away(session: Session) 
         else:
             pytest.fail("the channel is still open")
         remote.close()
+
+
+def test_relay_tells_why_there_is_no_stream_and_leaves_the_client_alone(session: Session) -> None:
+    told: Queue[ChannelError] = Queue()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        session.relay_tcp(
+            theirs,
+            "127.0.0.1",
+            free_port(),
+            opened=pytest.fail,
+            refused=told.put,
+            ended=pytest.fail,
+        )
+        refusal = told.get(timeout=60)
+        assert refusal.failure is OpenFailure.CONNECT_FAILED
+        assert "Nothing listens there" in refusal.hint
+        theirs.sendall(b"busy")
+        assert ours.recv(10) == b"busy"
+
+
+def test_relay_gives_up_a_server_that_does_not_answer(
+    session: Session,
+    ssh_server: SshServer,  # noqa: F811
+    echo_listener: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A channel that is opened too late is closed again."""
+    monkeypatch.setattr("desk.ssh.forward._OPEN_S", 0.2)
+    told: Queue[ChannelError] = Queue()
+    port = echo_listener[0].getsockname()[1]
+    ours, theirs = socket.socketpair()
+    for pid in ssh_server.session_pids():
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        session.relay_tcp(
+            theirs, "127.0.0.1", port, opened=pytest.fail, refused=told.put, ended=pytest.fail
+        )
+        assert "does not answer" in told.get(timeout=60).text
+    finally:
+        for pid in ssh_server.session_pids():
+            os.kill(pid, signal.SIGCONT)
+    with ours, theirs:
+        assert session.run("true").exit_code == 0
+    _nothing_is_left(session)
+
+
+@relays
+def test_relay_ends_with_the_connection(
+    session: Session,
+    ssh_server: SshServer,  # noqa: F811
+    echo_listener: tuple[socket.socket, socket.socket],
+    relayed: Relayed,
+) -> None:
+    local = relayed(session, echo_listener[0].getsockname()[1])
+    local.sendall(b"hello")
+    assert local.recv(5, socket.MSG_WAITALL) == b"hello"
+    for pid in ssh_server.session_pids():
+        os.kill(pid, signal.SIGKILL)
+    local.settimeout(60)
+    assert local.recv(1) == b""
+    local.close()
+    lost: Queue[ChannelError] = Queue()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert session.ended.wait(60)
+        session.relay_tcp(
+            theirs, "127.0.0.1", 1, opened=pytest.fail, refused=lost.put, ended=pytest.fail
+        )
+        assert "the SSH connection is lost" in lost.get(timeout=60).text
+
+
+def test_many_short_relays_leave_nothing(
+    session: Session, echo_listener: tuple[socket.socket, socket.socket]
+) -> None:
+    port = echo_listener[0].getsockname()[1]
+    right: list[bool] = []
+
+    def many() -> None:
+        for number in range(50):
+            with _by_itself(session, port) as local:
+                word = b"%d" % number
+                local.sendall(word)
+                if number % 2:  # else the client goes away with the answer unread
+                    local.shutdown(socket.SHUT_WR)
+                    answer = b"".join(iter(lambda: local.recv(100), b""))
+                    right.append(answer == word + b"END")
+
+    threads = [threading.Thread(target=many) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert right == [True] * 200
+    _nothing_is_left(session)
 
 
 def test_new_keys_under_load_disturb_nothing(
@@ -269,23 +403,34 @@ def test_new_keys_under_load_disturb_nothing(
                 results.append(stream.recv(4) == b"ping")
                 stream.close()
 
+        def relayed() -> None:
+            for _ in range(20):
+                data = os.urandom(1_000_000)
+                with _by_itself(session, port) as local:
+                    sender = threading.Thread(target=local.sendall, args=(data,))
+                    sender.start()
+                    results.append(local.recv(len(data), socket.MSG_WAITALL) == data)
+                    sender.join()
+
         def bulk() -> None:
             size = len(session.run("head -c 60000000 /dev/zero").stdout)
             results.append(size == 60_000_000)
 
-        threads = [threading.Thread(target=target) for target in (many, many, bulk, bulk)]
+        threads = [threading.Thread(target=target) for target in (many, many, relayed, bulk, bulk)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(60)
-        assert results == [True] * 82
+        assert results == [True] * 102
 
 
 @pytest.mark.parametrize(
     "cipher", ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr"]
 )
-def test_large_contents_are_the_same_with_every_cipher(tmp_path: Path, cipher: str) -> None:
-    """Also while new keys come, which both directions wait for."""
+def test_large_contents_are_the_same_with_every_cipher(
+    tmp_path: Path, cipher: str, echo_listener: tuple[socket.socket, socket.socket]
+) -> None:
+    """Also while new keys come, which both directions wait for, and where it is relayed."""
     data = os.urandom(12_000_001)
     options = (f"Ciphers {cipher}", "RekeyLimit 3M")
     with (
@@ -295,6 +440,11 @@ def test_large_contents_are_the_same_with_every_cipher(tmp_path: Path, cipher: s
         assert session._wire.remote_cipher == cipher
         assert session.run("cat", stdin=data).stdout == data
         assert session.run("cat >&2", stdin=data[:1_000_001]).stderr == data[:1_000_001]
+        with _by_itself(session, echo_listener[0].getsockname()[1]) as local:
+            sender = threading.Thread(target=local.sendall, args=(data,))
+            sender.start()
+            assert local.recv(len(data), socket.MSG_WAITALL) == data
+            sender.join()
 
 
 def test_channel_numbers_are_used_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from desk.agent import wake
-from desk.agent.acceptor import Acceptor
+from desk.agent.acceptor import Acceptor, Handler
 from desk.agent.control import ControlServer, ask
 from desk.agent.gateway import answer_503
 from desk.agent.link import Link, LinkDown
@@ -272,6 +273,17 @@ def test_control_survives_nonsense_and_never_unpickles(tmp_path: Path) -> None:
 # --- listening ---------------------------------------------------------------------------------
 
 
+def in_thread(serve: Callable[[socket.socket], None]) -> Handler:
+    """Return a handler that has each connection served in a thread, and closed after it."""
+
+    def run(connection: socket.socket, ended: Callable[[], None]) -> None:
+        with connection:
+            serve(connection)
+        ended()
+
+    return lambda *given: threading.Thread(target=run, args=given, daemon=True).start()
+
+
 def test_acceptor_serves_closes_and_forgets() -> None:
     def echo(connection: socket.socket) -> None:
         while data := connection.recv(100):
@@ -283,7 +295,7 @@ def test_acceptor_serves_closes_and_forgets() -> None:
     addresses = [one.getsockname(), two.getsockname()]
     try:
         for listener in (one, two):
-            acceptor.add(listener, echo)
+            acceptor.add(listener, in_thread(echo))
         clients = [socket.create_connection(address, 5) for address in addresses]
         for client in clients:
             client.sendall(b"hi")
@@ -313,7 +325,7 @@ def test_acceptor_refuses_what_is_too_much(monkeypatch: pytest.MonkeyPatch) -> N
     acceptor.start()
     listener = socket.create_server(("127.0.0.1", 0))
     try:
-        acceptor.add(listener, wait_for_its_end)
+        acceptor.add(listener, in_thread(wait_for_its_end))
         first = socket.create_connection(listener.getsockname(), 5)
         deadline = time.monotonic() + 60
         while not acceptor.connections and time.monotonic() < deadline:

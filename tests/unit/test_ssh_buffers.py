@@ -73,12 +73,12 @@ def test_what_was_peeked_at_is_there_again_after_a_time_out(
     assert ahead.recv(1) == b""
 
 
-def test_pieces_are_given_out_as_they_came_or_cut() -> None:
+def test_bytes_are_given_out_in_any_pieces() -> None:
     incoming = Incoming()
     for piece in (b"abc", b"", b"defg", b"h"):
         incoming.feed(piece)
     assert len(incoming) == 8
-    assert [bytes(piece) for piece in incoming.take(5)[0]] == [b"abc", b"de"]
+    assert incoming.read(5) == b"abcde"
     assert incoming.read(2) == b"fg"
     assert incoming.read_ready()
     assert incoming.empty() == b"h"
@@ -89,33 +89,6 @@ def test_pieces_are_given_out_as_they_came_or_cut() -> None:
     incoming.close()
     assert incoming.read(100) == b"last"
     assert incoming.read(100) == b""
-    assert incoming.take(100) == ([], 0)
-
-
-def test_what_a_socket_takes_at_once_is_delivered_and_the_rest_kept_in_order() -> None:
-    incoming = Incoming()
-    target, other = socket.socketpair()
-    with target, other:
-        other.settimeout(60)
-        incoming.deliver_to(target, 10)
-        incoming.feed(b"first")
-        assert other.recv(100) == b"first"
-        assert not incoming.read_ready()
-        incoming.feed(b"second")
-        assert other.recv(100) == b"second"
-        assert incoming.take(100) == ([], 11)  # more than 10, so that room is made for it
-        block = bytes(1 << 20)
-        incoming.feed(block)  # more than a socket's buffer holds
-        pieces, delivered = incoming.take(1 << 30)
-        assert delivered + sum(map(len, pieces)) == len(block)
-        assert pieces
-        incoming.feed(b"after it")  # behind what was taken and is not written yet
-        assert [bytes(piece) for piece in incoming.take(100)[0]] == [b"after it"]
-        other.close()
-        incoming.feed(b"for nobody")
-        assert incoming.read(100) == b"for nobody"
-        incoming.close()
-        assert incoming.take(100) == ([], 0)
 
 
 def test_a_reader_is_woken_by_bytes_and_by_the_end() -> None:

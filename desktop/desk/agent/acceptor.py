@@ -1,4 +1,4 @@
-"""One thread that accepts on every listening socket of the agent, and one per connection."""
+"""One thread that accepts on every listening socket of the agent."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import logging
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable
 
@@ -13,11 +14,15 @@ from desk.agent.watched_sockets import WatchedSockets
 
 _log = logging.getLogger(__name__)
 
-MOST_CONNECTIONS = 512
+# Windows' select(2) takes 512 sockets in all (FD_SETSIZE, as Python is built).
+MOST_CONNECTIONS = 448 if sys.platform == "win32" else 512
 _STOP_S = 3.0
 
-Handler = Callable[[socket.socket], None]
-"""Serves one accepted connection in its own thread and closes it."""
+_ACCEPTED_A_TURN = 32
+
+Handler = Callable[[socket.socket, Callable[[], None]], None]
+"""Begins to serve an accepted connection, without waiting; closes it in the end, and calls what it
+was given when it has."""
 
 
 class Acceptor:
@@ -65,17 +70,20 @@ class Acceptor:
         while not self._listeners.stopping:
             self._listeners.settle()
             for listener in self._listeners.readable():
-                self._accept(listener)
+                turn = 0
+                while turn < _ACCEPTED_A_TURN and self._accept(listener):
+                    turn += 1
         self._listeners.close()
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket) -> bool:
+        """Accept a connection; return whether there may be another one."""
         try:
             connection, _address = listener.accept()
         except BlockingIOError:
-            return  # the client gave up in between
+            return False
         except OSError as error:
             _log.warning("cannot accept a connection: %s", error)
-            return
+            return False
         handler = self._listeners.purpose(listener)
         with self._lock:
             if handler is not None and len(self._served) < MOST_CONNECTIONS:
@@ -85,18 +93,13 @@ class Acceptor:
         if handler is None:
             _log.warning("more than %d connections at once; one was refused", MOST_CONNECTIONS)
             reset(connection)
-            return
-        threading.Thread(
-            target=self._serve, args=(connection, handler), name="connection", daemon=True
-        ).start()
+        else:
+            handler(connection, lambda: self._forget(connection))
+        return True
 
-    def _serve(self, connection: socket.socket, handler: Handler) -> None:
-        try:
-            handler(connection)
-        finally:
-            connection.close()
-            with self._lock:
-                self._served.discard(connection)
+    def _forget(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._served.discard(connection)
 
 
 def reset(connection: socket.socket) -> None:

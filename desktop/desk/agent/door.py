@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from desk.agent.spec import EngineAccess
 from desk.errors import SshError
+from desk.ssh.channel import OpenFailure
 from desk.ssh.session import ChannelError, Session
 from desk.ssh.stream import ChannelStream
-from desk.ssh.wire import OpenFailure
 
 _log = logging.getLogger(__name__)
 

@@ -12,11 +12,12 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 from desk.agent.door import EngineDoor, EngineDown, last_words
 from desk.agent.link import Link, LinkDown
 from desk.errors import SshError
-from desk.ssh.forward import relay
+from desk.ssh.session import Session
 from desk.ssh.stream import ChannelStream
 
 _log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ _LONGEST_HEAD_BYTES = 64 * 1024
 
 
 class EngineGateway:
-    """Serves connections to the engine of ``machine``; ``serve`` runs in a thread for each."""
+    """Serves connections to the engine of ``machine``."""
 
     def __init__(self, machine: str, link: Link, door: EngineDoor) -> None:
         self._machine = machine
@@ -38,16 +39,25 @@ class EngineGateway:
         self._lock = threading.Lock()
         self._down_since: float | None = None
 
-    def serve(self, local: socket.socket) -> None:
-        """Copy between ``local`` and the engine until both are done."""
-        try:
-            remote = self._open()
-        except SshError as error:
-            answer_503(local, self._sentence(error))
-            return
-        relay(local, remote, when_silent=lambda: self._explain_silence(remote))
+    def serve(self, local: socket.socket, ended: Callable[[], None]) -> None:
+        """Copy between ``local`` and the engine until both are done, then close it and call
+        ``ended``; returns at once."""
+        threading.Thread(
+            target=self._begin, args=(local, ended), name="connection", daemon=True
+        ).start()
 
-    def _open(self) -> ChannelStream:
+    def _begin(self, local: socket.socket, ended: Callable[[], None]) -> None:
+        try:
+            session, remote = self._open()
+        except SshError as error:
+            try:
+                answer_503(local, self._sentence(error))
+            finally:
+                ended()
+            return
+        session.relay(local, remote, ended=ended, when_silent=lambda: self._explain_silence(remote))
+
+    def _open(self) -> tuple[Session, ChannelStream]:
         """Open an engine connection, waiting for a machine or an engine that is just coming back.
 
         The patience counts from the first failure, so that a client that asks a machine which has
@@ -62,7 +72,8 @@ class EngineGateway:
         deadline = now + patience_s
         while True:
             try:
-                remote = self._door.open(self._link.session(deadline - time.monotonic()))
+                session = self._link.session(deadline - time.monotonic())
+                remote = self._door.open(session)
             except SshError as error:
                 with self._lock:
                     self._down_since = self._down_since or now
@@ -73,7 +84,7 @@ class EngineGateway:
             else:
                 with self._lock:
                     self._down_since = None
-                return remote
+                return session, remote
 
     def _sentence(self, error: SshError) -> str:
         if isinstance(error, EngineDown):

@@ -82,6 +82,12 @@ class Link:
                     raise self._down()
                 self._changed.wait(min(left_s, 0.25))
 
+    @property
+    def present(self) -> Session | None:
+        """The living connection; ``None`` where one must be waited for."""
+        session = self._session
+        return session if session is not None and session.alive else None
+
     def _down(self) -> LinkDown:
         if self._closing:
             return LinkDown("its agent is stopping", hint="Start it with `desk machine start`.")

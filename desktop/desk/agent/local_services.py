@@ -17,7 +17,6 @@ import threading
 from desk.agent.acceptor import MOST_CONNECTIONS
 from desk.agent.guest_mounts import GuestMounts
 from desk.errors import DeskError
-from desk.ssh.forward import relay
 from desk.ssh.session import Session
 from desk.ssh.stream import ChannelStream
 
@@ -46,35 +45,40 @@ class LocalServices:
             return path
         try:
             self._mounts.prepare(session, path)
-            session.listen_unix(path, self._serve)
+            session.listen_unix(path, lambda remote: self._serve(session, remote))
         except DeskError as error:
             _log.warning("containers do not reach this computer: %s. %s", error.text, error.hint)
             return ""
         self._served = session
         return path
 
-    def _serve(self, remote: ChannelStream) -> None:
+    def _serve(self, session: Session, remote: ChannelStream) -> None:
         if not self._room.acquire(blocking=False):
             _log.warning("more than %d connections at once; one was refused", MOST_CONNECTIONS)
             remote.close()
             return
+        local = None
         try:
-            self._carry(remote)
+            local = self._connect(remote)
         except OSError as error:
             _log.info("a container's connection to this computer ended: %s", error)
-        finally:
+        if local is not None:
+            session.relay(local, remote, ended=self._room.release)
+        else:
             remote.close()
             self._room.release()
 
-    def _carry(self, remote: ChannelStream) -> None:
+    def _connect(self, remote: ChannelStream) -> socket.socket | None:
+        """Connect as the engine asks for, and tell it whether that could be done."""
         port = _ordered_port(remote)
         local = _connected(port) if port else None
-        if local is None:
-            remote.sendall(b"-")
-            return
-        with local:
-            remote.sendall(b"+")
-            relay(local, remote)
+        try:
+            remote.sendall(b"-" if local is None else b"+")
+        except OSError:
+            if local is not None:
+                local.close()
+            raise
+        return local
 
 
 def _ordered_port(remote: ChannelStream) -> int:

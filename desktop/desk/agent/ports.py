@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from desk.agent.checkup import Finding
 from desk.agent.datagrams import Datagrams
 from desk.agent.link import Link
 from desk.errors import SshError
-from desk.ssh.forward import relay
+from desk.ssh.session import Session
 
 _log = logging.getLogger(__name__)
 
@@ -257,19 +257,51 @@ class PortForwards:
         if forward.protocol == "udp":
             self._datagrams.add(listener, forward.target, forward.port)
         else:
-            self._acceptor.add(listener, lambda local: self._serve(local, forward))
+            self._acceptor.add(listener, lambda local, ended: self._serve(local, forward, ended))
 
-    def _serve(self, local: socket.socket, forward: Forward) -> None:
+    def _serve(self, local: socket.socket, forward: Forward, ended: Callable[[], None]) -> None:
+        session = self._link.present
+        if session is not None:
+            self._relay(session, local, forward, ended)
+            return
+        threading.Thread(
+            target=self._serve_later, args=(local, forward, ended), name="connection", daemon=True
+        ).start()
+
+    def _serve_later(
+        self, local: socket.socket, forward: Forward, ended: Callable[[], None]
+    ) -> None:
+        """Wait for a machine that is just coming back."""
         try:
             session = self._link.session(_LINK_S)
-            remote = session.open_tcp(forward.target, forward.port)
         except SshError as error:
-            _log.info("a connection to %s was reset: %s", forward, error.text)
-            self._note(forward, error.text)
-            reset(local)
-            return
-        self._note(forward, "")
-        relay(local, remote)
+            self._refuse(local, forward, ended, error)
+        else:
+            self._relay(session, local, forward, ended)
+
+    def _relay(
+        self, session: Session, local: socket.socket, forward: Forward, ended: Callable[[], None]
+    ) -> None:
+        session.relay_tcp(
+            local,
+            forward.target,
+            forward.port,
+            opened=lambda: self._note(forward, ""),
+            refused=lambda error: self._refuse(local, forward, ended, error),
+            ended=ended,
+        )
+
+    def _refuse(
+        self,
+        local: socket.socket,
+        forward: Forward,
+        ended: Callable[[], None],
+        error: SshError,
+    ) -> None:
+        _log.info("a connection to %s was reset: %s", forward, error.text)
+        self._note(forward, error.text)
+        reset(local)
+        ended()
 
     def _note(self, forward: Forward, trouble: str) -> None:
         with self._attempted:

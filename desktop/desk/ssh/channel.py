@@ -1,28 +1,48 @@
-"""paramiko's channels without copies and, where it can be, without a change of threads.
+"""paramiko's channels without copies: what came is kept and given out in the pieces it came in.
 
-What came is kept and given out in the pieces it came in. A channel that was given a socket writes
-there at once, in the thread that reads the connection, as long as the socket takes all; else the
-channel's own reader has the rest.
+A channel that is relayed keeps nothing: ``forward`` takes the place of its buffer.
 """
 
 from __future__ import annotations
 
-import socket
+import enum
 import threading
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import paramiko
 from paramiko.buffered_pipe import PipeTimeout
-from paramiko.common import cMSG_CHANNEL_WINDOW_ADJUST
 from paramiko.message import Message
 
 from desk.ssh.packets import SMALL_BYTES, Payload, Payloads
 
 _PACKETS_A_TURN = 16
-_AT_ONCE: int = getattr(socket, "MSG_DONTWAIT", 0)
-"""The flag that keeps a system call from waiting; Windows has none."""
+_OTHER_THAN_DATA_BYTES = 64  # as paramiko allows
+
+
+class OpenFailure(enum.IntEnum):
+    """Why a server refuses a channel (RFC 4254, 5.1); 0 where it gave no reason."""
+
+    NO_ANSWER = 0
+    PROHIBITED = 1
+    CONNECT_FAILED = 2
+    UNKNOWN_TYPE = 3
+    RESOURCE_SHORTAGE = 4
+
+    @classmethod
+    def _missing_(cls, value: object) -> OpenFailure:
+        return cls.NO_ANSWER
+
+
+class ChannelRefused(Exception):
+    """The server did not open a channel; ``text`` is its own explanation."""
+
+    def __init__(self, failure: OpenFailure, text: str) -> None:
+        super().__init__(text)
+        self.failure = failure
+        self.text = text
 
 
 class Incoming:
@@ -35,16 +55,6 @@ class Incoming:
         self._size = 0
         self._event: Any = None
         self._closed = False
-        self._target: socket.socket | None = None
-        self._held = False  # pieces were taken that may not have arrived yet
-        self._delivered = 0
-        self._told_at = 0
-
-    def deliver_to(self, target: socket.socket, told_at: int) -> None:
-        """Write to ``target`` what comes, while it takes all at once and nothing is before it.
-        After each ``told_at`` bytes a reader is woken, who has to make new room for them."""
-        with self._changed:
-            self._target, self._told_at = target, told_at
 
     def __len__(self) -> int:
         return self._size
@@ -64,43 +74,21 @@ class Incoming:
 
     def feed(self, data: bytes | memoryview) -> None:
         """Add bytes, which nobody changes afterwards."""
-        left = memoryview(data)
-        with self._changed:
-            if self._target is not None and not self._size and not self._held:
-                left = self._deliver(self._target, left)
-            if left:
-                self._pieces.append(left)
-                self._size += len(left)
+        if data:
+            with self._changed:
+                self._pieces.append(memoryview(data))
+                self._size += len(data)
                 self._tell()
-            if left or self._delivered > self._told_at:
                 self._changed.notify()
-
-    def _deliver(self, target: socket.socket, data: memoryview) -> memoryview:
-        """Write what fits; return the rest."""
-        try:
-            sent = target.send(data, _AT_ONCE)
-        except BlockingIOError:
-            return data
-        except OSError:  # whoever writes the rest finds out by himself
-            self._target = None
-            return data
-        self._delivered += sent
-        return data[sent:]
 
     def read_ready(self) -> bool:
         return self._size > 0
 
     def read(self, size: int, timeout: float | None = None) -> bytes:
         """Return up to ``size`` bytes, none at the end. Raises ``PipeTimeout``."""
-        return b"".join(self.take(size, timeout)[0])
-
-    def take(self, size: int, timeout: float | None = None) -> tuple[list[memoryview], int]:
-        """Return up to ``size`` bytes in pieces, and how many were delivered since the last time:
-        both nothing at the end. Raises ``PipeTimeout``."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            self._held = False
-            while not self._size and not self._closed and self._delivered <= self._told_at:
+            while not self._size and not self._closed:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise PipeTimeout
@@ -114,10 +102,8 @@ class Incoming:
                 taken.append(piece)
                 size -= len(piece)
                 self._size -= len(piece)
-            self._held = bool(taken)
-            delivered, self._delivered = self._delivered, 0
             self._tell()
-            return taken, delivered
+        return b"".join(taken)
 
     def empty(self) -> bytes:
         """Return everything that is there."""
@@ -136,42 +122,69 @@ class Incoming:
             self._changed.notify_all()
 
 
+class Relayed(Protocol):
+    """What relays a channel; it is the channel's ``in_buffer``, too."""
+
+    def see_room(self) -> None:
+        """Take note that the server has made room."""
+
+
 class WireChannel(paramiko.Channel):  # type: ignore[misc]  # paramiko has no types
     """One channel of a ``Wire``."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
-        self.in_buffer = Incoming()
-        self.delivered = 0
-        """How many bytes ``receive`` has found delivered."""
+        self.in_buffer: Any = Incoming()
+        self.relay: Relayed | None = None
 
-    def deliver_to(self, target: socket.socket) -> None:
-        """Write to a connected socket what comes, as far as it takes it without waiting.
-        ``receive`` must be called all the same: it gives out the rest, and makes room for more."""
-        if _AT_ONCE:
-            self.in_buffer.deliver_to(target, self.in_window_threshold)
+    def adjust_window(self, message: Message) -> None:
+        """Take the room that the server makes."""
+        self._window_adjust(message)
+        if self.relay is not None:
+            self.relay.see_room()
 
-    def receive(self, size: int) -> list[memoryview]:
-        """Return what has come and was not delivered, up to ``size`` bytes in pieces; nothing at
-        the end. Raises as ``recv`` does."""
-        while True:
-            try:
-                pieces, delivered = self.in_buffer.take(size, self.timeout)
-            except PipeTimeout:
-                raise TimeoutError from None
-            self.delivered += delivered
-            self._make_room(delivered + sum(map(len, pieces)))
-            if pieces or not delivered:
-                return pieces
+    # --- for the one that relays it, in the thread that reads the connection -------------------
 
-    def _make_room(self, size: int) -> None:
+    @property
+    def number(self) -> int:
+        return int(self.chanid)
+
+    @property
+    def most_data_bytes(self) -> int:
+        """How many bytes of data one message may have."""
+        return int(self.out_max_packet_size) - _OTHER_THAN_DATA_BYTES
+
+    @property
+    def room(self) -> int:
+        """How much the server takes, in bytes."""
+        return int(self.out_window_size)
+
+    @room.setter
+    def room(self, size: int) -> None:
+        self.out_window_size = size
+
+    def data(self, content: bytes | memoryview) -> Payload:
+        return Payload.data(self.remote_chanid, content)
+
+    def make_room(self, size: int) -> Payload | None:
+        """Take note of bytes that were passed on; return what makes room for more, once it is
+        worth a message."""
         more = self._check_add_window(size)
-        if more > 0:
-            message = Message()
-            message.add_byte(cMSG_CHANNEL_WINDOW_ADJUST)
-            message.add_int(self.remote_chanid)
-            message.add_int(more)
-            self.transport._send_user_message(message)
+        return Payload.more_room(self.remote_chanid, more) if more > 0 else None
+
+    def end(self) -> list[Payload]:
+        """Return what tells the server that no more data comes."""
+        with self.lock:
+            messages = [] if self.closed else [self._send_eof()]
+        return _payloads(messages)
+
+    def shut(self) -> list[Payload]:
+        """Return what closes the channel; nothing where it is closed."""
+        with self.lock:
+            messages = self._close_internal()
+        return _payloads(messages)
+
+    # --- for everybody else ----------------------------------------------------------------
 
     def send(self, data: Any) -> int:
         """Send what the other side has room for, at least a byte and several packets at a time;
@@ -196,3 +209,7 @@ class WireChannel(paramiko.Channel):  # type: ignore[misc]  # paramiko has no ty
                 Payloads(Payload.data(self.remote_chanid, piece) for piece in pieces)
             )
         return size
+
+
+def _payloads(messages: Iterable[Message | None]) -> list[Payload]:
+    return [Payload(message.asbytes()) for message in messages if message is not None]

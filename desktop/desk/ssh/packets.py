@@ -11,10 +11,10 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from paramiko.common import MSG_CHANNEL_DATA
+from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST
 from paramiko.message import Message
 from paramiko.packet import Packetizer
 from paramiko.ssh_exception import SSHException
@@ -23,12 +23,21 @@ _READ_AHEAD_BYTES = 1 << 19
 _LONGEST_PACKET_BYTES = 1 << 18
 _LENGTH_BYTES = 4
 _BLOCK_BYTES = 16
+_LONGEST_PADDING_BYTES = _BLOCK_BYTES + 3
 _TAG_BYTES = 16
+WINDOW_BYTES = 4 << 20
+MAX_PACKET_BYTES = 1 << 17
 SMALL_BYTES = 4096
 """Messages up to this size wait for each other, and are nobody else's to change."""
 
 _SEQUENCE_MASK = 0xFFFFFFFF
 _DATA_HEAD = struct.Struct("!BII")  # type, channel, content's length
+_CHANNELS = (91, 100)  # the types of the messages of channels (RFC 4250, 4.1.2)
+_WINDOW_ADJUST = struct.Struct("!BII")  # type, channel, bytes
+
+
+def _nothing() -> None:
+    """Let the connection itself wait."""
 
 
 class ReadAhead:
@@ -41,6 +50,8 @@ class ReadAhead:
         self._connection = connection
         self._view = memoryview(bytearray(_READ_AHEAD_BYTES))
         self._start = self._end = 0
+        self.before_reading: Callable[[], None] = _nothing
+        """Called where nothing is left of what was read; it may wait for more to come."""
         self.send = connection.send
         self.settimeout = connection.settimeout
         self.close = connection.close
@@ -73,6 +84,7 @@ class ReadAhead:
     def _fill(self) -> int:
         if self._start == self._end:
             self._start = self._end = 0
+        self.before_reading()
         count = self._connection.recv_into(self._view[self._end :])
         self._end += count
         return count
@@ -99,6 +111,11 @@ class ReceivedData:
         return self._content
 
 
+def _leave(_message: memoryview) -> bool:
+    """Leave the message to paramiko's channels."""
+    return False
+
+
 class Payload(NamedTuple):
     """A message to send, in two parts so that a large content need not be copied to its head."""
 
@@ -113,6 +130,11 @@ class Payload(NamedTuple):
     def data(cls, channel: int, content: bytes | memoryview) -> Payload:
         """Return a message of channel data, for a channel of the server's number."""
         return cls(_DATA_HEAD.pack(MSG_CHANNEL_DATA, channel, len(content)), content)
+
+    @classmethod
+    def more_room(cls, channel: int, size: int) -> Payload:
+        """Return a message that lets the server send so many bytes more."""
+        return cls(_WINDOW_ADJUST.pack(MSG_CHANNEL_WINDOW_ADJUST, channel, size))
 
 
 class Payloads(tuple[Payload, ...]):
@@ -141,29 +163,40 @@ class DataPacketizer(Packetizer):  # type: ignore[misc]  # paramiko has no types
         super().__init__(connection)
         self._ahead = connection
         self._waiting: deque[Payloads] = deque()
+        self.take: Callable[[memoryview], bool] = _leave
+        """Is offered each message of a channel; returns whether it took it."""
 
     # --- receiving -------------------------------------------------------------------------
 
     def read_message(self) -> tuple[int, Any]:
         """Return the next message's type and the message."""
         if not self._Packetizer__aead_in or self._Packetizer__compress_engine_in is not None:
-            message: tuple[int, Any] = super().read_message()
-            return message
-        plain = self._next_packet()
-        number = self._Packetizer__sequence_number_in
-        self._Packetizer__sequence_number_in = (number + 1) & _SEQUENCE_MASK
-        padding, kind = plain[0], plain[1]
+            return self._read_other_message()
+        while True:
+            plain = self._next_packet()
+            number = self._Packetizer__sequence_number_in
+            self._Packetizer__sequence_number_in = (number + 1) & _SEQUENCE_MASK
+            message = memoryview(plain)[1 : len(plain) - plain[0]]
+            if message[0] == MSG_CHANNEL_DATA:
+                _kind, channel, size = _DATA_HEAD.unpack_from(message)
+                if size != len(message) - _DATA_HEAD.size:
+                    raise SSHException("a message of channel data is not as long as it says")
+            if not (_CHANNELS[0] <= message[0] <= _CHANNELS[1] and self.take(message)):
+                break
+        kind = message[0]
         if kind == MSG_CHANNEL_DATA:
-            _kind, channel, size = _DATA_HEAD.unpack_from(plain, 1)
-            start = 1 + _DATA_HEAD.size
-            end = start + size
-            if end > len(plain) - padding:
-                raise SSHException("a message of channel data is shorter than it says")
-            content = memoryview(plain)[start:end]
-            return kind, ReceivedData(channel, content, number)
-        other = Message(plain[2 : len(plain) - padding])
+            return kind, ReceivedData(channel, message[_DATA_HEAD.size :], number)
+        other = Message(bytes(message[1:]))
         other.seqno = number
         return kind, other
+
+    def _read_other_message(self) -> tuple[int, Any]:
+        """Return the next message of a connection whose packets go paramiko's own way."""
+        while True:
+            kind, message = super().read_message()
+            is_channels = _CHANNELS[0] <= kind <= _CHANNELS[1]
+            if not (is_channels and self.take(memoryview(bytes((kind,)) + message.asbytes()))):
+                return kind, message
 
     def _next_packet(self) -> bytes:
         """Return a packet without its cipher: padding's length, message, padding."""
@@ -245,11 +278,14 @@ class DataPacketizer(Packetizer):  # type: ignore[misc]  # paramiko has no types
         """Return packets as they go over the wire; the caller holds the lock for writing."""
         engine, vector = self._Packetizer__block_engine_out, self._Packetizer__iv_out
         parts: list[bytes] = []
+        noise = os.urandom(_LONGEST_PADDING_BYTES * len(payloads))
+        used = 0
         for payload in payloads:
             # At least four bytes, to a whole number of blocks (RFC 4253, 6; RFC 5647, 7.2).
             padding = _BLOCK_BYTES - (1 + payload.size) % _BLOCK_BYTES
             padding += _BLOCK_BYTES if padding < 4 else 0
-            plain = b"".join((bytes((padding,)), *payload, os.urandom(padding)))
+            plain = b"".join((bytes((padding,)), *payload, noise[used : used + padding]))
+            used += padding
             length = len(plain).to_bytes(_LENGTH_BYTES, "big")
             parts += (length, engine.encrypt(vector, plain, length))
             vector = self._inc_iv_counter(vector)

@@ -20,11 +20,11 @@ import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from desk.errors import HostKeyMismatch, SshError
-from desk.ssh.channel import WireChannel
+from desk.ssh.channel import ChannelRefused, OpenFailure, WireChannel
 from desk.ssh.endpoint import Endpoint
 from desk.ssh.keys import fingerprint_of_blob, host_pattern
 from desk.ssh.stream import ChannelStream
-from desk.ssh.wire import ChannelRefused, OpenFailure, Wire
+from desk.ssh.wire import Wire
 
 _KEEPALIVE_INTERVAL_S = 5.0
 _KEEPALIVE_DEADLINE_S = 9.0
@@ -176,6 +176,48 @@ class Session:
         )
         return ChannelStream(channel, by_command=False)
 
+    def relay(
+        self,
+        local: socket.socket,
+        stream: ChannelStream,
+        *,
+        ended: Callable[[], None],
+        when_silent: Callable[[], bytes] | None = None,
+    ) -> None:
+        """Take over both and copy between them until both have ended, then close both and call
+        ``ended``; returns at once.
+
+        An end of data travels as a half-close, so that each direction may go on without the other.
+        ``when_silent`` is called, in a thread of its own, where the machine's side ended without
+        one byte; what it returns goes to the local side.
+        """
+        self._wire.relays.add(local, stream.channel, ended=ended, when_silent=when_silent)
+
+    def relay_tcp(
+        self,
+        local: socket.socket,
+        host: str,
+        port: int,
+        *,
+        opened: Callable[[], None],
+        refused: Callable[[ChannelError], None],
+        ended: Callable[[], None],
+    ) -> None:
+        """Open a stream to a TCP address as the machine sees it and relay it as ``relay`` does;
+        returns at once, and nothing that is called may wait.
+
+        ``opened`` is called when it stands; else only ``refused``, and nothing happened to
+        ``local``.
+        """
+        self._wire.relays.open(
+            local,
+            host,
+            port,
+            opened=opened,
+            refused=lambda refusal: refused(self._refused(refusal, f"{host}:{port}")),
+            ended=ended,
+        )
+
     def listen_unix(
         self, path: str, serve: Callable[[ChannelStream], None], *, timeout_s: float = 15.0
     ) -> None:
@@ -224,22 +266,25 @@ class Session:
         try:
             return opener()
         except ChannelRefused as error:
-            hint = {
-                OpenFailure.PROHIBITED: "Allow it in the machine's sshd_config.",
-                OpenFailure.CONNECT_FAILED: "Nothing listens there, or the login may not use it.",
-                OpenFailure.RESOURCE_SHORTAGE: "Raise MaxSessions in the machine's sshd_config.",
-            }.get(error.failure, "Run `desk machine status` to see whether the machine is well.")
-            raise ChannelError(
-                f"{self._place} does not open {target}: {error.text or error.failure.name}",
-                error.failure,
-                hint=hint,
-            ) from error
+            raise self._refused(error, target) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise ChannelError(
                 f"{self._place} does not open {target}: {_reason(error)}",
                 OpenFailure.NO_ANSWER,
                 hint="Run `desk machine status` to see whether the machine is well.",
             ) from error
+
+    def _refused(self, error: ChannelRefused, target: str) -> ChannelError:
+        hint = {
+            OpenFailure.PROHIBITED: "Allow it in the machine's sshd_config.",
+            OpenFailure.CONNECT_FAILED: "Nothing listens there, or the login may not use it.",
+            OpenFailure.RESOURCE_SHORTAGE: "Raise MaxSessions in the machine's sshd_config.",
+        }.get(error.failure, "Run `desk machine status` to see whether the machine is well.")
+        return ChannelError(
+            f"{self._place} does not open {target}: {error.text or error.failure.name}",
+            error.failure,
+            hint=hint,
+        )
 
     @property
     def _place(self) -> str:

@@ -35,6 +35,11 @@ class ChannelStream:
         self.by_command = by_command
         """Whether a command is at the other end, which says why it ended; else it is a socket."""
 
+    @property
+    def channel(self) -> WireChannel:
+        """The channel, for whoever takes over to relay it."""
+        return self._channel
+
     # --- a socket's calls ------------------------------------------------------------------
 
     def recv(self, size: int, /) -> bytes:
@@ -43,23 +48,6 @@ class ChannelStream:
         except _LOST as error:
             raise _reset(error) from error
         return data
-
-    def deliver_to(self, target: socket.socket) -> None:
-        """Write to ``target`` what comes, as far as that can be done without waiting; ``receive``
-        gives out the rest and must be called all the same."""
-        self._channel.deliver_to(target)
-
-    @property
-    def delivered(self) -> int:
-        """How many bytes ``receive`` has found delivered."""
-        return self._channel.delivered
-
-    def receive(self, size: int, /) -> list[memoryview]:
-        """Return up to ``size`` bytes in the pieces in which they came; none at the end."""
-        try:
-            return self._channel.receive(size)
-        except _LOST as error:
-            raise _reset(error) from error
 
     def recv_into(self, buffer: Any, nbytes: int = 0, /) -> int:
         view = memoryview(buffer).cast("B")

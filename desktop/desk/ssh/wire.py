@@ -7,33 +7,40 @@ Everything that reaches into paramiko's protected parts is in this module, ``pac
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import paramiko
 from paramiko.common import (
     MSG_CHANNEL_OPEN,
     MSG_CHANNEL_OPEN_FAILURE,
+    MSG_CHANNEL_WINDOW_ADJUST,
     cMSG_CHANNEL_OPEN,
     cMSG_CHANNEL_OPEN_SUCCESS,
     cMSG_GLOBAL_REQUEST,
 )
 from paramiko.message import Message
 
-from desk.ssh.channel import WireChannel
-from desk.ssh.packets import SMALL_BYTES, DataPacketizer, Payload, Payloads, ReadAhead
+from desk.ssh.channel import ChannelRefused, OpenFailure, WireChannel
+from desk.ssh.forward import Relays
+from desk.ssh.packets import (
+    MAX_PACKET_BYTES,
+    SMALL_BYTES,
+    WINDOW_BYTES,
+    DataPacketizer,
+    Payload,
+    Payloads,
+    ReadAhead,
+)
 
 # paramiko logs what it also raises, with stack traces; the errors that this package raises say it.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
-WINDOW_BYTES = 4 << 20
-MAX_PACKET_BYTES = 1 << 17
 _CHANNEL_NUMBERS = 1 << 16
 _LIMIT_S = 1.0 if sys.platform == "win32" else None
 """On Windows a reader may sleep on when its socket is shut down, and has to look by itself."""
@@ -53,32 +60,14 @@ DIGESTS = (
 )
 
 
-class OpenFailure(enum.IntEnum):
-    """Why a server refuses a channel (RFC 4254, 5.1); 0 where it gave no reason."""
-
-    NO_ANSWER = 0
-    PROHIBITED = 1
-    CONNECT_FAILED = 2
-    UNKNOWN_TYPE = 3
-    RESOURCE_SHORTAGE = 4
-
-    @classmethod
-    def _missing_(cls, value: object) -> OpenFailure:
-        return cls.NO_ANSWER
-
-
-class ChannelRefused(Exception):
-    """The server did not open a channel; ``text`` is its own explanation."""
-
-    def __init__(self, failure: OpenFailure, text: str) -> None:
-        super().__init__(text)
-        self.failure = failure
-        self.text = text
-
-
 class Wire(paramiko.Transport):  # type: ignore[misc]
     """One SSH connection over ``connection``; ``ended`` is set when it is over, however that
     came about."""
+
+    _channel_handler_table: ClassVar[dict[int, Any]] = {
+        **paramiko.Transport._channel_handler_table,
+        MSG_CHANNEL_WINDOW_ADJUST: WireChannel.adjust_window,
+    }
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(
@@ -90,6 +79,7 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
         self.ended = threading.Event()
         self._channel_counter: int
         self._connection = connection
+        self.relays = Relays(connection, self)
         self._ping_lock = threading.Lock()
         self._refusals: dict[int, ChannelRefused] = {}
         self._note_failure = self._handler_table[MSG_CHANNEL_OPEN_FAILURE]
@@ -106,19 +96,25 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
             super().run()
         finally:
             self.ended.set()
+            self.relays.close()
 
     def calm(self) -> None:
-        """Wait without a time limit once the handshake is over, which spares each read and write a
-        system call. ``abort`` wakes whoever waits."""
+        """Wait without a time limit once the handshake is over, and serve the relays while waiting.
+        ``abort`` wakes whoever waits."""
         self._connection.settimeout(_LIMIT_S)
+        self.packetizer.take = self.relays.take
+        self.sock.before_reading = self.relays.wait
 
     def abort(self) -> None:
         """End the connection without a word to the server; wakes every thread that uses it."""
         with contextlib.suppress(OSError):  # the other side may have been first
             self._connection.shutdown(socket.SHUT_RDWR)
         self.packetizer.close()
+        self.relays.wake()
         if self.is_alive() and threading.current_thread() is not self:
             self.join(timeout=5.0)
+        if not self.is_alive():
+            self.relays.close()
 
     def _send_user_message(self, message: Message) -> None:
         self.send_payloads(Payloads([Payload(message.asbytes())]))
@@ -140,6 +136,10 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
             super()._send_user_message(payloads)
         elif is_small:
             self.packetizer.send_waiting()
+
+    def may_send(self) -> bool:
+        """Whether a message can go out now, without waiting for keys to be agreed on."""
+        return bool(self.clear_to_send.is_set()) and not self.packetizer.closed
 
     def ping(self, timeout_s: float) -> bool:
         """Ask the server for a sign of life; return whether it came in time."""
