@@ -49,8 +49,9 @@ def report(title: str, items: Iterable[str]) -> None:
         render.out("")
 
 
-def reclaimed(session: Session, size_bytes: int) -> None:
-    """Tell what the disk got back, and what it will get when the bin is emptied."""
+def reclaimed(session: Session, host_disk: HostDisk, size_bytes: int) -> None:
+    """Tell what the machine's disk got back, what it will get when the bin is emptied, and what
+    this computer got back."""
     render.out(f"Total reclaimed space: {human_size(size_bytes)}")
     group = session.client.connection.bin_group
     entries = session.client.bin.contents()["Entries"]
@@ -60,6 +61,7 @@ def reclaimed(session: Session, size_bytes: int) -> None:
             f"{human_size(kept)} more when the bin is emptied; `desk undo` brings it back,"
             " `desk undo --empty` frees it now."
         )
+    host_disk.tell(size_bytes)
 
 
 def deleted_images(answer: Mapping[str, Any]) -> list[str]:
@@ -78,9 +80,10 @@ def deleted_images(answer: Mapping[str, Any]) -> list[str]:
 def containers(session: Session, force: bool, filters: tuple[str, ...]) -> None:
     """Remove all stopped containers."""
     if agreed("This will remove all stopped containers.", force=force):
+        host_disk = HostDisk(session)
         answer = session.removing_client.containers.prune(filters=parse_filters(filters))
         report("Deleted Containers", answer.get("ContainersDeleted") or ())
-        reclaimed(session, answer.get("SpaceReclaimed") or 0)
+        reclaimed(session, host_disk, answer.get("SpaceReclaimed") or 0)
 
 
 @click.command("prune", cls=DeskCommand, example="desk image prune -a")
@@ -93,9 +96,10 @@ def images(session: Session, all_: bool, force: bool, filters: tuple[str, ...]) 
     kind = "images without at least one container" if all_ else "images without a name"
     if agreed(f"This will remove all {kind}.", force=force):
         wanted = {**parse_filters(filters), "dangling": ["false" if all_ else "true"]}
+        host_disk = HostDisk(session)
         answer = session.removing_client.images.prune(filters=wanted)
         report("Deleted Images", deleted_images(answer))
-        reclaimed(session, answer.get("SpaceReclaimed") or 0)
+        reclaimed(session, host_disk, answer.get("SpaceReclaimed") or 0)
 
 
 @click.command("prune", cls=DeskCommand, example="desk network prune")
@@ -121,9 +125,10 @@ def volumes(session: Session, all_: bool, force: bool, filters: tuple[str, ...])
         wanted = parse_filters(filters)
         if all_:
             wanted["all"] = ["true"]
+        host_disk = HostDisk(session)
         answer = session.removing_client.volumes.prune(filters=wanted)
         report("Deleted Volumes", answer.get("VolumesDeleted") or ())
-        reclaimed(session, answer.get("SpaceReclaimed") or 0)
+        reclaimed(session, host_disk, answer.get("SpaceReclaimed") or 0)
 
 
 @click.command("prune", cls=DeskCommand, example="desk system prune --volumes")
@@ -164,5 +169,4 @@ def system(
     answer = client.images.prune(filters={**wanted, "dangling": ["false" if all_ else "true"]})
     report("Deleted Images", deleted_images(answer))
     total += answer.get("SpaceReclaimed") or 0
-    reclaimed(session, total)
-    host_disk.tell(total)
+    reclaimed(session, host_disk, total)
