@@ -11,6 +11,8 @@ import pytest
 from tests.guest_image import guest_image
 from tests.laptop import Host
 
+from desk.machine.copies import copy_disk
+
 __all__ = ["guest_image"]
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -107,3 +109,24 @@ def test_a_snapshot_comes_back_under_another_name_and_on_another_computer(
     laptop("machine", "rename", "work", "box")
     laptop("machine", "start", "box")
     assert laptop.note("box") == "good"
+
+
+def test_a_disk_of_another_machine_is_refused_and_stays_as_it_is(laptop: Laptop) -> None:
+    for name in ("mine", "other"):
+        laptop("machine", "create", "--disk", "1g", "-o", "accelerator=tcg", name)
+        laptop("machine", "start", name)
+        laptop("machine", "stop", name)
+    mine, other = (laptop.host.home / "machines" / name / "data.img" for name in ("mine", "other"))
+    kept = mine.rename(mine.with_name("kept.img"))
+    copy_disk(other, mine)
+    before = mine.stat().st_mtime_ns
+    told = laptop("machine", "start", "mine", code=1)
+    assert "is not the disk of machine mine: it belongs to another machine" in told
+    assert "Put the machine's own file back" in told
+    assert mine.stat().st_mtime_ns == before
+    with mine.open("wb") as disk:
+        disk.truncate(1 << 30)
+    assert "it has no file system of Desk" in laptop("machine", "start", "mine", code=1)
+    kept.rename(mine)
+    laptop("machine", "start", "mine")
+    laptop("machine", "rm", "-f", "mine", "other")

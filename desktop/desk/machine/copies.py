@@ -19,6 +19,7 @@ from pathlib import Path
 from desk.errors import Conflict, MachineError, NotFound, UsageError
 from desk.machine.coming_up import Machine
 from desk.machine.driver import Progress
+from desk.machine.drivers.qemu_disk import FACT_FILE_SYSTEM
 from desk.machine.manager import Manager
 from desk.machine.model import State, check_name
 from desk.machine.process import write_whole
@@ -150,6 +151,7 @@ class MachineCopies:
             with _named_errors(machine.paths.data_disk):
                 unfinished.unlink(missing_ok=True)
                 copy_disk(source, unfinished)
+                self._manager.update_facts(machine, {FACT_FILE_SYSTEM: ""})
                 unfinished.replace(machine.paths.data_disk)
 
     def remove_snapshot(self, name: str, snapshot: str) -> None:

@@ -19,7 +19,7 @@ from desk.errors import DriverError, MachineError, UsageError
 from desk.machine import console, ports, process
 from desk.machine.driver import Features, Progress
 from desk.machine.drivers.options import check_known, port_option
-from desk.machine.drivers.qemu_disk import QemuDisk
+from desk.machine.drivers.qemu_disk import FACT_FILE_SYSTEM, QemuDisk, file_system_id
 from desk.machine.drivers.qemu_memory import FACT_BOOT, FACT_PLUG, QemuMemory, host_memory_mib
 from desk.machine.drivers.table import DriverContext
 from desk.machine.engine_settings import ENGINE_OPTIONS, check_engine_options
@@ -286,6 +286,8 @@ class QemuDriver:
                 self._qmp("quit")
                 running.wait_gone(_QMP_GRACE_S)
         self.kill()
+        with contextlib.suppress(MachineError):  # it is missing, say: the next start tells
+            self._note_file_system(file_system_id(self._paths.data_disk))
 
     def _press_power_button(self, running: process.Process, grace_s: float) -> None:
         """Press it again each second: a guest in mid-boot has nobody yet who would notice."""
@@ -412,6 +414,24 @@ class QemuDriver:
                 hint=f"Restore the file from a backup, or a snapshot with `desk machine restore "
                 f"{self._name}`.",
             )
+        self._check_file_system()
+
+    def _check_file_system(self) -> None:
+        """Refuse a disk that is not the machine's own, before anything writes to it."""
+        own, found = self._record.get(FACT_FILE_SYSTEM), file_system_id(self._paths.data_disk)
+        if own and found != own:
+            owner = "belongs to another machine" if found else "has no file system of Desk"
+            raise MachineError(
+                f"{self._paths.data_disk} is not the disk of machine {self._name}: it {owner}",
+                hint="Put the machine's own file back; `desk machine export` and `import` bring a"
+                " machine from elsewhere, and `desk machine clone` copies one.",
+            )
+        self._note_file_system(found)
+
+    def _note_file_system(self, found: str) -> None:
+        """Remember which file system is the machine's, once there is one."""
+        if found and self._record.get(FACT_FILE_SYSTEM) != found:
+            self._record.update({FACT_FILE_SYSTEM: found})
 
     def _port(self) -> int:
         return int(self._record.get("ssh_port") or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
 from desk.errors import MachineError
@@ -10,6 +11,30 @@ from desk.machine.drivers.qemu_memory import Qmp
 from desk.machine.qemu_command import DATA_NODE
 
 _GIB = 1 << 30
+FACT_FILE_SYSTEM = "file_system"
+"""Which file system the machine's disk had last, as ``file_system_id`` tells it."""
+
+# ext4's superblock (fs/ext4/ext4.h, struct ext4_super_block): where it is, its magic, its UUID.
+_SUPERBLOCK_AT, _SUPERBLOCK_BYTES = 1024, 1024
+_MAGIC_AT, _MAGIC = 0x38, b"\x53\xef"
+_UUID_AT, _UUID_BYTES = 0x68, 16
+
+
+def file_system_id(file: Path) -> str:
+    """Return the UUID of the file system that was made on a disk at its first boot; empty where
+    there is none yet. Copies of the disk have the same. Raises ``MachineError``."""
+    try:
+        with file.open("rb") as disk:
+            disk.seek(_SUPERBLOCK_AT)
+            block = disk.read(_SUPERBLOCK_BYTES)
+    except OSError as error:
+        raise MachineError(
+            f"{file} cannot be read: {error.strerror}",
+            hint="Give yourself the permission to read and write it, or restore it from a backup.",
+        ) from error
+    if block[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] != _MAGIC:
+        return ""
+    return str(uuid.UUID(bytes=block[_UUID_AT : _UUID_AT + _UUID_BYTES]))
 
 
 class QemuDisk:
