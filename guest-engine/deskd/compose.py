@@ -38,6 +38,7 @@ from deskd.services.containers.memory_fit import MemoryFit
 from deskd.services.containers.memory_peaks import MemoryPeaks
 from deskd.services.containers.observing import Observing
 from deskd.services.containers.out_of_memory import MemoryWatching
+from deskd.services.containers.power import PowerPolicy
 from deskd.services.containers.recovery import Recovery
 from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.containers.remapping import Remapping
@@ -145,7 +146,7 @@ class Daemon:
         from deskd.domain.network import NetworkRecord
         from deskd.domain.state import ContainerRecord
         from deskd.network.service import NetworkService
-        from deskd.runtime.resources import CgroupResources
+        from deskd.runtime.resources import CgroupResources, ContainersCgroup
         from deskd.storage.snapshots import Snapshots
 
         settings, machine = self._settings, look_at_machine()
@@ -222,6 +223,10 @@ class Daemon:
         stack.push_async_callback(lifecycle.close)
         restart = MachineRestart(registry, lifecycle, folders, database)
         stack.push_async_callback(restart.close)
+        power = PowerPolicy(
+            registry, lifecycle, ContainersCgroup(settings.cgroup_parent), events, database
+        )
+        stack.push_async_callback(power.close)
         files = Files(registry, runtime, roots, self._data, remapping, volumes)
         content = FirstContent(runtime, roots, self._data, remapping, volumes)
         inspection = Inspection(registry, catalog, roots, self._data)
@@ -280,6 +285,7 @@ class Daemon:
             memory_fit=memory_fit,
             disk_use=disk_use,
             restart=restart,
+            power=power,
             bin=bin_,
         )
         recovery = Recovery(
@@ -287,6 +293,7 @@ class Daemon:
         )
         await recovery.restore()
         memory_use.start()
+        await power.start()
         bin_.start()
         disk_use.start()
         return engine, network

@@ -17,6 +17,7 @@ from deskd.api.routes.bin import BinEntries
 from deskd.api.routes.publishing import FolderAnswerBody, PortAnswer
 from deskd.domain import fault
 from deskd.services.containers.machine_restart import RestartRequest
+from deskd.services.containers.power import LEASE_S, LEAST_NANO_CPUS, PowerReport, Source
 
 FILE = Path(__file__).parents[2] / "docs" / "desk-api.json"
 API: dict[str, Any] = json.loads(FILE.read_text())
@@ -58,6 +59,7 @@ def test_handlers_are_named_as_in_the_file() -> None:
         ("FolderAnswer", FolderAnswerBody),
         ("RestartRequest", RestartRequest),
         ("BinEntries", BinEntries),
+        ("PowerReport", PowerReport),
     ],
 )
 def test_its_structures_are_the_engines(name: str, structure: type[msgspec.Struct]) -> None:
@@ -97,6 +99,10 @@ def test_answers_that_can_be_given_are_its_enumerations() -> None:
         if name.endswith("Ms")
     }
     assert longest == {fault.LONGEST_LATENCY_MS}
+    report = SCHEMAS["PowerReport"]["properties"]
+    assert report["Source"]["enum"] == list(Source)
+    assert str(LEAST_NANO_CPUS) in report["NanoCpus"]["description"]
+    assert f"{LEASE_S:.0f} s" in OPERATIONS["POST", "/desk/power"]["description"]
 
 
 def _references(part: Any) -> Iterator[str]:

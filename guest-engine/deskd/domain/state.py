@@ -93,6 +93,8 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What the engine knows of a container's process. Times are nanoseconds, 0 is never.
 
     ``memory_peak`` is of all its runs so far; ``None`` until one was looked at.
+    ``frozen_for_power``: the power policy paused it, nobody else. ``runs_on_battery``: somebody
+    started or unpaused it since the laptop was last switched to its battery.
     """
 
     status: Status = Status.CREATED
@@ -106,6 +108,13 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     manually_stopped: bool = False
     health: Health | None = None
     memory_peak: MemoryPeak | None = None
+    frozen_for_power: bool = False
+    runs_on_battery: bool = False
+
+    @property
+    def held_by_power(self) -> bool:
+        """Paused by the power policy, which ends that, too."""
+        return self.status is Status.PAUSED and self.frozen_for_power
 
     @property
     def running(self) -> bool:

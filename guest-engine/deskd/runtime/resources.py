@@ -9,11 +9,35 @@ from deskd.domain.container import HostConfig
 from deskd.errors import Conflict
 from deskd.kernel.cgroup import Cgroup, cgroup_at
 from deskd.kernel.cgroup.hierarchy import Hierarchy, detect
+from deskd.kernel.cgroup.limits import UNLIMITED, Limits
 from deskd.kernel.cgroup.memory import MemoryReading
 from deskd.kernel.cgroup.oom import OomWatch
 from deskd.kernel.cgroup.stats import read_stats
 from deskd.runtime import resource_rules
 from deskd.runtime.spec import DEFAULT_CGROUP_PARENT
+
+_PERIOD_US = 100_000  # the kernel's own default
+
+
+class ContainersCgroup:
+    """The cgroup in which all containers are that have no ``HostConfig.CgroupParent`` of their own;
+    implements ``ContainersCpu``."""
+
+    def __init__(self, parent: str = "", hierarchy: Hierarchy | None = None) -> None:
+        above, _, name = (parent or DEFAULT_CGROUP_PARENT).strip("/").rpartition("/")
+        self._cgroup = cgroup_at(hierarchy or detect(), above, name)
+
+    def cap(self, nano_cpus: int) -> None:
+        """Limit the CPU time of all containers together, in billionths of a CPU; 0 ends that."""
+        if not nano_cpus and not self.capped():
+            return
+        self._cgroup.create()
+        quota_us = nano_cpus * _PERIOD_US // 1_000_000_000 or UNLIMITED
+        self._cgroup.apply(Limits(cpu_quota_us=quota_us, cpu_period_us=_PERIOD_US), devices=False)
+
+    def capped(self) -> int:
+        """Return the limit that is in force, 0 where there is none."""
+        return self._cgroup.nano_cpus() if self._cgroup.exists() else 0
 
 
 class CgroupResources:

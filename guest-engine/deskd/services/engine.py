@@ -16,6 +16,7 @@ from deskd.services.containers.machine_restart import MachineRestart
 from deskd.services.containers.memory_fit import MemoryFit
 from deskd.services.containers.observing import Observing
 from deskd.services.containers.out_of_memory import MemoryWatching
+from deskd.services.containers.power import PowerPolicy
 from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.containers.updating import Updating
 from deskd.services.disk_use import DiskUse
@@ -62,5 +63,6 @@ class Engine(Record):
     memory_use: MemoryUse
     memory_fit: MemoryFit
     restart: MachineRestart
+    power: PowerPolicy
     disk_use: DiskUse
     bin: Bin

@@ -130,6 +130,14 @@ class Resources(Protocol):
     def remove(self, key: str) -> None: ...
 
 
+class ContainersCpu(Protocol):
+    """The CPU time of all containers together, in billionths of a CPU; 0 is no limit. Both raise
+    ``DeskdError`` where the kernel has no such limit or refuses it."""
+
+    def cap(self, nano_cpus: int) -> None: ...
+    def capped(self) -> int: ...
+
+
 # --- network ------------------------------------------------------------------------------------
 
 

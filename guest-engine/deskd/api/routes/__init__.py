@@ -100,6 +100,9 @@ ROUTES: tuple[Route, ...] = (
     # Desk's own: a restart of the machine that gives back what ran
     Route("POST", "/desk/restart", "machine_restart:prepare"),
     Route("GET", "/desk/restart", "machine_restart:report"),
+    # Desk's own: less work while the laptop runs on its battery
+    Route("GET", "/desk/power", "power:state"),
+    Route("POST", "/desk/power", "power:tell"),
     # what a Docker engine without a swarm or plugins answers
     Route("GET", "/plugins", "system:plugins"),
     Route("GET", "/swarm", "system:no_swarm"),

@@ -132,6 +132,13 @@ class CgroupV1:
             if text:
                 files.write_limit(self.directory("cpuset"), name, text, "a CPU set")
 
+    def nano_cpus(self) -> int:
+        """Return the limit of CPU time in billionths of a CPU, 0 where there is none."""
+        directory = self.directory("cpu")
+        quota_us = files.read_number(f"{directory}/cpu.cfs_quota_us", -1)
+        period_us = files.read_number(f"{directory}/cpu.cfs_period_us")
+        return quota_us * 1_000_000_000 // period_us if quota_us > 0 and period_us else 0
+
     def _apply_realtime(self, limits: Limits) -> None:
         directory = self.directory("cpu")
         if limits.cpu_rt_period_us:

@@ -120,6 +120,11 @@ class CgroupV2:
                 value = f"{item.major}:{item.minor} {key}={item.rate or 'max'}"
                 files.write_limit(self.path, "io.max", value, "a device rate limit")
 
+    def nano_cpus(self) -> int:
+        """Return the limit of CPU time in billionths of a CPU, 0 where there is none."""
+        quota, _, period = files.read(f"{self.path}/cpu.max").partition(" ")
+        return int(quota) * 1_000_000_000 // int(period) if quota.isdigit() else 0
+
     def join(self) -> None:
         """Move this process in."""
         files.write(f"{self.path}/cgroup.procs", "0")

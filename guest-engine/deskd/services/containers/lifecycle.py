@@ -129,6 +129,8 @@ class Lifecycle:
         container.ends_with_machine = container.starts_again = False
         state.pid, state.exit_code, state.error = process.pid, 0, ""
         state.oom_killed, state.out_of_memory, state.started_at_ns = False, None, started_at_ns
+        state.frozen_for_power = False
+        state.runs_on_battery |= by_hand
         container.process = process
         self._peaks.began(container)
         self._health.begin(container, fresh=True)
@@ -340,7 +342,7 @@ class Lifecycle:
         if await self._stop_restarting(container):
             return
         if container.record.state.status is Status.PAUSED:
-            await self.unpause(container.id)
+            await self.unpause(container.id, by_hand=False)
         ended = container.next_exit()
         if container.process is None:
             ended.cancel()
@@ -412,7 +414,7 @@ class Lifecycle:
             container.record.state.status is Status.PAUSED
         ):
             # A frozen process cannot die; Docker lets it.
-            await self.unpause(container.id)
+            await self.unpause(container.id, by_hand=False)
         if not deadly:
             ended.cancel()
             return
@@ -433,7 +435,7 @@ class Lifecycle:
             await self.start(container.id)
         self._registry.tell(container, "restart")
 
-    async def pause(self, reference: str) -> None:
+    async def pause(self, reference: str, *, for_power: bool = False) -> None:
         """Freeze all processes. Raises ``Conflict`` where it does not run or is paused."""
         container = self._registry.get(reference)
         async with container.lock:
@@ -448,11 +450,12 @@ class Lifecycle:
                 raise Conflict(f"container {container.id} is not running")
             await in_cgroup(container, self._resources.pause)
             container.record.move(Status.PAUSED)
+            container.record.state.frozen_for_power = for_power
             self._health.end(container)
             self._registry.save(container)
             self._registry.tell(container, "pause")
 
-    async def unpause(self, reference: str) -> None:
+    async def unpause(self, reference: str, *, by_hand: bool = True) -> None:
         """Thaw all processes. Raises ``Conflict`` where it is not paused."""
         container = self._registry.get(reference)
         async with container.lock:
@@ -460,6 +463,8 @@ class Lifecycle:
                 raise Conflict(f"Container {container.id} is not paused")
             await in_cgroup(container, self._resources.resume)
             container.record.move(Status.RUNNING)
+            container.record.state.frozen_for_power = False
+            container.record.state.runs_on_battery |= by_hand
             self._health.begin(container)
             self._registry.save(container)
             self._registry.tell(container, "unpause")

@@ -3,7 +3,8 @@
 ``prepare`` stops the containers and keeps in the database which ran, in the order of their starts.
 The next engine starts them again in that order, pauses those that were paused, and tells what
 became of each. Restart policies and ``--rm`` count for nothing meanwhile: the machine's restart is
-no end of a container. An engine that dies on the way leaves the rest to the next one.
+no end of a container. An engine that dies on the way leaves the rest to the next one. What the
+power policy froze counts as running: the policy decides anew, as soon as it is told of the power.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class MachineRestart:
             for entry in self._plan.entries
             if not entry.done and entry.id not in now and self._registry.find(entry.id)
         ]
-        running = [_Entry(c.id, c.name, str(c.record.state.status)) for c in active]
+        running = [_Entry(c.id, c.name, _own_status(c)) for c in active]
         self._plan = _Plan(owed + running, waiting=True)
         self._save()
 
@@ -176,7 +177,7 @@ class MachineRestart:
 
     def _status(self, entry: _Entry) -> str:
         container = self._registry.find(entry.id)
-        return _REMOVED if container is None else str(container.record.state.status)
+        return _REMOVED if container is None else _own_status(container)
 
     async def close(self) -> None:
         """Start nothing more; what is left is the next engine's."""
@@ -187,6 +188,11 @@ class MachineRestart:
 
     def _save(self) -> None:
         self._database.set_meta(_KEY, msgspec.json.encode(self._plan).decode())
+
+
+def _own_status(container: Container) -> str:
+    state = container.record.state
+    return str(Status.RUNNING if state.held_by_power else state.status)
 
 
 def _started(container: Container) -> tuple[int, int]:
