@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from desk.machine.disks import MachineDisks
     from desk.machine.manager import Manager
     from desk.machine.memory import MemoryDial
+    from desk.machine.power import PowerControl
     from desk.machine.settings_change import MachineSettings
     from desk.machine.upgrades import Upgrades
 
@@ -93,6 +94,13 @@ class Desk:
         from desk.machine.settings_change import MachineSettings
 
         return MachineSettings(self.manager, self.memory, self.disks)
+
+    @cached_property
+    def power(self) -> PowerControl:
+        """What machines do while this computer is on its battery."""
+        from desk.machine.power import PowerControl
+
+        return PowerControl(self.manager, self.machine_settings)
 
     @cached_property
     def copies(self) -> MachineCopies:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from desk.agent.gateway import answer_503
 from desk.agent.link import Link, LinkDown
 from desk.agent.pidfile import PidFile
 from desk.agent.ports import Forward, wanted_forwards
-from desk.agent.spec import AgentSpec, EngineAccess
+from desk.agent.spec import AgentSpec, EngineAccess, PowerWishes
 from desk.errors import Conflict, MachineError
 from desk.ssh.endpoint import Endpoint
 
@@ -99,6 +100,8 @@ def test_forwards_are_written_as_docker_writes_them() -> None:
 def test_instructions_survive_the_way_to_the_agent() -> None:
     endpoint = Endpoint("h", 22, "u", Path("/k"), Path("/kh"))
     spec = AgentSpec("m", endpoint, EngineAccess(socket="/s", command="c d"))
+    assert AgentSpec.from_json(spec.to_json()) == spec
+    spec = replace(spec, power=PowerWishes("battery", 5 * 10**8))
     assert AgentSpec.from_json(spec.to_json()) == spec
 
 
@@ -233,11 +236,16 @@ def test_control_requests_and_errors(tmp_path: Path) -> None:
 
     path = tmp_path / "agent.sock"
     path.write_text("left by a dead agent")
-    server = ControlServer(path, {"add": lambda: {"sum": 3}, "fail": fail})
+    taken: list[object] = []
+    server = ControlServer(path, {"add": lambda: {"sum": 3}, "fail": fail}, {"take": taken.append})
     server.start()
     try:
         assert path.stat().st_mode & 0o777 == 0o600
         assert ask(path, "add") == {"sum": 3}
+        assert ask(path, "take", value={"a": 1}) is None
+        assert taken == [{"a": 1}]
+        with pytest.raises(MachineError, match="cannot do 'take'"):
+            ask(path, "take")
         with pytest.raises(MachineError, match="it is broken") as caught:
             ask(path, "fail")
         assert caught.value.hint == "Mend it."

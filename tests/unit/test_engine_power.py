@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deskd.domain.state import ContainerRecord
-from deskd.errors import Unsupported
+from deskd.errors import InvalidArgument, Unsupported
 from deskd.services.containers import power
 from deskd.services.containers.power import PowerPolicy, PowerReport
 from deskd.services.containers.registry import ContainerRegistry
@@ -108,7 +108,7 @@ def test_only_a_power_that_there_is_is_taken(tmp_path: Path) -> None:
         policy, database = policy_with(Cpu(), tmp_path)
         try:
             for source, nano_cpus in (("", 0), ("sun", 0), ("battery", 1)):
-                with pytest.raises(power.InvalidArgument):
+                with pytest.raises(InvalidArgument):
                     await policy.tell(PowerReport(source=source, nano_cpus=nano_cpus))
         finally:
             await policy.close()

@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import desk
 from desk.agent.acceptor import Acceptor
@@ -30,7 +31,8 @@ from desk.agent.link import Link
 from desk.agent.local_services import LocalServices
 from desk.agent.pidfile import PidFile
 from desk.agent.ports import PortForwards
-from desk.agent.spec import AgentSpec
+from desk.agent.power import PowerWatch
+from desk.agent.spec import AgentSpec, PowerWishes
 from desk.agent.wake import SleepDetector
 from desk.agent.watch import EngineWatch
 from desk.errors import MachineError
@@ -75,7 +77,15 @@ class Agent:
         mounts = _guest_mounts(paths, spec)
         self._folders = SharedFolders(spec.machine, self._link, spec.sharing, mounts)
         services = LocalServices(mounts) if spec.leads_back else None
-        self._watch = EngineWatch(self._link, self._door, self._ports, self._folders, services)
+        self._power = PowerWatch(spec.power, self._tell_power) if spec.power is not None else None
+        self._watch = EngineWatch(
+            self._link,
+            self._door,
+            self._ports,
+            self._folders,
+            services,
+            when_up=self._power.connected if self._power is not None else None,
+        )
         self._checkup = Checkup(
             self._link,
             look_at_clock=self._clock.check if spec.keeps_clock else None,
@@ -92,6 +102,7 @@ class Agent:
                 "check": lambda: self._checkup.request(ASKED),
                 "stop": self._stopping.set,
             },
+            {"power": self._set_power},
         )
         self._sleep = SleepDetector(_WAKE_INTERVAL_S)
         self._duties = [
@@ -131,6 +142,9 @@ class Agent:
             if self._spec.keeps_clock:
                 self._clock.start()
                 undo.callback(self._clock.close)
+            if self._power is not None:
+                self._power.start()
+                undo.callback(self._power.close)
             self._link.start()
             undo.callback(self._link.close)
             undo.callback(self._folders.close)  # while there is a connection
@@ -187,8 +201,31 @@ class Agent:
             "ports": self._ports.describe(),
             "folders": self._folders.describe(),
             "checkups": self._checkup.describe(),
+            "power": self._power.describe() if self._power is not None else None,
             "spec": json.loads(self._spec.to_json()),
         }
+
+    # --- power -----------------------------------------------------------------------------------
+
+    def _tell_power(self, report: Mapping[str, object]) -> Mapping[str, Any]:
+        answer: Mapping[str, Any] = self._watch.call("POST", "/desk/power", report)
+        return answer
+
+    def _set_power(self, wishes: Mapping[str, Any]) -> None:
+        if self._power is None:
+            raise MachineError(
+                f"the agent of machine {self._spec.machine} does not follow this computer's power"
+            )
+        try:
+            wanted = PowerWishes(**wishes)
+        except TypeError as error:
+            raise MachineError(
+                f"the agent does not know all of {', '.join(wishes)}",
+                hint=f"`desk machine restart {self._spec.machine}` starts a newer one.",
+            ) from error
+        # The next start of an agent compares instructions, and finds this one's right.
+        self._spec = replace(self._spec, power=wanted)
+        self._power.wish(wanted)
 
     # --- duties ----------------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@
 Windows. Only ``send_bytes`` and ``recv_bytes`` are used: nothing is ever unpickled. The socket is
 in a directory of its owner and has mode 0600.
 
-Request: ``{"do": NAME}``. Answer: ``{"ok": VALUE}``, or ``{"error": TEXT, "hint": TEXT}``.
+Request: ``{"do": NAME}``, with ``"with": OBJECT`` for what takes one. Answer: ``{"ok": VALUE}``, or
+``{"error": TEXT, "hint": TEXT}``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ _LONGEST_MESSAGE_BYTES = 1 << 20
 _PATIENCE_S = 5.0
 
 Actions = Mapping[str, Callable[[], object]]
+Settings = Mapping[str, Callable[[Mapping[str, Any]], object]]
 
 
 def address_of(path: Path) -> str:
@@ -36,11 +39,13 @@ def address_of(path: Path) -> str:
 
 
 class ControlServer:
-    """Answers requests at ``path`` from its own thread; ``actions`` must not block for long."""
+    """Answers requests at ``path`` from its own thread; ``actions`` must not block for long.
+    ``settings`` are those that take an object."""
 
-    def __init__(self, path: Path, actions: Actions) -> None:
+    def __init__(self, path: Path, actions: Actions, settings: Settings | None = None) -> None:
         self._path = path
         self._actions = actions
+        self._settings = settings or {}
         self._listener: Listener | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
@@ -91,10 +96,13 @@ class ControlServer:
             _log.warning("a control request failed: %r", error)
 
     def _do(self, request: object) -> dict[str, object]:
-        name = request.get("do") if isinstance(request, dict) else None
+        asked = request if isinstance(request, dict) else {}
+        name, value = asked.get("do"), asked.get("with")
         action = self._actions.get(name) if isinstance(name, str) else None
+        if isinstance(name, str) and isinstance(value, dict) and name in self._settings:
+            action = partial(self._settings[name], value)
         if action is None:
-            known = ", ".join(sorted(self._actions))
+            known = ", ".join(sorted({*self._actions, *self._settings}))
             return {"error": f"the agent cannot do {name!r}", "hint": f"It knows: {known}."}
         try:
             return {"ok": action()}
@@ -102,14 +110,22 @@ class ControlServer:
             return {"error": error.text, "hint": error.hint}
 
 
-def ask(path: Path, name: str, *, timeout_s: float = _PATIENCE_S) -> Any:
-    """Send the request ``name`` to the agent at ``path`` and return its answer's value.
+def ask(
+    path: Path,
+    name: str,
+    *,
+    value: Mapping[str, object] | None = None,
+    timeout_s: float = _PATIENCE_S,
+) -> Any:
+    """Send the request ``name``, with a ``value`` where it takes one, to the agent at ``path`` and
+    return its answer's value.
 
     Raises ``MachineError`` where nothing answers or the agent refuses.
     """
+    request = {"do": name} if value is None else {"do": name, "with": value}
     try:
         with Client(address_of(path)) as connection:
-            connection.send_bytes(json.dumps({"do": name}).encode())
+            connection.send_bytes(json.dumps(request).encode())
             if not connection.poll(timeout_s):
                 raise MachineError(
                     f"the agent at {path} does not answer",

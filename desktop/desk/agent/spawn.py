@@ -11,13 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from desk.agent.control import ask
 from desk.agent.pidfile import PidFile
-from desk.agent.spec import AgentSpec
+from desk.agent.spec import AgentSpec, PowerWishes
 from desk.errors import Conflict, MachineError
 from desk.paths import MachinePaths
 
@@ -185,6 +185,11 @@ def status(paths: MachinePaths, *, timeout_s: float = 2.0) -> AgentStatus:
 def reconnect(paths: MachinePaths) -> None:
     """Have the agent drop its SSH connection and make a new one."""
     ask(paths.agent_socket, "reconnect")
+
+
+def set_power(paths: MachinePaths, wishes: PowerWishes) -> None:
+    """Have the agent follow other wishes from now on; ``MachineError`` where it does not run."""
+    ask(paths.agent_socket, "power", value=asdict(wishes))
 
 
 def check(paths: MachinePaths, *, timeout_s: float = 20.0) -> Mapping[str, Any]:

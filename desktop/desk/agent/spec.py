@@ -10,6 +10,8 @@ from typing import Any
 from desk.errors import MachineError
 from desk.ssh.endpoint import Endpoint
 
+AUTO = "auto"
+
 _SUDO = "sudo -n "
 
 
@@ -51,10 +53,20 @@ class FolderSharing:
 
 
 @dataclass(frozen=True, slots=True)
+class PowerWishes:
+    """``source``: what this computer counts as running on, ``auto`` for what it tells itself.
+    ``nano_cpus``: what containers may use together on battery, in billionths of a CPU; 0: all."""
+
+    source: str = AUTO
+    nano_cpus: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class AgentSpec:
     """Everything one agent needs; it reads nothing else about its machine. ``keeps_clock``: the
     guest is Desk's own and the agent sets its clock after the host's. ``leads_back``: containers
-    reach this computer's loopback through the agent."""
+    reach this computer's loopback through the agent. Without ``power`` the machine is told nothing
+    of this computer's battery."""
 
     machine: str
     endpoint: Endpoint
@@ -62,6 +74,7 @@ class AgentSpec:
     keeps_clock: bool = False
     leads_back: bool = False
     sharing: FolderSharing = FolderSharing()
+    power: PowerWishes | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
@@ -83,6 +96,7 @@ class AgentSpec:
                 sharing=FolderSharing(
                     tuple(data["sharing"]["folders"]), tuple(data["sharing"]["hidden"])
                 ),
+                power=PowerWishes(**data["power"]) if data["power"] else None,
             )
         except (ValueError, KeyError, TypeError) as error:
             raise MachineError(

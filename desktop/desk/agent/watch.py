@@ -6,7 +6,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from typing import Any
 
 from desk.agent.door import EngineDoor
 from desk.agent.folders import SharedFolders
@@ -32,7 +34,8 @@ _ACTIONS = ["start", "die", "destroy", "rename", "update", "connect", "disconnec
 
 class EngineWatch:
     """Two threads: one reads the engine's events, one lists containers after each. Two more
-    answer the engine's questions while there is a connection.
+    answer the engine's questions while there is a connection. ``when_up`` is called at each new
+    connection to the engine; it must not block.
 
     They are apart so that events which come while a list is made ask for one more list, not for
     one each.
@@ -45,12 +48,15 @@ class EngineWatch:
         ports: PortForwards,
         folders: SharedFolders,
         services: LocalServices | None = None,
+        *,
+        when_up: Callable[[], None] | None = None,
     ) -> None:
         self._link = link
         self._door = door
         self._ports = ports
         self._folders = folders
         self._services = services
+        self._when_up = when_up
         self._closing = threading.Event()
         self._dirty = threading.Event()
         self._lock = threading.Lock()
@@ -107,6 +113,14 @@ class EngineWatch:
             else:
                 return
 
+    def call(self, method: str, path: str, body: Mapping[str, object]) -> Any:
+        """Ask the engine for something of Desk's own. Raises ``EngineError``."""
+        with self._lock:
+            engine = self._engine
+        if engine is None:
+            raise EngineUnreachable("the machine's engine does not answer now")
+        return engine.call(method, path, body=body, versioned=False)
+
     # --- events --------------------------------------------------------------------------------
 
     def _follow(self) -> None:
@@ -147,6 +161,8 @@ class EngineWatch:
                 self._dirty.set()
                 if self._closing.is_set():
                     return
+                if self._when_up is not None:
+                    self._when_up()
                 self._share(session)
                 services = self._services.offer(session) if self._services is not None else ""
                 with ExitStack() as undo:

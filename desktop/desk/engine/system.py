@@ -56,6 +56,12 @@ class System:
         usage: JsonObject = self._connection.call("GET", "/desk/memory")
         return usage
 
+    def power(self) -> JsonObject:
+        """Return what is in force because the laptop is on battery: ``NanoCpus`` for all containers
+        together, who is ``Frozen``, and who of those with the label is ``Spared``."""
+        told: JsonObject = self._connection.call("GET", "/desk/power")
+        return told
+
     def prepare_restart(self, *, policy_only: bool, grace_s: int) -> JsonObject:
         """Stop all containers, because the machine is about to end; unless ``policy_only``, the
         next engine gives back what ran. Returns what ``restart_report`` does."""

@@ -13,10 +13,11 @@ from PySide6.QtWidgets import QApplication
 from desk.compose import Desk
 from desk.engine.client import EngineClient
 from desk.errors import DeskError
-from desk.gui.gateway import DeskMachine, EngineContainers, EngineImages
+from desk.gui.gateway import DeskMachine, DeskPower, EngineContainers, EngineImages
 from desk.gui.stores.containers import ContainersStore
 from desk.gui.stores.images import ImagesStore
 from desk.gui.stores.machine import MachineStore
+from desk.gui.stores.power import PowerStore
 from desk.gui.tasks import TaskRunner
 from desk.gui.views.main_window import MainWindow
 
@@ -35,8 +36,14 @@ class App(QObject):
         self.containers = ContainersStore(engine, self.tasks, self)
         self.images = ImagesStore(EngineImages(lambda: self._client), self.tasks, self)
         self.machine = MachineStore(DeskMachine(desk, machine), self.tasks, self)
+        self.power = PowerStore(DeskPower(desk, machine), self.tasks, self)
         self.window = MainWindow(
-            self.containers, self.images, self.machine, engine.logs, on_close=self.close
+            self.containers,
+            self.images,
+            self.machine,
+            self.power,
+            engine.logs,
+            on_close=self.close,
         )
 
     @cached_property

@@ -13,6 +13,7 @@ from desk.engine.streams import OutputStream
 from desk.errors import DeskError, EngineError, ImageError
 from desk.gui.stores.ports import Stream
 from desk.machine.model import MachineSpec, MachineStatus
+from desk.machine.power import MachinePower
 
 LOG_TAIL_LINES = 1000
 CHUNK_BYTES = 1 << 20
@@ -126,6 +127,26 @@ class DeskMachine:
 
     def restart(self, progress: Callable[[str], None]) -> None:
         self._desk.manager.restart(self._name, progress)
+
+
+class DeskPower:
+    """``desk.gui.stores.ports.Power`` over the machine's power policy."""
+
+    def __init__(self, desk: Desk, name: str) -> None:
+        self._desk = desk
+        self._name = name
+
+    def look(self) -> MachinePower | None:
+        if not self._desk.has_machine(self._name):
+            return None
+        if not self._desk.manager.open(self._name).driver.features.shares_power:
+            return None
+        return self._desk.power.look(self._name)
+
+    def set(self, *, battery_cpus: str, source: str) -> MachinePower:
+        return self._desk.power.set(
+            self._name, lambda _: None, battery_cpus=battery_cpus, source=source
+        )
 
 
 def holds_images(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from desk.agent.spec import EngineAccess, FolderSharing
+from desk.agent.spec import EngineAccess, FolderSharing, PowerWishes
 from desk.errors import HostKeyMismatch, SshError
 from desk.paths import MachinePaths
 from desk.ssh.endpoint import Endpoint
@@ -26,8 +26,12 @@ class Agents(Protocol):
         keeps_clock: bool,
         leads_back: bool,
         sharing: FolderSharing,
+        power: PowerWishes | None,
     ) -> None:
         """Return when the agent serves the engine's socket; it connects in the background."""
+
+    def set_power(self, paths: MachinePaths, wishes: PowerWishes) -> None:
+        """Have a running agent follow other wishes, while everything else goes on."""
 
     def stop(self, paths: MachinePaths) -> None: ...
     def running(self, paths: MachinePaths) -> bool:
@@ -53,6 +57,7 @@ class AgentProcesses:
         keeps_clock: bool,
         leads_back: bool,
         sharing: FolderSharing,
+        power: PowerWishes | None,
     ) -> None:
         from desk.agent import spawn
         from desk.agent.spec import AgentSpec
@@ -64,8 +69,14 @@ class AgentProcesses:
             keeps_clock=keeps_clock,
             leads_back=leads_back,
             sharing=sharing,
+            power=power,
         )
         spawn.start(paths, spec)
+
+    def set_power(self, paths: MachinePaths, wishes: PowerWishes) -> None:
+        from desk.agent import spawn
+
+        spawn.set_power(paths, wishes)
 
     def stop(self, paths: MachinePaths) -> None:
         from desk.agent import spawn

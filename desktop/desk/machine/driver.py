@@ -27,6 +27,8 @@ class Features:
     own_guest: bool = False  # Desk's guest image, whose clock the agent keeps
     # Containers reach this computer's loopback through the agent, not by the machine's own network.
     led_back_by_agent: bool = False
+    # Its processors are this computer's, and an agent tells it what this computer runs on.
+    shares_power: bool = False
     # All of the machine is files in its directory: it can be renamed, copied and frozen.
     portable: bool = False
     parks: bool = False  # its state can lie on disk, while nothing of it is in memory

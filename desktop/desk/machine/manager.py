@@ -27,6 +27,7 @@ from desk.machine.model import (
     check_transition,
 )
 from desk.machine.openssh import ssh_options
+from desk.machine.power_options import check_power, power_wishes
 from desk.machine.readiness import Requirement
 from desk.machine.sharing import check_sharing, folder_sharing
 from desk.machine.store import MachineRecord, MachineStore
@@ -226,6 +227,7 @@ class Manager:
         check_name(spec.name)
         self._check_socket_length(spec.name)
         check_sharing(spec.options)
+        check_power(spec.options)
         paths = self.home.machine(spec.name)
         with self._store.locked(spec.name, "creating", wait_s=_LOCK_WAIT_S):
             self.check_free(spec.name)
@@ -331,6 +333,12 @@ class Manager:
         endpoint = machine.driver.endpoint()
         if endpoint is not None:
             self._start_agent(machine, endpoint)
+
+    def renew_power(self, machine: Machine) -> None:
+        """Tell the agent of a machine that is held what it is to do on battery now."""
+        if self._agents.running(machine.paths):
+            wishes = power_wishes(self.open(machine.name).record.spec)
+            self._agents.set_power(machine.paths, wishes)
 
     def _lacks_agent(self, machine: Machine) -> bool:
         return (
@@ -487,6 +495,9 @@ class Manager:
             keeps_clock=machine.driver.features.own_guest,
             leads_back=machine.driver.features.led_back_by_agent,
             sharing=folder_sharing(machine.record.spec, self.home),
+            power=power_wishes(machine.record.spec)
+            if machine.driver.features.shares_power
+            else None,
         )
 
     def _connection(self, machine: Machine) -> Requirement:

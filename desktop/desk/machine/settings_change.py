@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from desk.machine.engine_settings import ENGINE_OPTIONS, check_engine_options
 from desk.machine.manager import Manager
 from desk.machine.memory import MemoryDial
 from desk.machine.model import MachineSpec, State
+from desk.machine.power_options import POWER_OPTIONS, check_power
 from desk.machine.settings_file import changes, parse, read_text, render
 from desk.machine.sharing import SHARING_OPTIONS, check_sharing
 
@@ -144,8 +145,10 @@ class MachineSettings:
                 spec = wish(now)
                 spec = replace(spec, disk_gib=max(spec.disk_gib, now.disk_gib))
                 self._manager.respecify(machine, spec, settings=text)
-                if runs and _sharing(before) != _sharing(wanted):
+                if runs and _some(before, SHARING_OPTIONS) != _some(wanted, SHARING_OPTIONS):
                     self._manager.renew_agent(machine)
+                elif runs and _some(before, POWER_OPTIONS) != _some(wanted, POWER_OPTIONS):
+                    self._manager.renew_power(machine)
             undo.pop_all()
         return applied
 
@@ -178,29 +181,35 @@ def _set(options: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in options.items() if value}
 
 
-def _sharing(spec: MachineSpec) -> dict[str, str]:
-    return {key: value for key, value in spec.options.items() if key in SHARING_OPTIONS}
+def _some(spec: MachineSpec, names: Collection[str]) -> dict[str, str]:
+    return {key: value for key, value in spec.options.items() if key in names}
 
 
 def _after_restart(spec: MachineSpec, *, moves: bool) -> MachineSpec:
     """Return a specification without what a running machine follows at once."""
-    options = {key: value for key, value in spec.options.items() if key not in SHARING_OPTIONS}
+    options = _some(spec, spec.options.keys() - SHARING_OPTIONS - POWER_OPTIONS)
     memory_mib = 0 if moves else spec.memory_mib
     return replace(spec, options=options, disk_gib=0, memory_mib=memory_mib)
 
 
 def _check_wishes(machine: Machine, wishes: Wishes) -> None:
     name, features = machine.name, machine.driver.features
+    known = ENGINE_OPTIONS | SHARING_OPTIONS | POWER_OPTIONS
     for key in wishes.options:
-        if key not in ENGINE_OPTIONS | SHARING_OPTIONS:
+        if key not in known:
             raise UsageError(
-                f"there is no setting {key!r}",
-                hint=f"Settings are: {', '.join(sorted(ENGINE_OPTIONS | SHARING_OPTIONS))}.",
+                f"there is no setting {key!r}", hint=f"Settings are: {', '.join(sorted(known))}."
             )
     check_engine_options(wishes.options)
     check_sharing(wishes.options)
-    for_engine = not wishes.options.keys() <= SHARING_OPTIONS
-    if wishes.options and not features.has_ssh and not for_engine:
+    check_power(wishes.options)
+    if wishes.options.keys() & POWER_OPTIONS and not features.shares_power:
+        raise UsageError(
+            f"machine {name} is a Linux of its own, whose power Desk does not follow",
+            hint="`desk update --cpus` and `desk pause` work on single containers.",
+        )
+    for_engine = bool(wishes.options.keys() & ENGINE_OPTIONS)
+    if wishes.options.keys() & SHARING_OPTIONS and not features.has_ssh and not for_engine:
         raise UsageError(
             f"the engine of machine {name} is on this computer, and has all its folders",
             hint="There is nothing to set.",

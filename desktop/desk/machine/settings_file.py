@@ -20,6 +20,7 @@ from desk.machine.driver import Features
 from desk.machine.drivers.options import port_number
 from desk.machine.engine_settings import LISTS, check_engine_options
 from desk.machine.model import LEAST_MEMORY_MIB, MachineSpec
+from desk.machine.power_options import check_power
 from desk.machine.sharing import check_sharing
 from desk.sizes import parse_size
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 DRIVER_TABLE = "driver"
 _MIB, _GIB = 1 << 20, 1 << 30
 _MARK = "desk looks for this place"
+
+Value = str | int | float | list[str]
+"""A setting as the file has it."""
 
 
 class SettingsMistake(DeskError):
@@ -40,6 +44,7 @@ class Kind(enum.Enum):
 
     MEMORY = 'a size such as "2 GiB", or a number of MiB'
     COUNT = "a whole number, 1 or more"
+    CPUS = "a number of CPUs, such as 1.5"
     DISK = 'a size such as "60 GiB", or a number of GiB'
     TEXT = "a text in quotes"
     LIST = "a list of texts, as in the comment above it"
@@ -75,6 +80,10 @@ def _has_ssh(features: Features) -> bool:
     return features.has_ssh
 
 
+def _powered(features: Features) -> bool:
+    return features.shares_power
+
+
 SETTINGS = (
     Setting("machine", "memory", Kind.MEMORY, "memory_mib",
             "Memory: a ceiling, moved while the machine runs where that can be.", "",
@@ -100,6 +109,12 @@ SETTINGS = (
     Setting("folders", "share", Kind.LIST, "share_folder",
             'Folders of this computer that containers may have, ":ro" for reading only. Without'
             ' it, your home folder; ["none"] for none.', '["~", "/srv/data:ro"]', _has_ssh),
+    Setting("power", "battery-cpus", Kind.CPUS, "battery_cpus",
+            "CPUs that containers may use together while this computer is on its battery.", "1.5",
+            _powered),
+    Setting("power", "source", Kind.TEXT, "power_source",
+            "What this computer counts as running on: as it tells (auto), battery or mains.",
+            '"auto"', _powered),
     Setting("engine", "labels", Kind.LIST, "engine_label", "", '["zone=a"]', _seeded),
     Setting("engine", "environment", Kind.LIST, "engine_env",
             "Variables of the engine's own process.", '["NAME=VALUE"]', _seeded),
@@ -140,7 +155,7 @@ def render(spec: MachineSpec, features: Features) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _value(spec: MachineSpec, setting: Setting) -> str | int | list[str] | None:
+def _value(spec: MachineSpec, setting: Setting) -> Value | None:
     """Return a setting as the file has it; ``None`` where it is not set."""
     if not setting.is_option:
         value = getattr(spec, setting.target)
@@ -151,6 +166,9 @@ def _value(spec: MachineSpec, setting: Setting) -> str | int | list[str] | None:
     text = spec.options.get(setting.target, "")
     if not text:
         return None
+    if setting.kind is Kind.CPUS:
+        count = float(text)
+        return int(count) if count.is_integer() else count
     return [item for item in text.split(_separator(setting)) if item] if _lists(setting) else text
 
 
@@ -163,7 +181,7 @@ def _separator(setting: Setting) -> str:
     return known.separator if known is not None else ","
 
 
-def _toml(value: str | int | Sequence[str]) -> str:
+def _toml(value: Value | Sequence[str]) -> str:
     # JSON's texts, numbers and lists of texts are TOML's, too; only DEL must be written otherwise.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -274,6 +292,11 @@ class _Reader:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise self._wrong_kind(setting, path)
             return value
+        if setting.kind is Kind.CPUS:
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise self._wrong_kind(setting, path)
+            self._check_option(setting, f"{value:g}", path)
+            return f"{value:g}"
         if setting.kind is Kind.TEXT:
             if not isinstance(value, str):
                 raise self._wrong_kind(setting, path)
@@ -316,6 +339,7 @@ class _Reader:
         try:
             check_engine_options({setting.target: value})
             check_sharing({setting.target: value})
+            check_power({setting.target: value})
         except UsageError as error:
             words = error.text.replace(setting.target, setting.key, 1)
             raise self._mistake(path, words, error.hint) from error
@@ -429,7 +453,7 @@ def changes(before: MachineSpec, after: MachineSpec) -> list[str]:
 
 def _differences(
     before: MachineSpec, after: MachineSpec
-) -> Iterator[tuple[str, str, str | int | list[str] | None]]:
+) -> Iterator[tuple[str, str, Value | None]]:
     """Yield table, key and new value of what the file has otherwise; ``None``: not set."""
     for setting in SETTINGS:
         value = _value(after, setting)
@@ -463,7 +487,7 @@ def _with(
     file: Path,
     table: str,
     key: str,
-    value: str | int | list[str] | None,
+    value: Value | None,
     document: Mapping[str, Any],
 ) -> str:
     is_there = key in (document.get(table) or {})

@@ -50,6 +50,10 @@ _GROUP = {
         "machine_park:park", "Write running machines to disk, to go on later where they were."
     ),
     "port": Entry("machine_looking:port", "List the ports of a machine on this computer."),
+    "power": Entry(
+        "machine_power:power",
+        "Show and set what a machine does while this computer is on its battery.",
+    ),
     "provision": Entry(
         "machine_create:provision", "Make keys, certificates and the engine's settings anew."
     ),
@@ -64,7 +68,7 @@ _GROUP = {
     ),
     "set": Entry(
         "machine_config:set_",
-        "Set memory, CPUs, disk, mirrors, proxies and shared folders of a machine.",
+        "Set memory, CPUs, disk, mirrors, proxies, shared folders and power of a machine.",
     ),
     "snapshot": Entry("machine_copies:snapshot", "Keep a machine's disk as it is now."),
     "snapshots": Entry("machine_copies:snapshots", "List or remove the snapshots of a machine."),

@@ -133,6 +133,7 @@ def _edit(session: Session, name: str, file: Path) -> None:
     "desk machine set https-proxy=http://proxy:3128 no-proxy=.example,10.0.0.0/8\n"
     "desk machine set insecure-registry=10.0.2.2:5000,registry.lan\n"
     "desk machine set share-folder=~,/srv/data:ro\n"
+    "desk machine set battery-cpus=1.5 power-source=auto\n"
     "desk machine set dns=1.1.1.1 dns-search=corp.example engine-opt=icc=false",
 )
 @click.option("--memory", metavar="SIZE", help="Memory ceiling, such as 4g: at once if possible.")
@@ -147,7 +148,7 @@ def set_(
     cpus: int | None,
     disk: str | None,
 ) -> None:
-    """Set memory, CPUs, disk, mirrors, proxies and shared folders of a machine."""
+    """Set memory, CPUs, disk, mirrors, proxies, shared folders and power of a machine."""
     from desk.cli.specs import parse_pairs
     from desk.machine.settings_change import Wishes
 

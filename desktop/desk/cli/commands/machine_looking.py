@@ -133,8 +133,9 @@ def status(session: Session, name: str | None) -> None:
     """Print the state of a machine.
 
     Of a running one, standard error tells what its agent finds when it looks at the connection, the
-    clock, the engine, each published port (by connecting to it) and each shared folder; and what it
-    found and mended after this computer last slept or changed networks.
+    clock, the engine, each published port (by connecting to it) and each shared folder; what it
+    found and mended after this computer last slept or changed networks; and what containers do less
+    while this computer is on its battery.
     """
     machine_name = name or session.machine
     session.desk.require_machine(machine_name)
@@ -154,13 +155,17 @@ def _tell_checkups(paths: MachinePaths) -> None:
     """Print what the agent finds; nothing where a driver needs none."""
     from desk.agent import spawn
 
-    if not spawn.status(paths).running:
+    agent = spawn.status(paths)
+    if not agent.running:
         return
     checkups = spawn.check(paths)
     render.note(checkups["last"]["summary"])
     earlier = checkups["last_unasked"]
     if earlier is not None:
         render.note(f"{ago(earlier['at'])}: {earlier['reason']}: {earlier['summary']}")
+    power = agent.details.get("power") or {}
+    if power.get("source") == "battery":
+        render.note(str(power["problem"] or power["in_force"]))
 
 
 @click.command(cls=DeskCommand, example="desk machine inspect -f '{{.memory_mib}}'")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from desk.machine.model import MachineStatus
+from desk.machine.power import MachinePower
 
 
 class Stream(Protocol):
@@ -48,3 +49,12 @@ class Machine(Protocol):
     def start(self, progress: Callable[[str], None]) -> None: ...
     def stop(self) -> None: ...
     def restart(self, progress: Callable[[str], None]) -> None: ...
+
+
+class Power(Protocol):
+    """The power policy of the machine in use. Calls block; they raise ``DeskError``."""
+
+    def look(self) -> MachinePower | None:
+        """Return the policy, ``None`` where the machine follows no battery or is not there."""
+
+    def set(self, *, battery_cpus: str, source: str) -> MachinePower: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import (
     QApplication,
     QGridLayout,
@@ -15,7 +16,9 @@ from PySide6.QtWidgets import (
 
 from desk.gui.models.listing import memory_text
 from desk.gui.stores.machine import MachineStore
+from desk.gui.stores.power import PowerStore
 from desk.gui.views.parts import button, card, page_title
+from desk.gui.views.power_card import PowerCard
 from desk.machine.model import MachineStatus, State
 
 NO_MACHINE = "No machine yet. Start makes one named default."
@@ -23,11 +26,16 @@ MEBIBYTE = 2**20
 
 
 class MachinePage(QWidget):
-    """Shows ``MachineStore``; asks it to start, stop and restart."""
+    """Shows ``MachineStore``; asks it to start, stop and restart. Shows ``PowerStore`` in a part of
+    its own, which is asked for while the page is seen."""
 
-    def __init__(self, store: MachineStore, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, store: MachineStore, power: PowerStore, parent: QWidget | None = None
+    ) -> None:
         super().__init__(parent)
         self._store = store
+        self._power = power
+        self.power = PowerCard(power)
         self._status: MachineStatus | None = None
         self._working = False
         self.state = QLabel("…")
@@ -70,7 +78,8 @@ class MachinePage(QWidget):
             0,
             1,
         )
-        grid.addWidget(card("Engine address (DOCKER_HOST)", self._url_row()), 1, 0, 1, 2)
+        grid.addWidget(card("Power", self.power), 1, 0, 1, 2)
+        grid.addWidget(card("Engine address (DOCKER_HOST)", self._url_row()), 2, 0, 1, 2)
         grid.setColumnStretch(0, 1)
         grid.setColumnStretch(1, 1)
         column = QVBoxLayout(self)
@@ -116,6 +125,12 @@ class MachinePage(QWidget):
             self.url.setText(status.url)
         self._show_memory(status)
         self._show_possible()
+        if self.isVisible():
+            self._power.refresh()
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802 - Qt's name
+        self._power.refresh()
+        super().showEvent(event)
 
     def _show_memory(self, status: MachineStatus | None) -> None:
         used = status.host_memory_bytes if status else None

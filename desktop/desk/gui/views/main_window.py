@@ -22,6 +22,7 @@ from desk.gui.stores.containers import ContainersStore
 from desk.gui.stores.images import ImagesStore
 from desk.gui.stores.machine import MachineStore
 from desk.gui.stores.ports import Stream
+from desk.gui.stores.power import PowerStore
 from desk.gui.views.containers_page import ContainersPage
 from desk.gui.views.images_page import ImagesPage
 from desk.gui.views.machine_page import MachinePage
@@ -40,6 +41,7 @@ class MainWindow(QMainWindow):
         containers: ContainersStore,
         images: ImagesStore,
         machine: MachineStore,
+        power: PowerStore,
         logs: Callable[[str], Stream],
         on_close: Callable[[], None],
     ) -> None:
@@ -50,7 +52,7 @@ class MainWindow(QMainWindow):
         self.banner = Banner()
         self.containers = ContainersPage(containers, logs)
         self.images = ImagesPage(images)
-        self.machine = MachinePage(machine)
+        self.machine = MachinePage(machine, power)
         self.pages = QStackedWidget()
         self.sidebar = QListWidget()
         self.sidebar.setObjectName("sidebar")
@@ -70,7 +72,7 @@ class MainWindow(QMainWindow):
         self._lay_out()
         style = resources.files("desk.gui.resources").joinpath("style.qss")
         self.setStyleSheet(style.read_text(encoding="utf-8"))
-        for store in (containers, images, machine):
+        for store in (containers, images, machine, power):
             store.failed.connect(self.banner.show_error)
         images.told.connect(self.banner.show_note)
         containers.images_changed.connect(images.refresh)

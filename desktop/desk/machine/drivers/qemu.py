@@ -24,6 +24,7 @@ from desk.machine.drivers.qemu_memory import FACT_BOOT, FACT_PLUG, QemuMemory, h
 from desk.machine.drivers.table import DriverContext
 from desk.machine.engine_settings import ENGINE_OPTIONS, check_engine_options
 from desk.machine.model import LEAST_MEMORY_MIB, MachineSpec, State
+from desk.machine.power_options import POWER_OPTIONS
 from desk.machine.qemu_command import (
     BootFiles,
     HostFacts,
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
     from desk.machine.drivers.qemu_parking import QemuParking
     from desk.machine.images import GuestImage, ImageStore
 
-OPTIONS = frozenset({"ssh_port", "qemu", "accelerator", *ENGINE_OPTIONS, *SHARING_OPTIONS})
+OPTIONS = frozenset(
+    {"ssh_port", "qemu", "accelerator", *ENGINE_OPTIONS, *SHARING_OPTIONS, *POWER_OPTIONS}
+)
 _POWER_ON_S = 20.0
 _QMP_GRACE_S = 3.0
 _GIB = 1 << 30
@@ -64,6 +67,7 @@ class QemuDriver:
         has_console=True,
         live_memory=True,
         own_guest=True,
+        shares_power=True,
         has_seed=True,
         portable=True,
         parks=True,

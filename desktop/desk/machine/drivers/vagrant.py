@@ -30,10 +30,11 @@ from desk.machine.driver import Features, Progress
 from desk.machine.drivers.options import check_known
 from desk.machine.drivers.table import DriverContext
 from desk.machine.model import MachineSpec, State
+from desk.machine.power_options import POWER_OPTIONS
 from desk.machine.sharing import SHARING_OPTIONS
 from desk.ssh.endpoint import Endpoint
 
-OPTIONS = frozenset({"provider", "vagrantfile", "accelerator", *SHARING_OPTIONS})
+OPTIONS = frozenset({"provider", "vagrantfile", "accelerator", *SHARING_OPTIONS, *POWER_OPTIONS})
 _PARTS = ("Vagrantfile", "vm-images/boxes/provision.sh")
 _USUAL_BOX = "build/desk-{provider}.box"
 _PROBE_S = 2.0
@@ -52,6 +53,7 @@ class VagrantDriver:
         has_console=False,
         live_memory=False,
         own_guest=True,
+        shares_power=True,
         led_back_by_agent=True,
         state_interval_s=5.0,
         options=OPTIONS,
