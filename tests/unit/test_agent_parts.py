@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from desk.agent import wake
+from desk.agent import spawn, wake
 from desk.agent.acceptor import Acceptor, Handler
 from desk.agent.control import ControlServer, ask
 from desk.agent.gateway import answer_503
@@ -25,6 +25,7 @@ from desk.agent.pidfile import PidFile
 from desk.agent.ports import Forward, wanted_forwards
 from desk.agent.spec import AgentSpec, EngineAccess, PowerWishes
 from desk.errors import Conflict, MachineError
+from desk.paths import MachinePaths
 from desk.ssh.endpoint import Endpoint
 
 # --- which ports -------------------------------------------------------------------------------
@@ -274,6 +275,18 @@ def test_control_survives_nonsense_and_never_unpickles(tmp_path: Path) -> None:
             client.send_bytes(b'["ping"]')
             assert b"cannot do None" in client.recv_bytes()
         assert ask(path, "ping") == "pong"
+    finally:
+        server.close()
+
+
+def test_an_agent_of_an_older_desk_is_named_with_the_remedy(tmp_path: Path) -> None:
+    paths = MachinePaths(tmp_path)
+    server = ControlServer(paths.agent_socket, {"status": lambda: {"state": "connected"}})
+    server.start()
+    try:
+        with pytest.raises(MachineError, match="of an older Desk") as caught:
+            spawn.set_power(paths, PowerWishes())
+        assert "desk machine restart" in caught.value.hint
     finally:
         server.close()
 

@@ -104,7 +104,7 @@ class PowerWatch:
     def _tell_anew(self, wishes: PowerWishes | None = None) -> None:
         with self._lock:
             self._wishes = wishes or self._wishes
-            self._told, self._settled = None, False
+            self._told, self._settled, self._problem = None, False, ""
         self._wake.set()
 
     def describe(self) -> dict[str, object]:

@@ -188,7 +188,15 @@ def reconnect(paths: MachinePaths) -> None:
 
 
 def set_power(paths: MachinePaths, wishes: PowerWishes) -> None:
-    """Have the agent follow other wishes from now on; ``MachineError`` where it does not run."""
+    """Have the agent follow other wishes from now on; ``MachineError`` where it does not answer, or
+    is of an older Desk."""
+    told = ask(paths.agent_socket, "status")
+    if "power" not in told:
+        name = paths.directory.name
+        raise MachineError(
+            f"the agent of machine {name} is of an older Desk, which follows no battery",
+            hint=f"`desk machine restart {name}` starts a new one.",
+        )
     ask(paths.agent_socket, "power", value=asdict(wishes))
 
 

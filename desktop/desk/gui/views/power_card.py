@@ -129,7 +129,8 @@ def in_force_text(found: MachinePower) -> str:
         return "The machine does not run."
     if now.problem:
         return f"{now.problem[:1].upper()}{now.problem[1:]}."
-    parts = ["all CPUs" if now.cpus is None else f"at most {now.cpus:g} CPUs"]
+    count = f"at most {now.cpus:g} CPU{'' if now.cpus == 1 else 's'}" if now.cpus else "all CPUs"
+    parts = [count]
     parts.append(f"paused: {', '.join(now.frozen)}" if now.frozen else "nothing is paused for it")
     if now.spared:
         parts.append(f"running on battery because somebody started it: {', '.join(now.spared)}")

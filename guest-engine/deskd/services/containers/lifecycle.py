@@ -448,11 +448,18 @@ class Lifecycle:
                 )
             if status is not Status.RUNNING:
                 raise Conflict(f"container {container.id} is not running")
-            await in_cgroup(container, self._resources.pause)
+            # The record first: an engine that dies here leaves nobody frozen who counts as running.
             container.record.move(Status.PAUSED)
             container.record.state.frozen_for_power = for_power
-            self._health.end(container)
             self._registry.save(container)
+            try:
+                await in_cgroup(container, self._resources.pause)
+            except BaseException:
+                container.record.move(Status.RUNNING)
+                container.record.state.frozen_for_power = False
+                self._registry.save(container)
+                raise
+            self._health.end(container)
             self._registry.tell(container, "pause")
 
     async def unpause(self, reference: str, *, by_hand: bool = True) -> None:

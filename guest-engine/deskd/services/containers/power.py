@@ -141,8 +141,9 @@ class PowerPolicy:
 
     async def _follow(self, source: Source, nano_cpus: int) -> None:
         """Bring limit and containers to where they belong, and tell of a change."""
-        wanted = nano_cpus if source is Source.BATTERY else 0
-        changed = (source, wanted) != (self._source, self._nano_cpus)
+        on_battery, was = source is Source.BATTERY, self._source is Source.BATTERY
+        wanted = nano_cpus if on_battery else 0
+        changed = (on_battery, wanted) != (was, self._nano_cpus)
         self._source, self._nano_cpus = source, wanted
         problems = []
         try:
