@@ -90,10 +90,12 @@ class Laptop:
         self.told: list[Mapping[str, object]] = []
         self.error: EngineError | None = None
         self.frozen: list[dict[str, str]] = []
+        self.meanwhile: Callable[[], None] = lambda: None
         self.watch = PowerWatch(wishes, self._tell, lambda: self.host)
 
     def _tell(self, report: Mapping[str, object]) -> Mapping[str, Any]:
         self.told.append(dict(report))
+        self.meanwhile()
         if self.error is not None:
             raise self.error
         on_battery = report["Source"] == "battery"
@@ -144,6 +146,16 @@ def test_a_new_connection_and_other_wishes_are_told_at_once() -> None:
     laptop.host = ON_BATTERY
     laptop.watch.wish(PowerWishes("mains"))
     assert laptop.sources()[-1] == "mains"
+
+
+def test_an_engine_that_comes_while_another_is_told_is_told_too() -> None:
+    laptop = Laptop()
+    laptop.meanwhile = laptop.watch.connected
+    assert laptop.sources() == ["mains"]
+    assert not laptop.watch.describe()["settled"]
+    laptop.meanwhile = lambda: None
+    assert laptop.sources() == laptop.sources() == ["mains", "mains"]
+    assert laptop.watch.describe()["settled"]
 
 
 def test_what_was_not_told_is_tried_again() -> None:

@@ -214,7 +214,8 @@ class Agent:
     def _set_power(self, wishes: Mapping[str, Any]) -> None:
         if self._power is None:
             raise MachineError(
-                f"the agent of machine {self._spec.machine} does not follow this computer's power"
+                f"the agent of machine {self._spec.machine} does not follow this computer's power",
+                hint=f"`desk machine restart {self._spec.machine}` starts one that may.",
             )
         try:
             wanted = PowerWishes(**wishes)

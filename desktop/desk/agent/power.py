@@ -41,12 +41,12 @@ def read_host_power() -> HostPower:
     import psutil
 
     ask: Callable[[], Any] | None = getattr(psutil, "sensors_battery", None)
+    if ask is None:
+        return HostPower(Source.UNKNOWN)
     try:
-        battery = ask() if ask is not None else None
+        battery = ask()
     except (OSError, NotImplementedError, RuntimeError):
         # Linux in a container has no /sys/class/power_supply; what cannot be asked is not known.
-        return HostPower(Source.UNKNOWN)
-    if ask is None:
         return HostPower(Source.UNKNOWN)
     if battery is None:
         return HostPower(Source.MAINS)
@@ -74,6 +74,7 @@ class PowerWatch:
         self._lock = threading.Lock()
         self._wishes = wishes
         self._host = HostPower(Source.UNKNOWN)
+        self._news = 0  # counts what is to be told anew
         self._told: dict[str, object] | None = None
         self._told_at = 0.0
         self._settled = False
@@ -104,6 +105,7 @@ class PowerWatch:
     def _tell_anew(self, wishes: PowerWishes | None = None) -> None:
         with self._lock:
             self._wishes = wishes or self._wishes
+            self._news += 1
             self._told, self._settled, self._problem = None, False, ""
         self._wake.set()
 
@@ -138,7 +140,7 @@ class PowerWatch:
         with self._lock:
             self._host = host
             report = {"Source": self._source(), "NanoCpus": self._wishes.nano_cpus}
-            told = self._told
+            told, news = self._told, self._news
             repeats = report["Source"] == Source.BATTERY
             if told == report and not (repeats and time.monotonic() - self._told_at >= _REPEAT_S):
                 return
@@ -159,9 +161,9 @@ class PowerWatch:
         with self._lock:
             if problem and problem != self._problem:
                 _log.info("the power policy: %s", problem)
+            if news != self._news:
+                return  # this thread was woken meanwhile, and tells again
             self._problem = problem
-            if self._wishes.nano_cpus != report["NanoCpus"] or self._source() != report["Source"]:
-                return  # other wishes came meanwhile, and woke this thread
             self._told, self._told_at = (report if settled else None), time.monotonic()
             self._settled = settled
 

@@ -134,6 +134,8 @@ class CgroupV1:
 
     def nano_cpus(self) -> int:
         """Return the limit of CPU time in billionths of a CPU, 0 where there is none."""
+        if "cpu" not in self._hierarchy.controllers:
+            return 0
         directory = self.directory("cpu")
         quota_us = files.read_number(f"{directory}/cpu.cfs_quota_us", -1)
         period_us = files.read_number(f"{directory}/cpu.cfs_period_us")

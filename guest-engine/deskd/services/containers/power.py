@@ -75,6 +75,7 @@ class PowerPolicy:
         self._problem = ""
         self._busy = asyncio.Lock()
         self._lease: asyncio.TimerHandle | None = None
+        self._lease_ends = 0.0  # by the event loop's clock
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -126,7 +127,7 @@ class PowerPolicy:
         return await self.state()
 
     def _note_change(self, source: Source) -> None:
-        """Remember the power that was told last; to change to battery makes everybody equal."""
+        """Remember the power that was told last; a change to battery makes all containers equal."""
         before = self._database.get_meta(_KEY)
         if source is Source.UNKNOWN or source == before:
             return
@@ -193,12 +194,15 @@ class PowerPolicy:
 
     async def _expire(self) -> None:
         async with self._busy:
+            if asyncio.get_running_loop().time() < self._lease_ends:
+                return  # a report came in this moment
             log.info("no agent has told of the power for %.0f s", LEASE_S)
             await self._follow(Source.UNKNOWN, 0)
 
     def _renew_lease(self) -> None:
         loop = asyncio.get_running_loop()
-        self._lease = loop.call_later(LEASE_S, lambda: self._begin(self._expire()))
+        self._lease_ends = loop.time() + LEASE_S
+        self._lease = loop.call_at(self._lease_ends, lambda: self._begin(self._expire()))
 
     def _end_lease(self) -> None:
         if self._lease is not None:
