@@ -30,13 +30,37 @@ PATIENCE_S = 240.0
 LABEL = "desk.power=pause-on-battery"
 BUSY = "while :; do :; done"
 PERIODS = 20
+SUPPLIES = "/sys/class/power_supply"
+
+
+class BatteryHost(Host):
+    """A laptop whose commands, and the agents that they start, see a battery of the test's."""
+
+    @property
+    def supplies(self) -> Path:
+        return self.home / "power_supply"
+
+    def has_mains(self, *, plugged: bool) -> None:
+        for supply, files in {
+            "AC0": {"online": str(int(plugged))},
+            "BAT0": {"status": "Charging" if plugged else "Discharging", "energy_now": "30",
+                     "energy_full": "60", "power_now": "5", "capacity": "50"},
+        }.items():  # fmt: skip
+            (self.supplies / supply).mkdir(parents=True, exist_ok=True)
+            for name, text in files.items():
+                (self.supplies / supply / name).write_text(f"{text}\n")
+
+    def command(self, *words: str) -> list[str]:
+        inside = f'mount --bind "$0" {SUPPLIES} && exec "$@"'
+        unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", inside]
+        return [*unshare, str(self.supplies), *super().command(*words)]
 
 
 @dataclass
 class Box:
     """The machine of this module. Each test leaves it running."""
 
-    host: Host
+    host: BatteryHost
     desk: Desk
 
     def __call__(self, *words: str, code: int = 0) -> str:
@@ -75,7 +99,8 @@ class Box:
 @pytest.fixture(scope="module")
 def box(guest_image: Path) -> Iterator[Box]:
     home = Path(tempfile.mkdtemp(prefix="desk-"))
-    made = Box(Host(None, home), Desk(Home(home)))
+    made = Box(BatteryHost(None, home), Desk(Home(home)))
+    made.host.has_mains(plugged=True)
     made("machine", "image", "install", str(guest_image))
     made("machine", "create", "--memory", "640m", "--disk", "2g", "-o", "accelerator=tcg",
          "default")  # fmt: skip
@@ -96,6 +121,7 @@ def box(guest_image: Path) -> Iterator[Box]:
 def test_battery_caps_and_freezes_at_once(box: Box) -> None:
     before = box.power()
     assert (before["BatteryCPUs"], before["CPUs"], before["Frozen"]) == ("all", "all", "")
+    assert (before["Source"], before["Charge"]) == ("mains", "50%")
     qemu, agent = box.desk.home.machine("default").qemu_pid.read_text(), box.agent().pid
     row = box.power("--battery-cpus", "0.5", "--source", "battery")
     assert (row["Source"], row["SourceSetting"]) == ("battery (set)", "battery")
@@ -173,7 +199,25 @@ def test_a_restart_gives_back_what_ran_and_mains_undoes_all(box: Box) -> None:
     }  # fmt: skip
     row = box.power("--source", "auto", "--battery-cpus", "off")
     assert (row["SourceSetting"], row["BatteryCPUs"], row["CPUs"]) == ("auto", "all", "all")
-    assert "battery" not in row["Source"]
+    assert row["Source"] == "mains"
+
+
+def test_the_laptop_itself_tells_when_it_is_unplugged(box: Box) -> None:
+    box("machine", "set", "battery-cpus=1.5")
+    box.host.has_mains(plugged=False)
+    until(lambda: box.power()["Frozen"] == "wanted, worker", PATIENCE_S)
+    row = box.power()
+    assert (row["Source"], row["Charge"], row["CPUs"]) == ("battery", "50%", "1.5")
+    assert box.limit() == "150000 100000"
+    assert box.states()["own"] == "paused"
+    box.host.has_mains(plugged=True)
+    until(lambda: box.power()["Frozen"] == "", PATIENCE_S)
+    assert box.limit() == "max 100000"
+    assert box.states() == {
+        "worker": "running", "wanted": "running", "own": "paused",
+        "busy": "running", "busier": "running",
+    }  # fmt: skip
+    assert "(charge 50%)" in box.desk.home.machine("default").agent_log.read_text()
 
 
 def test_wrong_values_are_refused(box: Box) -> None:
