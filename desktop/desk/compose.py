@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from desk.engine.transport import Connection, Transport
     from desk.machine.archives import MachineArchives
     from desk.machine.bin import MachineBin
+    from desk.machine.checkpoints import Checkpoints
     from desk.machine.copies import MachineCopies
     from desk.machine.disks import MachineDisks
     from desk.machine.manager import Manager
@@ -115,6 +116,13 @@ class Desk:
         from desk.machine.bin import MachineBin
 
         return MachineBin(self.manager)
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        """Machines as they were before changes, upgrades and resets."""
+        from desk.machine.checkpoints import Checkpoints
+
+        return Checkpoints(self.manager)
 
     @cached_property
     def archives(self) -> MachineArchives:

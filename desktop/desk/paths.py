@@ -42,6 +42,11 @@ class MachinePaths:
         return self.directory / "machine.json"
 
     @property
+    def checkpoint(self) -> Path:
+        """Says of a directory in the bin that it is a checkpoint, and before what it was made."""
+        return self.directory / "checkpoint.json"
+
+    @property
     def settings(self) -> Path:
         """The machine's settings for a person to edit."""
         return self.directory / "machine.toml"

@@ -46,6 +46,7 @@ from deskd.services.containers.removal import Removal
 from deskd.services.containers.updating import Updating
 from deskd.services.disk_use import DiskUse
 from deskd.services.distribution import Distribution
+from deskd.services.durability import Durability
 from deskd.services.engine import Engine
 from deskd.services.events import Events
 from deskd.services.exec import Execs
@@ -284,6 +285,7 @@ class Daemon:
             memory_use=memory_use,
             memory_fit=memory_fit,
             disk_use=disk_use,
+            durability=Durability(database),
             restart=restart,
             power=power,
             bin=bin_,

@@ -1,4 +1,5 @@
-"""Removed machines: their directories, kept for a while with disk, snapshots and keys.
+"""Removed machines: their directories, kept for a while with disk, snapshots and keys. Checkpoints
+of machines (``checkpoints``) are kept beside them, under the same limits.
 
 A directory moves as a whole by one rename, so a machine is either there or in the bin. Its name in
 the bin says which machine it was and when it went; only what is a machine by itself (a virtual
@@ -8,6 +9,7 @@ one, all of it files) can come back.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -19,7 +21,7 @@ from pathlib import Path
 from desk.errors import Conflict, MachineError
 from desk.machine.manager import Manager
 from desk.machine.sparse import host_bytes
-from desk.paths import Home
+from desk.paths import Home, MachinePaths
 
 KEPT_S = 24 * 3600.0
 LEAST_FREE_PARTS = 20
@@ -27,15 +29,19 @@ LEAST_FREE_PARTS = 20
 
 _PLACE = re.compile(r"(?P<name>[^.].*)@(?P<removed_ns>\d+)\Z")
 _HALF_DELETED = ".*@*"
+UNFINISHED_PREFIX = ".unfinished-"
+_UNFINISHED_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class BinnedMachine:
-    """A machine in the bin."""
+    """A machine in the bin. ``before`` is empty for one that was removed; a checkpoint has there
+    what it was made before."""
 
     name: str
     removed_ns: int
     directory: Path
+    before: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -114,10 +120,18 @@ class MachineBin:
         """Delete everything for good; return the bytes that the disk got back."""
         return sum(_delete(each) for each in self.contents())
 
+    def delete(self, binned: BinnedMachine) -> None:
+        """Delete one for good; idempotent."""
+        _delete(binned)
+
     def enforce(self) -> None:
         """Delete what is too old, and everything where the disk is short."""
         for rest in self._home.bin.glob(_HALF_DELETED):
             shutil.rmtree(rest, ignore_errors=True)
+        for rest in self._home.bin.glob(f"{UNFINISHED_PREFIX}*"):
+            with contextlib.suppress(OSError):  # it was finished in this moment
+                if time.time() - rest.stat().st_mtime > _UNFINISHED_S:
+                    shutil.rmtree(rest)
         entries = self.contents()
         if not entries:
             return
@@ -132,7 +146,12 @@ def _read(place: Path) -> BinnedMachine | None:
     match = _PLACE.match(place.name)
     if match is None:
         return None
-    return BinnedMachine(match["name"], int(match["removed_ns"]), place)
+    note = MachinePaths(place).checkpoint
+    try:
+        before = str(json.loads(note.read_text("utf-8"))["before"]) if note.exists() else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # nothing that this Desk knows
+    return BinnedMachine(match["name"], int(match["removed_ns"]), place, before)
 
 
 def _delete(binned: BinnedMachine) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from desk.errors import UsageError
+from desk.machine.checkpoints import Before, Checkpoints
 from desk.machine.coming_up import Machine
 from desk.machine.disks import MachineDisks
 from desk.machine.driver import Progress
@@ -60,6 +61,7 @@ class MachineSettings:
         self._manager = manager
         self._memory = memory
         self._disks = disks
+        self._checkpoints = Checkpoints(manager)
 
     def file(self, name: str) -> Path:
         """Return the place of a machine's file, which is there afterwards."""
@@ -79,12 +81,51 @@ class MachineSettings:
         nothing is restarted.
 
         Raises ``SettingsMistake``, and what moving memory and growing the disk raise; then
-        everything is as it was.
+        everything is as it was. ``desk undo`` brings the settings of before back.
         """
         features = self._manager.open(name).driver.features
-        return self._change(
-            name, lambda spec: parse(text, file, spec, features), progress, text=text
+        with self._checkpoint(name):
+            return self._change(
+                name, lambda spec: parse(text, file, spec, features), progress, text=text
+            )
+
+    def become(self, name: str, wanted: MachineSpec, text: str | None, progress: Progress) -> None:
+        """Give a machine other settings as a whole, with their file; its disk does not shrink.
+
+        Raises what ``set`` raises; then everything is as it was.
+        """
+        machine = self._manager.open(name)
+        live, memory_mib = machine.driver.live_memory(), wanted.memory_mib
+        moves = memory_mib == machine.record.spec.memory_mib or (
+            live is not None and memory_mib <= live.most_mib()
         )
+
+        def wish(spec: MachineSpec) -> MachineSpec:
+            size_mib = memory_mib if moves else spec.memory_mib
+            disk_gib = max(spec.disk_gib, wanted.disk_gib)
+            return replace(wanted, name=name, memory_mib=size_mib, disk_gib=disk_gib)
+
+        with self._checkpoint(name):
+            self._change(name, wish, progress)
+            if not moves:
+                self._memory.move(name, memory_mib, progress)
+            with self._manager.held(name, "setting") as machine:
+                now = machine.record.spec
+                if text is not None and now.disk_gib == wanted.disk_gib:  # else: a smaller disk's
+                    self._manager.respecify(machine, now, settings=text)
+
+    @contextmanager
+    def _checkpoint(self, name: str) -> Iterator[None]:
+        """Keep the settings of before where the body changes them."""
+        with self._manager.held(name, "setting") as machine:
+            kept = self._checkpoints.take(machine, Before.SETTINGS)
+        changed = False
+        try:
+            yield
+            changed = self._manager.open(name).record.spec != machine.record.spec
+        finally:
+            if not changed:
+                self._checkpoints.forget(kept)
 
     def set(self, name: str, wishes: Wishes, progress: Progress) -> Applied:
         """Change single settings, and the same in the machine's file. Memory that cannot be moved
@@ -93,8 +134,12 @@ class MachineSettings:
         Raises ``UsageError`` for what the machine does not have and for impossible values, and
         what ``apply`` raises.
         """
+        _check_wishes(self._manager.open(name), wishes)
+        with self._checkpoint(name):
+            return self._set(name, wishes, progress)
+
+    def _set(self, name: str, wishes: Wishes, progress: Progress) -> Applied:
         machine = self._manager.open(name)
-        _check_wishes(machine, wishes)
         self._manager.check_settings(machine)
         memory_mib = wishes.memory_mib
         live = machine.driver.live_memory()

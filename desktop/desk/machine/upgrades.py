@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from desk.errors import Conflict, MachineError, UsageError
+from desk.machine.checkpoints import Before, Checkpoints
 from desk.machine.coming_up import Machine
+from desk.machine.copies import MachineCopies
 from desk.machine.driver import Progress
 from desk.machine.images import GuestImage, ImageStore
 from desk.machine.manager import Manager
@@ -29,12 +31,16 @@ class Upgrades:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
         self._images = ImageStore(manager.home)
+        self._checkpoints = Checkpoints(manager)
+        self._copies = MachineCopies(manager)
 
     def upgrade(self, name: str, source: str, progress: Progress) -> Upgraded:
         """Give the machine the newest installed image, or the one at ``source`` (a path or a URL).
 
         A running machine is restarted, which ``progress`` is told first. Where it does not come
         up with the new image it is started with the old one again, and ``MachineError`` says so.
+        ``desk undo`` brings image and disk of before back: an older engine does not read what a
+        newer one has written. Where there is no room for that disk, ``progress`` is told.
         """
         with self._manager.held(name, "setting") as machine:
             before = _image(machine)
@@ -44,7 +50,20 @@ class Upgrades:
             else:
                 # The newest for the guest's architecture, which stands at the identity's end.
                 image = self._images.newest(before.rpartition("-")[2])
+        if image.manifest.identity != before:
+            self._keep(name, progress)
         return self._change(name, image, progress)
+
+    def _keep(self, name: str, progress: Progress) -> None:
+        paths = self._manager.home.machine(name)
+        if not self._checkpoints.has_room(paths.data_disk):
+            progress("There is no room for a copy of the disk: `desk undo` will not bring it back")
+            with self._manager.held(name, "copying") as machine:
+                self._checkpoints.take(machine, Before.UPGRADE)
+            return
+        progress(f"Copying the disk of machine {name}, for `desk undo`")
+        with self._copies.still_disk(name) as (machine, disk):
+            self._checkpoints.take(machine, Before.UPGRADE, disk=disk)
 
     def back(self, name: str, progress: Progress) -> Upgraded:
         """Give the machine the image that it had before; another ``back`` undoes that."""

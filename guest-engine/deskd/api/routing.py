@@ -31,13 +31,15 @@ class PageNotFound(NotFound):
 class Route(Record):
     """``path`` has ``{name}`` for one segment and ``{name...}`` for one or more.
 
-    ``handler`` is ``module:function`` below ``deskd.api.routes``.
+    ``handler`` is ``module:function`` below ``deskd.api.routes``. The answer of a ``durable`` route
+    waits for the disk.
     """
 
     method: str
     path: str
     handler: str
     since: tuple[int, int] = MIN_API_VERSION
+    durable: bool = False
 
 
 class Router:
@@ -66,9 +68,21 @@ class Router:
         handler = self._loaded.get(route.handler)
         if handler is None:
             module, _, function = route.handler.partition(":")
-            handler = getattr(import_module(f"deskd.api.routes.{module}"), function)
+            found: Handler = getattr(import_module(f"deskd.api.routes.{module}"), function)
+            handler = _durable(found) if route.durable else found
             self._loaded[route.handler] = handler
         return handler
+
+
+def _durable(handler: Handler) -> Handler:
+    """Return a handler whose answer tells of nothing that a loss of power would undo."""
+
+    async def answer(engine: Any, request: Request) -> Answer:
+        found = await handler(engine, request)
+        await engine.durability.settle()
+        return found
+
+    return answer
 
 
 def _match(pattern: tuple[str, ...], given: tuple[str, ...]) -> dict[str, str] | None:

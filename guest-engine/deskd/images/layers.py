@@ -205,8 +205,10 @@ class LayerStore:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """A transaction in which ``record`` is called; may be nested. When it fails, the
-        directories of the layers that it recorded go as the records do."""
+        directories of the layers that it recorded go as the records do. When the outermost one
+        ends, the records are on the disk."""
         placed: list[LayerRecord] = []
+        outermost = False
         try:
             with self._database.transaction():
                 outermost = self._placed is None
@@ -224,6 +226,8 @@ class LayerStore:
             for record in placed:
                 self.remove_tree(self._place(record.number))
             raise
+        if outermost:
+            self._database.flush()
 
     @contextmanager
     def holding(self, chain_ids: Iterable[str]) -> Iterator[None]:

@@ -197,6 +197,7 @@ class _Pull:
                 raise
             # A prune has met the image before it had its name.
             return self._pull_one(reference, attempts - 1)
+        self._catalog.database.flush()  # a client is told next that it has the image
         self._warn_of_platform(record, reference)
         return Pulled(name, record), before is None or before.id != record.id
 

@@ -21,6 +21,7 @@ from deskd.services.containers.registry import ContainerRegistry
 from deskd.services.containers.updating import Updating
 from deskd.services.disk_use import DiskUse
 from deskd.services.distribution import Distribution
+from deskd.services.durability import Durability
 from deskd.services.events import Events
 from deskd.services.exec import Execs
 from deskd.services.faults import Faults
@@ -65,4 +66,5 @@ class Engine(Record):
     restart: MachineRestart
     power: PowerPolicy
     disk_use: DiskUse
+    durability: Durability
     bin: Bin

@@ -26,6 +26,7 @@ from deskd.domain.volume import ANONYMOUS_LABEL, VolumeRecord
 from deskd.domain.volume_options import check_options
 from deskd.errors import Conflict, DeskdError, InvalidArgument, NotFound, SystemFailure
 from deskd.kernel import mount_table
+from deskd.kernel.files import sync_directory
 from deskd.layout import BIN_PREFIX, DataRoot
 from deskd.services.events import Events
 from deskd.services.volume_bin import VolumeBin
@@ -113,6 +114,7 @@ class Volumes:
             record = self._records.get(name)
             if record is None:
                 record = self._make(name, wanted, options)
+                await asyncio.to_thread(self._sync_directory, name)
                 if claimant and anonymous:
                     self._made_for.setdefault(claimant, []).append(name)
             if claimant:
@@ -147,6 +149,11 @@ class Volumes:
             raise SystemFailure(
                 f"the volume {name} cannot be made in {path}: {error.strerror}"
             ) from error
+
+    def _sync_directory(self, name: str) -> None:
+        """Bring a new directory to the disk, as its record will be when the client is answered."""
+        for directory in (os.path.dirname(self.mountpoint(name)), self._layout.volumes):
+            sync_directory(directory)
 
     def claim(self, name: str, claimant: str) -> None:
         """Keep a volume from being removed while a container is created."""

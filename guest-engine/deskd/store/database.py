@@ -2,7 +2,8 @@
 
 Decision on threads and asyncio: one connection, guarded by a re-entrant lock. A single statement
 takes some tens of microseconds (WAL, ``synchronous=NORMAL``: a commit waits for no disk, a
-``Flusher`` brings it there within a second), so services on the event loop call it inline.
+``Flusher`` brings it there within a second, and ``Durability`` at once where a client is told that
+something is there), so services on the event loop call it inline.
 Transactions hold the lock; they therefore contain statements, renames and their directory's sync
 only, never an ``await`` and never bulk I/O.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from desk.cli.session import Session, pass_session
 from desk.cli.units import ago, human_size
 from desk.errors import DeskError, NotFound, UsageError
 
+if TYPE_CHECKING:
+    from desk.machine.bin import BinnedMachine
+
 _HEADINGS = {
     "Name": "NAME",
     "Kind": "KIND",
@@ -23,7 +26,7 @@ _HEADINGS = {
     "ID": "ID",
 }
 _SHORT_ID = 12
-_MACHINE = "machine"
+_MACHINE, _BEFORE = "machine", "before"
 
 Entry = Mapping[str, Any]
 
@@ -38,7 +41,11 @@ Entry = Mapping[str, Any]
 def undo(
     session: Session, names: tuple[str, ...], list_: bool, empty: bool, force: bool, form: str
 ) -> None:
-    """Bring back what the last command removed, or what is named."""
+    """Bring back what the last command removed, or what is named.
+
+    A machine's settings before a change, its disk before a reset, and both before an upgrade come
+    back, too.
+    """
     if ((list_ or empty) and names) or (list_ and empty):
         raise UsageError("--list, --empty and names exclude each other", hint="Give one of them.")
     entries = _entries(session)
@@ -70,7 +77,7 @@ def _machines(session: Session) -> list[Entry]:
     return [
         {
             "Id": each.id,
-            "Kind": _MACHINE,
+            "Kind": f"{_BEFORE} {each.before}" if each.before else _MACHINE,
             "Name": each.name,
             "Group": each.id,
             "RemovedNano": each.removed_ns,
@@ -83,9 +90,9 @@ def _machines(session: Session) -> list[Entry]:
 def _empty(session: Session, entries: Sequence[Entry]) -> None:
     machines = freed = 0
     host_disk = None
-    if any(entry["Kind"] == _MACHINE for entry in entries):
+    if any(_is_of_machines(entry) for entry in entries):
         machines = session.desk.machine_bin.empty()
-    if any(entry["Kind"] != _MACHINE for entry in entries):
+    if not all(_is_of_machines(entry) for entry in entries):
         host_disk = HostDisk(session)
         freed = session.client.bin.empty()
     render.out(f"Total reclaimed space: {human_size(machines + freed)}")
@@ -94,14 +101,31 @@ def _empty(session: Session, entries: Sequence[Entry]) -> None:
 
 
 def _bring_back(session: Session, entries: Sequence[Entry]) -> None:
-    wanted = {str(entry["Id"]) for entry in entries if entry["Kind"] == _MACHINE}
+    wanted = {str(entry["Id"]) for entry in entries if _is_of_machines(entry)}
     for binned in session.desk.machine_bin.contents() if wanted else ():
         if binned.id in wanted:
-            session.desk.machine_bin.put_back(binned)
-            render.out(f"{_MACHINE} {binned.name}")
-    others = [str(entry["Id"]) for entry in entries if entry["Kind"] != _MACHINE]
+            _bring_machine_back(session, binned)
+    others = [str(entry["Id"]) for entry in entries if not _is_of_machines(entry)]
     if others:
         _tell(session.client.bin.restore(others))
+
+
+def _is_of_machines(entry: Entry) -> bool:
+    kind = str(entry["Kind"])
+    return kind == _MACHINE or kind.startswith(f"{_BEFORE} ")
+
+
+def _bring_machine_back(session: Session, binned: BinnedMachine) -> None:
+    if not binned.before:
+        session.desk.machine_bin.put_back(binned)
+        render.out(f"{_MACHINE} {binned.name}")
+        return
+    desk = session.desk
+    desk.checkpoints.bring_back(binned, desk.machine_settings, session.progress)
+    session.progress.done(
+        f"Machine {binned.name} is as it was before the {binned.before};"
+        " `desk undo` once more undoes that."
+    )
 
 
 def chosen(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
