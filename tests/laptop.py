@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from desk.machine import process
 from tests.cli_process import DESK, Result
 from tests.engine_process import EngineProcess
 
@@ -97,5 +98,7 @@ def laptop_with_machine(
         made.desk("machine", "rm", "-f", "default")
     finally:
         for pid_file in home.glob("machines/*/*.pid"):
-            subprocess.run(["kill", "-9", pid_file.read_text().split()[0]], check=False)
+            running = process.recall(pid_file)
+            if running is not None:
+                running.kill()
         shutil.rmtree(home, ignore_errors=True)

@@ -91,6 +91,22 @@ def test_age_and_a_short_disk_empty_it(manager: Manager) -> None:
     assert manager.names() == []
 
 
+def test_the_oldest_go_where_all_together_are_too_large(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bin_ = MachineBin(manager)
+    for name in ("second", "third"):
+        manager.create(MachineSpec(name, "fake"))
+        manager.home.machine(name).data_disk.write_bytes(os.urandom(1 << 20))
+    monkeypatch.setattr("desk.machine.bin.MOST_BYTES", (5 << 20) // 2)
+    for name in ("box", "second", "third"):
+        assert bin_.take(name, silent)
+    assert [binned.name for binned in bin_.contents()] == ["third", "second"]
+    monkeypatch.setattr("desk.machine.bin.MOST_BYTES", 1)
+    bin_.enforce()
+    assert [binned.name for binned in bin_.contents()] == ["third"]
+
+
 def test_what_is_half_deleted_is_no_machine_and_goes_later(manager: Manager) -> None:
     bin_ = MachineBin(manager)
     assert bin_.take("box", silent)

@@ -78,3 +78,19 @@ def test_a_full_disk_lets_the_engine_start_and_delete(box: Laptop) -> None:
     until(lambda: not is_full(box))
     assert box.desk("run", "--rm", "busybox", "echo", "there") == "there\n"
     box.desk("rm", "-f", "three")
+
+
+def test_each_prune_tells_what_this_computer_got_back(box: Laptop) -> None:
+    box.desk("machine", "set", NAME, "engine-opt=bin-age=0")  # what is removed is gone at once
+    box.desk("machine", "restart", NAME)
+    disk = box.home / "machines" / NAME / "data.img"
+    write = f"dd if=/dev/urandom of=/big bs={MIB} count=64; cp /big /volume; sync"
+    box.desk("run", "--name", "big", "-v", "large:/volume", "busybox", "sh", "-c", write)
+    box.desk("commit", "big", "large")
+    for kind, *flags in (["container"], ["volume", "-a"], ["image", "-a"]):
+        before = disk.stat().st_blocks * 512
+        told = box.desk(kind, "prune", "-f", *flags).splitlines()
+        after = disk.stat().st_blocks * 512
+        assert before - after >= 60 * MIB, (kind, told)
+        assert told[-2].startswith("Total reclaimed space: "), told
+        assert re.fullmatch(r"This computer got back: \d+\.?\d*MB", told[-1]), told

@@ -1,7 +1,7 @@
 """A machine whose parts are killed at random moments under load: the next command works, and what
 an answer said is there stays there.
 
-``DESK_TEST_KILLS`` is how often something is killed (6 unless said), ``DESK_TEST_SEED`` the seed of
+``DESK_TEST_KILLS`` is how often something is killed (4 unless said), ``DESK_TEST_SEED`` the seed of
 the moments; both are in the text of a failure.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -25,12 +24,13 @@ from desk.compose import Desk
 from desk.engine.client import EngineClient
 from desk.engine.transport import UnixTransport
 from desk.errors import DeskError
+from desk.machine import process
 from desk.paths import Home
 from desk.ssh.session import Session
 
 __all__ = ["guest_image"]
 
-KILLS = int(os.environ.get("DESK_TEST_KILLS", "6"))
+KILLS = int(os.environ.get("DESK_TEST_KILLS", "4"))
 SEED = int(os.environ.get("DESK_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
 NAME = "default"
 VICTIMS = ("qemu", "agent", "sshd", "engine")
@@ -115,8 +115,9 @@ def kill(box: Laptop, victim: str) -> None:
     """Kill one part of the machine with SIGKILL."""
     paths = Home(box.home).machine(NAME)
     if victim in ("qemu", "agent"):
-        file = paths.qemu_pid if victim == "qemu" else paths.agent_pid
-        os.kill(int(file.read_text().split()[0]), signal.SIGKILL)
+        running = process.recall(paths.qemu_pid if victim == "qemu" else paths.agent_pid)
+        assert running is not None, victim
+        running.kill()
         return
     command = {
         "sshd": "killall -9 sshd sshd-session",

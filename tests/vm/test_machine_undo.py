@@ -90,5 +90,5 @@ def test_settings_come_back_while_the_machine_runs(box: Laptop) -> None:
 
 
 def test_a_reset_asks_first(box: Laptop) -> None:
-    assert box("machine", "reset", stdin=b"n\n").code == 1
+    assert "Add --force" in box.desk("machine", "reset", code=125)
     assert note(box) == "mine"

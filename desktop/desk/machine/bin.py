@@ -24,6 +24,8 @@ from desk.machine.sparse import host_bytes
 from desk.paths import Home, MachinePaths
 
 KEPT_S = 24 * 3600.0
+MOST_BYTES = 32 << 30
+"""What is more than this together goes, the oldest first; the latest one stays however large."""
 LEAST_FREE_PARTS = 20
 """While less than a twentieth of the disk is free the bin keeps nothing."""
 
@@ -125,7 +127,7 @@ class MachineBin:
         _delete(binned)
 
     def enforce(self) -> None:
-        """Delete what is too old, and everything where the disk is short."""
+        """Delete what is too old or too much, and everything where the disk is short."""
         for rest in self._home.bin.glob(_HALF_DELETED):
             shutil.rmtree(rest, ignore_errors=True)
         for rest in self._home.bin.glob(f"{UNFINISHED_PREFIX}*"):
@@ -137,8 +139,11 @@ class MachineBin:
             return
         total, _used, free = self._usage(self._home.bin)
         short = free < total // LEAST_FREE_PARTS
+        kept_bytes = 0
         for each in entries:
-            if short or time.time_ns() - each.removed_ns > KEPT_S * 1e9:
+            too_old = time.time_ns() - each.removed_ns > KEPT_S * 1e9
+            kept_bytes += each.size_bytes
+            if short or too_old or (kept_bytes > MOST_BYTES and each is not entries[0]):
                 _delete(each)
 
 
