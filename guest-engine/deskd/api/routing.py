@@ -7,6 +7,7 @@ that a starting engine answers sooner.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from importlib import import_module
 from typing import Any
 
@@ -77,6 +78,7 @@ class Router:
 def _durable(handler: Handler) -> Handler:
     """Return a handler whose answer tells of nothing that a loss of power would undo."""
 
+    @wraps(handler)
     async def answer(engine: Any, request: Request) -> Answer:
         found = await handler(engine, request)
         await engine.durability.settle()

@@ -61,7 +61,9 @@ _GROUP = {
     "restart": Entry(
         "machine_restart:restart", "Restart machines and give back exactly what ran in them."
     ),
-    "reset": Entry("machine_reset:reset", "Give a machine an empty disk; its settings stay."),
+    "reset": Entry(
+        "machine_reset:reset", "Give a machine an empty disk; its name, keys and settings stay."
+    ),
     "restore": Entry("machine_copies:restore", "Put a stopped machine's disk back to a snapshot."),
     "rm": Entry("machine_removal:rm", "Remove machines and everything in them."),
     "scp": Entry(

@@ -14,9 +14,10 @@ from desk.cli.session import Session, pass_session
 @click.argument("name", metavar="[MACHINE]", required=False, shell_complete=complete.machines)
 @pass_session
 def reset(session: Session, name: str | None, force: bool) -> None:
-    """Give a machine an empty disk; its name, address, keys, settings and snapshots stay.
+    """Give a machine an empty disk; its name, keys and settings stay.
 
-    Images, containers and volumes are gone with the disk, which `desk undo` brings back for a day.
+    So do its address and its snapshots. Images, containers and volumes are gone with the disk,
+    which `desk undo` brings back for a day.
     """
     machine = name or session.machine
     session.desk.require_machine(machine)
