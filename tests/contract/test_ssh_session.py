@@ -290,6 +290,26 @@ def test_relay_ends_the_remote_side_when_the_client_goes_away(
         remote.close()
 
 
+@relays
+def test_a_relay_whose_server_is_gone_disturbs_no_other(session: Session, relayed: Relayed) -> None:
+    """What a client says to a closed channel is dropped: sshd would end the whole connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        local = relayed(session, listener.getsockname()[1])
+        remote, _ = listener.accept()
+        remote.sendall(bytes(2 << 20))  # more than a socket takes, and less than the window
+        local.sendall(b"unread")  # so that the end below is a reset
+        time.sleep(0.5)
+        remote.close()
+        local.settimeout(0.05)
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                local.send(bytes(1000))
+            time.sleep(0.01)
+        assert session.run("echo well").stdout == b"well\n"
+        local.close()
+    _nothing_is_left(session)
+
+
 def test_relay_tells_why_there_is_no_stream_and_leaves_the_client_alone(session: Session) -> None:
     told: Queue[ChannelError] = Queue()
     ours, theirs = socket.socketpair()

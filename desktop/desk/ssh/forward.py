@@ -360,6 +360,11 @@ class Relays:
     def _read(self, relay: Relay) -> None:
         """Read what the machine has room for."""
         channel = relay.channel
+        if channel.closed:
+            # sshd ends the whole connection where something comes for a channel that it has closed.
+            relay.local_ended = True
+            self._watch(relay)
+            return
         room = channel.room
         if room <= 0:
             relay.awaits_room = True
