@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from desk.machine.archives import MachineArchives
     from desk.machine.bin import MachineBin
     from desk.machine.checkpoints import Checkpoints
+    from desk.machine.coming_up import Machine
     from desk.machine.copies import MachineCopies
     from desk.machine.disks import MachineDisks
     from desk.machine.manager import Manager
@@ -73,7 +74,12 @@ class Desk:
         """The machines."""
         from desk.machine.manager import Manager
 
-        return Manager(self.home)
+        def keep(machine: Machine) -> None:  # what that needs is loaded by the few that need it
+            self.checkpoints.keep_settings(machine)
+
+        manager = Manager(self.home)
+        manager.before_change = keep
+        return manager
 
     @cached_property
     def memory(self) -> MemoryDial:

@@ -75,6 +75,37 @@ def test_comments_come_back_and_a_disk_stays_as_large_as_it_is(
     assert spec_of(manager).cpus == 2
 
 
+def edited(manager: Manager, settings: MachineSettings) -> str:
+    """Write more CPUs into the machine's file, by hand; return its text."""
+    file = settings.file(NAME)
+    text = file.read_text().replace("cpus = 2", "cpus = 5")
+    file.write_text(text)
+    return text
+
+
+def test_an_edited_file_follows_what_is_brought_back(
+    manager: Manager, settings: MachineSettings
+) -> None:
+    text = edited(manager, settings)
+    settings.apply(NAME, text, manager.home.machine(NAME).settings, silent)
+    assert spec_of(manager).cpus == 5
+    undo(manager, settings)
+    assert spec_of(manager).cpus == 2
+    manager.start(NAME)  # which would take up an edited file
+    assert spec_of(manager).cpus == 2
+
+
+def test_what_a_start_takes_up_can_be_undone(manager: Manager, settings: MachineSettings) -> None:
+    manager.before_change = Checkpoints(manager).keep_settings
+    edited(manager, settings)
+    manager.start(NAME)
+    assert spec_of(manager).cpus == 5
+    undo(manager, settings)
+    manager.stop(NAME)
+    manager.start(NAME)
+    assert spec_of(manager).cpus == 2
+
+
 def test_memory_that_cannot_be_moved_back_restarts_the_machine_which_is_told_first(
     manager: Manager, settings: MachineSettings
 ) -> None:

@@ -25,6 +25,7 @@ from desk.machine.drivers.qemu_disk import FACT_FILE_SYSTEM
 from desk.machine.manager import Manager
 from desk.machine.model import MachineSpec, State
 from desk.machine.process import write_whole
+from desk.machine.settings_file import says
 from desk.machine.sparse import host_bytes, make_sparse
 from desk.machine.store import MachineFile
 from desk.paths import MachinePaths
@@ -82,6 +83,11 @@ class Checkpoints:
         with contextlib.suppress(MachineError):  # of older ones
             self._bin.enforce()
         return BinnedMachine(machine.name, int(name.rpartition("@")[2]), home.bin / name, before)
+
+    def keep_settings(self, machine: Machine) -> None:
+        """Keep the settings of a machine that is held, where there is room for them."""
+        with contextlib.suppress(MachineError):  # a machine starts all the same
+            self.take(machine, Before.SETTINGS)
 
     def forget(self, checkpoint: BinnedMachine) -> None:
         """Delete a checkpoint before a change that did not come about."""
@@ -146,7 +152,9 @@ class Checkpoints:
             with _named(machine.paths.data_disk):
                 kept.data_disk.rename(machine.paths.data_disk)
             spec: MachineSpec = replace(record.spec, name=name)
-            self._manager.respecify(machine, spec, settings=text)
+            features, file = machine.driver.features, machine.paths.settings
+            agrees = text is not None and says(text, file, spec, features)
+            self._manager.respecify(machine, spec, settings=text if agrees else None)
             facts = {key: record.facts.get(key, "") for key in _IMAGE_FACTS}
             self._manager.update_facts(machine, {**facts, FACT_FILE_SYSTEM: ""})
         if runs:

@@ -62,6 +62,8 @@ class Manager:
         self._drivers: Drivers = drivers or DriverTable()
         self._agents: Agents = agents or AgentProcesses()
         self._store = MachineStore(home)
+        self.before_change: Callable[[Machine], object] | None = None
+        """Called with a machine that is held, before a start takes up what its file says."""
 
     # --- looking ---------------------------------------------------------------------------
 
@@ -480,6 +482,8 @@ class Manager:
         if wanted == before:
             return machine
         progress(f"Taking up {file}: {', '.join(changes(before, wanted))}")
+        if self.before_change is not None:
+            self.before_change(machine)
         disk = machine.driver.data_disk()
         if disk is not None and wanted.disk_gib > before.disk_gib:
             disk.grow(wanted.disk_gib << 30)

@@ -17,7 +17,7 @@ from desk.machine.manager import Manager
 from desk.machine.memory import MemoryDial
 from desk.machine.model import MachineSpec, State
 from desk.machine.power_options import POWER_OPTIONS, check_power
-from desk.machine.settings_file import changes, parse, read_text, render
+from desk.machine.settings_file import changes, parse, read_text, render, says
 from desk.machine.sharing import SHARING_OPTIONS, check_sharing
 
 
@@ -110,8 +110,9 @@ class MachineSettings:
             if not moves:
                 self._memory.move(name, memory_mib, progress)
             with self._manager.held(name, "setting") as machine:
-                now = machine.record.spec
-                if text is not None and now.disk_gib == wanted.disk_gib:  # else: a smaller disk's
+                now, file = machine.record.spec, machine.paths.settings
+                # The file may have been edited before the change, and be of a smaller disk.
+                if text is not None and says(text, file, now, machine.driver.features):
                     self._manager.respecify(machine, now, settings=text)
 
     @contextmanager

@@ -213,6 +213,14 @@ def parse(text: str, file: Path, base: MachineSpec, features: Features) -> Machi
     return _Reader(text, file, base, features).read()
 
 
+def says(text: str, file: Path, spec: MachineSpec, features: Features) -> bool:
+    """Whether the text of a file asks for exactly this specification."""
+    try:
+        return parse(text, file, spec, features) == spec
+    except SettingsMistake:
+        return False
+
+
 class _Reader:
     def __init__(self, text: str, file: Path, base: MachineSpec, features: Features) -> None:
         self._text = text
