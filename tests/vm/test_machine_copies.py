@@ -126,7 +126,7 @@ def test_a_disk_of_another_machine_is_refused_and_stays_as_it_is(laptop: Laptop)
     assert mine.stat().st_mtime_ns == before
     with mine.open("wb") as disk:
         disk.truncate(1 << 30)
-    assert "it has no file system of Desk" in laptop("machine", "start", "mine", code=1)
+    assert "it is an empty one" in laptop("machine", "start", "mine", code=1)
     kept.rename(mine)
     laptop("machine", "start", "mine")
     laptop("machine", "rm", "-f", "mine", "other")

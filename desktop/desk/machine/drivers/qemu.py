@@ -19,7 +19,7 @@ from desk.errors import DriverError, MachineError, UsageError
 from desk.machine import console, ports, process
 from desk.machine.driver import Features, Progress
 from desk.machine.drivers.options import check_known, port_option
-from desk.machine.drivers.qemu_disk import FACT_FILE_SYSTEM, QemuDisk, file_system_id
+from desk.machine.drivers.qemu_disk import FACT_FILE_SYSTEM, QemuDisk, file_system_id, is_new
 from desk.machine.drivers.qemu_memory import FACT_BOOT, FACT_PLUG, QemuMemory, host_memory_mib
 from desk.machine.drivers.table import DriverContext
 from desk.machine.engine_settings import ENGINE_OPTIONS, check_engine_options
@@ -423,8 +423,9 @@ class QemuDriver:
     def _check_file_system(self) -> None:
         """Refuse a disk that is not the machine's own, before anything writes to it."""
         own, found = self._record.get(FACT_FILE_SYSTEM), file_system_id(self._paths.data_disk)
-        if own and found != own:
-            owner = "belongs to another machine" if found else "has no file system of Desk"
+        # A damaged one is the guest's to mend, or to explain.
+        if own and found != own and (found or is_new(self._paths.data_disk)):
+            owner = "belongs to another machine" if found else "is an empty one"
             raise MachineError(
                 f"{self._paths.data_disk} is not the disk of machine {self._name}: it {owner}",
                 hint="Put the machine's own file back; `desk machine export` and `import` bring a"
