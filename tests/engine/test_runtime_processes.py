@@ -450,14 +450,23 @@ def test_many_processes_at_once(harness: Harness) -> None:
 
 
 def test_a_cancelled_start_leaves_nothing_and_harms_no_other(harness: Harness) -> None:
+    """Cancelled wherever it waits: in each of the loop's first turns, and at some moments later."""
+
+    async def after_turns(number: int) -> None:
+        for _ in range(number):
+            await asyncio.sleep(0)
+
     async def scenario(runtime: LauncherRuntime) -> None:
+        await harness.run(runtime, harness.plan("true"))  # the filter is compiled
         big = ["X=" + "y" * 60_000 for _ in range(8)]
-        for delay_s in (0.0, 0.001, 0.004, 0.01):
+        moments = [after_turns(number) for number in range(16)]
+        moments += [asyncio.sleep(delay_s) for delay_s in (0.001, 0.004, 0.01)]
+        for moment in moments:
             plan = harness.plan(
                 "true", env=[f"{item[0]}{n}{item[1:]}" for n, item in enumerate(big)]
             )
             starting = asyncio.create_task(runtime.create(plan))
-            await asyncio.sleep(delay_s)
+            await moment
             starting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 process = await starting

@@ -218,12 +218,13 @@ class LauncherRuntime:
         ours, theirs = socket.socketpair()
         with theirs:
             link = await self._connect(ours)
-            await self._order(CREATE, encode(plan), [theirs.fileno()])
-        try:
-            answer = await link.answer()
-        except BaseException:
-            link.close()  # the monitor gives up a held process whose engine has gone
-            raise
+            try:
+                await self._order(CREATE, encode(plan), [theirs.fileno()])
+                theirs.close()
+                answer = await link.answer()
+            except BaseException:
+                link.close()  # the monitor gives up a held process whose engine has gone
+                raise
         if answer["event"] != "prepared":
             link.close()
             raise _error_of(plan.key, answer, _CREATE_FAILED)
@@ -245,16 +246,18 @@ class LauncherRuntime:
         with theirs, their_stream:
             link = await self._connect(ours)
             stream = MonitoredStream(our_stream)
-            fds = [theirs.fileno(), their_stream.fileno()]
-            await self._order(CREATE, encode(plan), fds)
-        try:
-            answer = await link.answer()
-            if answer["event"] != "started":
-                raise _error_of(plan.key, answer, _EXEC_FAILED)
-        except BaseException:
-            link.close()
-            await stream.close()
-            raise
+            try:
+                fds = [theirs.fileno(), their_stream.fileno()]
+                await self._order(CREATE, encode(plan), fds)
+                theirs.close()
+                their_stream.close()
+                answer = await link.answer()
+                if answer["event"] != "started":
+                    raise _error_of(plan.key, answer, _EXEC_FAILED)
+            except BaseException:
+                link.close()
+                await stream.close()
+                raise
         found = MonitoredProcess(
             self,
             plan.key,
@@ -424,13 +427,14 @@ class LauncherRuntime:
         with theirs:
             reader, writer = await asyncio.open_unix_connection(sock=ours)
             order = {"job": job, "arguments": dict(arguments)}
-            await self._order(JOB, encode(order), [theirs.fileno(), *fds])
-        try:
-            data = await reader.read()
-        except ConnectionResetError:
-            data = b""
-        finally:
-            writer.close()
+            try:
+                await self._order(JOB, encode(order), [theirs.fileno(), *fds])
+                theirs.close()
+                data = await reader.read()
+            except ConnectionResetError:
+                data = b""
+            finally:
+                writer.close()
         if not data:
             raise SystemFailure(f"the job {job} ended without an answer")
         answer = json.loads(data)
