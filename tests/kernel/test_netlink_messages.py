@@ -120,6 +120,25 @@ def test_links_addresses_and_routes_are_read_back() -> None:
 
 
 @pytest.mark.root
+def test_requests_of_one_call_are_all_answered_and_the_first_error_is_told() -> None:
+    def body() -> None:
+        index = 1 << 27
+        make = netlink.create_bridge("br-test", "02:42:00:00:00:01", index=index)
+        with netlink.RouteSocket() as route:
+            route.request(make, netlink.set_alias(index, "desk one"))
+            (link,) = [item for item in route.links() if item.name == "br-test"]
+            assert (link.index, link.alias) == (index, "desk one")
+            other = netlink.create_bridge("br-test", "02:42:00:00:00:02", index=index + 1)
+            with pytest.raises(FileExistsError):
+                route.request(other, netlink.set_alias(index + 1, "desk two"))
+            assert [item.alias for item in route.links() if item.name == "br-test"] == ["desk one"]
+            route.request(netlink.delete_link("br-test"))  # its own answer, not an older one
+            assert "br-test" not in link_names()
+
+    in_namespace(body)
+
+
+@pytest.mark.root
 def test_veth_pair_is_one_request_with_known_indices() -> None:
     def body() -> None:
         container = Container()

@@ -136,8 +136,9 @@ def link_request(
     return encode(message, message_type, flags)
 
 
-def create_bridge(name: str, mac: str, mtu: int = 0) -> bytes:
-    """Create a bridge that is up. Its address is fixed: else it would follow its ports."""
+def create_bridge(name: str, mac: str, mtu: int = 0, *, index: int = 0) -> bytes:
+    """Create a bridge that is up; without an index the kernel chooses one. Its address is fixed:
+    else it would follow its ports."""
     attributes: list[tuple[str, Any]] = [
         ("IFLA_IFNAME", name),
         ("IFLA_ADDRESS", mac),
@@ -145,7 +146,7 @@ def create_bridge(name: str, mac: str, mtu: int = 0) -> bytes:
     ]
     if mtu:
         attributes.append(("IFLA_MTU", mtu))
-    return link_request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, attributes, up=True)
+    return link_request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, attributes, index=index, up=True)
 
 
 def set_alias(index: int, alias: str) -> bytes:
@@ -409,13 +410,19 @@ class NetlinkSocket:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def request(self, request: bytes) -> None:
-        """Send one request and take its acknowledgement; raises ``OSError`` with the kernel's
-        explanation where it gives one."""
-        self._socket.send(request)
-        for kind, flags, body in _split(self._socket.recv(_RECEIVE_BYTES)):
-            if kind == NLMSG_ERROR:
-                _raise_for(flags, body)
+    def request(self, *requests: bytes) -> None:
+        """Send requests and take their acknowledgements; raises ``OSError`` for the first that
+        failed, with the kernel's explanation where it gives one.
+
+        The kernel carries out all of them within the one call, also when this process is killed
+        meanwhile, and goes on after one that fails.
+        """
+        self._socket.send(b"".join(requests))
+        answers = [self._socket.recv(_RECEIVE_BYTES) for _ in requests]
+        for answer in answers:
+            for kind, flags, body in _split(answer):
+                if kind == NLMSG_ERROR:
+                    _raise_for(flags, body)
 
     def dump(self, request: bytes) -> Iterator[bytes]:
         """Send a request for a list and yield the messages of the answer, each with its header."""

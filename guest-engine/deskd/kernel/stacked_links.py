@@ -16,18 +16,18 @@ IPVLAN_FLAGS = {"bridge": 0, "private": 1, "vepa": 2}
 _NEW = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
 
 
-def create_dummy(name: str) -> bytes:
+def create_dummy(name: str, index: int) -> bytes:
     """Create an interface that swallows what it is sent; it is up."""
     info = {"attrs": [("IFLA_INFO_KIND", "dummy")]}
     attributes = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", info)]
-    return netlink.link_request(netlink.RTM_NEWLINK, _NEW, attributes, up=True)
+    return netlink.link_request(netlink.RTM_NEWLINK, _NEW, attributes, index=index, up=True)
 
 
-def create_vlan(name: str, parent_index: int, number: int) -> bytes:
+def create_vlan(name: str, index: int, parent_index: int, number: int) -> bytes:
     """Create the interface of one tagged network on a parent; it is up."""
     data = {"attrs": [("IFLA_VLAN_ID", number)]}
     attributes = [("IFLA_IFNAME", name), ("IFLA_LINK", parent_index), _info("vlan", data)]
-    return netlink.link_request(netlink.RTM_NEWLINK, _NEW, attributes, up=True)
+    return netlink.link_request(netlink.RTM_NEWLINK, _NEW, attributes, index=index, up=True)
 
 
 def create_macvlan(

@@ -31,6 +31,8 @@ LOCK_RETRY_S = 0.005
 FIRST_HOST_INDEX = 1 << 28
 """Interface indices of host ends are this plus the endpoint's 28 bits: far above the kernel's own,
 which count up from 1."""
+FIRST_BRIDGE_INDEX = 1 << 27
+"""Interface indices of bridges and parents are this plus 27 bits of the network's ID."""
 FIRST_PEER_INDEX = 100
 """``eth0`` in a container has this index: above fallback tunnels, which some kernels make in
 every new namespace."""
@@ -178,6 +180,12 @@ def enable_ipv6_forwarding() -> None:
         ) from error
 
 
+def link_index(network_id: str) -> int:
+    """Return the index of the bridge or parent that is made for a network. It is known before the
+    interface is there, and nobody else's has it."""
+    return FIRST_BRIDGE_INDEX + (int(network_id[:7], 16) >> 1)
+
+
 def ensure_bridge(
     route: netlink.RouteSocket, machine: Machine, names: EngineNames, spec: BridgeSpec
 ) -> int:
@@ -195,10 +203,13 @@ def ensure_bridge(
     with contextlib.ExitStack() as undo:
         if link is None:
             mac = "02:42:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(4))
-            route.request(netlink.create_bridge(spec.name, mac, spec.mtu))
+            index = link_index(spec.network_id)
+            # One request: a bridge of an engine that was killed before the mark would be nobody's.
+            route.request(
+                netlink.create_bridge(spec.name, mac, spec.mtu, index=index),
+                netlink.set_alias(index, names.alias(spec.network_id)),
+            )
             undo.callback(route.request, netlink.delete_link(spec.name))
-            index = socket.if_nametoindex(spec.name)
-            route.request(netlink.set_alias(index, names.alias(spec.network_id)))
             present = []
         else:
             index = link.index

@@ -7,12 +7,11 @@ interface of a tagged network (``eth0.10``), and a dummy for a network without a
 from __future__ import annotations
 
 import re
-import socket
 
 from deskd.domain.network import NetworkRecord
 from deskd.errors import Conflict, InvalidArgument, NotFound
 from deskd.kernel import netlink, stacked_links
-from deskd.network.bridge import EngineNames, Machine
+from deskd.network.bridge import EngineNames, Machine, link_index
 from deskd.network.parent_options import has_parent, parent_name
 
 _VLAN = re.compile(r"(?P<master>[^.]+)\.(?P<number>[0-9]+)\Z")
@@ -34,14 +33,12 @@ def ensure_parent(
         return False
     if not has_parent(record):
         netlink.check_kinds(route, "dummy")
-        route.request(stacked_links.create_dummy(name))
+        make = stacked_links.create_dummy(name, link_index(record.id))
     else:
-        _make_vlan(route, machine, name)
-    try:
-        route.request(netlink.set_alias(socket.if_nametoindex(name), names.alias(record.id)))
-    except BaseException:
-        route.request(netlink.delete_link(name))
-        raise
+        netlink.check_kinds(route, "vlan")
+        make = _vlan(machine, name, link_index(record.id))
+    # One request: a parent of an engine that was killed before the mark would be nobody's.
+    route.request(make, netlink.set_alias(link_index(record.id), names.alias(record.id)))
     return True
 
 
@@ -56,7 +53,9 @@ def _check_parent(machine: Machine, link: netlink.Link, record: NetworkRecord) -
         )
 
 
-def _make_vlan(route: netlink.RouteSocket, machine: Machine, name: str) -> None:
+def _vlan(machine: Machine, name: str, index: int) -> bytes:
+    """Return the request for a tagged network's interface. Raises ``NotFound`` for one without a
+    master that is there, ``InvalidArgument`` for a number that no tag has."""
     found = _VLAN.match(name)
     if found is None:
         raise NotFound(
@@ -71,8 +70,7 @@ def _make_vlan(route: netlink.RouteSocket, machine: Machine, name: str) -> None:
     master = machine.link(found["master"])
     if master is None:
         raise NotFound(f"-o parent interface was not found on the host: {found['master']}")
-    netlink.check_kinds(route, "vlan")
-    route.request(stacked_links.create_vlan(name, master.index, number))
+    return stacked_links.create_vlan(name, index, master.index, number)
 
 
 def remove_parent(
