@@ -83,20 +83,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show why tests needed a second run, and name those that passed it, here and where the
     names of all stages are gathered."""
     stats = terminalreporter.stats
-    failed = {report.nodeid for kind in ("failed", "error") for report in stats.get(kind, [])}
-    unsteady: dict[str, str] = {}
+    first: dict[str, str] = {}
     for report in stats.get("rerun", []):
-        if report.nodeid not in failed:
-            parts = [report.longreprtext, *(text for _title, text in report.sections)]
-            unsteady[report.nodeid] = unsteady.get(report.nodeid, "") + "\n".join(parts)
-    if not unsteady:
-        return
-    for name, text in sorted(unsteady.items()):
+        parts = [report.longreprtext, *(text for _title, text in report.sections)]
+        first[report.nodeid] = first.get(report.nodeid, "") + "\n".join(parts)
+    for name, text in sorted(first.items()):
         terminalreporter.section(f"first run of {name}", sep="_")
         terminalreporter.write_line(text)
+    failed = {report.nodeid for kind in ("failed", "error") for report in stats.get(kind, [])}
+    unsteady = sorted(set(first) - failed)
+    if not unsteady:
+        return
     terminalreporter.section("unsteady: mend them")
-    for name in sorted(unsteady):
+    for name in unsteady:
         terminalreporter.write_line(name)
     if UNSTEADY:
         with Path(UNSTEADY).open("a", encoding="utf-8") as file:
-            file.writelines(f"{name}\n" for name in sorted(unsteady))
+            file.writelines(f"{name}\n" for name in unsteady)
