@@ -21,6 +21,6 @@ class HostDisk:
         """Print what came back of the ``freed_bytes`` that the engine told."""
         if self._before is None or not freed_bytes:
             return
-        back = self._session.desk.disks.given_back(self._session.machine, self._before)
+        back = self._session.desk.disks.given_back(self._session.machine, self._before, freed_bytes)
         if back:
             render.out(f"This computer got back: {human_size(back)}")

@@ -17,8 +17,10 @@ from desk.sizes import binary_size
 
 _GIB = 1 << 30
 _ANSWER_S = 15.0
-_DISCARD_S = 5.0
+_DISCARD_S = 10.0
 _QUIET_S = 0.5
+_QUIET_SHORT_S = 2.0
+"""The same while less came back than was deleted: a busy computer may only be slow."""
 _LOOK_S = 0.05
 
 # The guest's kernel is told of the new size, and may take a moment. SIZE is in sectors.
@@ -75,21 +77,29 @@ class MachineDisks:
             return None
         return host_bytes(machine.paths.data_disk.resolve())
 
-    def given_back(self, name: str, before_bytes: int) -> int:
+    def given_back(self, name: str, before_bytes: int, freed_bytes: int) -> int:
         """Return how much less than ``before_bytes`` this computer pays now for the disk of a
-        running machine, when its guest has discarded what was deleted: within seconds."""
+        running machine, when its guest has discarded the ``freed_bytes`` that were deleted there:
+        within seconds. It can be less; what was never written is not paid for."""
         machine = self._manager.open(name)
         if _told(machine, settle=True) is None:
             return 0
         # The discards follow the guest's sync, one after the other.
         deadline = time.monotonic() + _DISCARD_S
-        paid, quiet_since = self.host_bytes(name), time.monotonic()
-        while time.monotonic() < min(deadline, quiet_since + _QUIET_S):
+        back, quiet_since = self._less_than(name, before_bytes), time.monotonic()
+        while time.monotonic() < deadline:
+            quiet_s = _QUIET_SHORT_S if back < freed_bytes else _QUIET_S
+            if time.monotonic() > quiet_since + quiet_s:
+                break
             time.sleep(_LOOK_S)
-            now = self.host_bytes(name)
-            if now != paid:
-                paid, quiet_since = now, time.monotonic()
-        return max(0, before_bytes - (paid if paid is not None else before_bytes))
+            now = self._less_than(name, before_bytes)
+            if now != back:
+                back, quiet_since = now, time.monotonic()
+        return back
+
+    def _less_than(self, name: str, before_bytes: int) -> int:
+        paid = self.host_bytes(name)
+        return 0 if paid is None else max(0, before_bytes - paid)
 
     def grow(
         self, name: str, disk_gib: int, progress: Progress, *, settings: str | None = None
