@@ -26,6 +26,8 @@ from desk.paths import Home
 SERVER = Path(__file__).with_name("engine_server.py")
 MOST_MIB = 1 << 20
 BAD_VERSION = "9."
+MIGRATING_VERSION = "9.9."
+"""Bad, and no other image boots with the disk that it leaves."""
 
 
 class FakeDisk:
@@ -70,8 +72,12 @@ class FakeDriver:
         failure = self._record.read().spec.options.get("fail")
         if failure == "start":
             raise DriverError("the fake driver was told not to start")
+        if self._record.get("image").startswith(MIGRATING_VERSION):
+            self._paths.data_disk.write_text("migrated")
         if self._record.get("image").startswith(BAD_VERSION):
             raise DriverError("the fake driver does not boot that image")
+        if self._paths.data_disk.read_bytes() == b"migrated":
+            raise DriverError("the fake driver's engine does not read that disk")
         if self._record.read().spec.memory_mib > MOST_MIB:
             raise DriverError("the fake driver has not so much memory")
         program = [str(SERVER), str(self._paths.engine_socket)]

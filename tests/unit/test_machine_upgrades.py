@@ -11,10 +11,12 @@ from tests.unit.test_machine_images import make_image
 
 from desk.errors import ImageError, MachineError, UsageError
 from desk.machine import process
+from desk.machine.bin import MachineBin
 from desk.machine.images import ImageStore, host_architecture
 from desk.machine.manager import Manager
 from desk.machine.model import MachineSpec
 from desk.machine.upgrades import Upgrades
+from desk.paths import MachinePaths
 
 OLD, NEW, BAD = (f"{version}-{host_architecture()}" for version in ("1.0.0", "2.0.0", "9.0.0"))
 
@@ -63,6 +65,23 @@ def test_an_image_that_does_not_boot_is_taken_back(manager: Manager, tmp_path: P
     assert facts(manager)["image"] == OLD
     assert not facts(manager)["previous_image"]
     assert manager.status("box").engine_version == "fake"
+
+
+def test_a_disk_that_only_the_failed_image_reads_is_the_one_of_before_again(
+    manager: Manager, tmp_path: Path
+) -> None:
+    manager.start("box")
+    paths = manager.home.machine("box")
+    paths.data_disk.write_text("mine")
+    bad = make_image(tmp_path / "bad", version="9.9.0")
+    told: list[str] = []
+    with pytest.raises(MachineError, match=f"has {OLD} and its disk of before .* again"):
+        Upgrades(manager).upgrade("box", str(bad), told.append)
+    assert "Bringing back the disk of machine box from before the upgrade" in told
+    assert (facts(manager)["image"], paths.data_disk.read_text()) == (OLD, "mine")
+    assert manager.status("box").engine_version == "fake"
+    (other,) = MachineBin(manager).contents()
+    assert MachinePaths(other.directory).data_disk.read_text() == "migrated"
 
 
 def test_what_cannot_be_changes_nothing(manager: Manager, tmp_path: Path) -> None:

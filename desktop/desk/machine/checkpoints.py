@@ -27,7 +27,7 @@ from desk.machine.model import MachineSpec, State
 from desk.machine.process import write_whole
 from desk.machine.settings_file import says
 from desk.machine.sparse import host_bytes, make_sparse
-from desk.machine.store import MachineFile
+from desk.machine.store import MachineFile, MachineRecord
 from desk.paths import MachinePaths
 
 if TYPE_CHECKING:
@@ -60,8 +60,9 @@ class Checkpoints:
         Raises ``MachineError``; then there is no checkpoint.
         """
         home, paths = self._manager.home, machine.paths
-        name = f"{machine.name}@{time.time_ns()}"
-        unfinished = home.bin / f"{UNFINISHED_PREFIX}{name.partition('@')[2]}"
+        taken_ns = time.time_ns()
+        place = home.bin / f"{machine.name}@{taken_ns}"
+        unfinished = home.bin / f"{UNFINISHED_PREFIX}{taken_ns}"
         try:
             home.bin.mkdir(mode=0o700, exist_ok=True)
             unfinished.mkdir(mode=0o700)
@@ -72,7 +73,7 @@ class Checkpoints:
                 copy_disk(disk, MachinePaths(unfinished).data_disk)
             note = {"format": FORMAT, "before": before}
             write_whole(MachinePaths(unfinished).checkpoint, json.dumps(note) + "\n")
-            unfinished.rename(home.bin / name)
+            unfinished.rename(place)
         except OSError as error:
             raise MachineError(
                 f"machine {machine.name} as it is cannot be kept in {home.bin}: {error.strerror}",
@@ -82,7 +83,7 @@ class Checkpoints:
             shutil.rmtree(unfinished, ignore_errors=True)
         with contextlib.suppress(MachineError):  # of older ones
             self._bin.enforce()
-        return BinnedMachine(machine.name, int(name.rpartition("@")[2]), home.bin / name, before)
+        return BinnedMachine(machine.name, taken_ns, place, before)
 
     def keep_settings(self, machine: Machine) -> None:
         """Keep the settings of a machine that is held, where there is room for them."""
@@ -134,18 +135,17 @@ class Checkpoints:
                 hint=f"`desk undo --list` shows whether it was removed, and `desk undo 'machine"
                 f" {name}'` brings it back first.",
             )
-        kept = MachinePaths(binned.directory)
-        record = MachineFile(kept).read()
-        text = kept.settings.read_text("utf-8") if kept.settings.exists() else None
-        if kept.data_disk.exists():
-            self._bring_disk_back(name, kept, progress)
-        else:
-            settings.become(name, record.spec, text, progress)
+        if has_disk(binned):
+            self.bring_disk_back(binned, progress)
+            return
+        record, text = _settings(MachinePaths(binned.directory))
+        settings.become(name, record.spec, text, progress)
         self._bin.delete(binned)
 
-    def _bring_disk_back(self, name: str, kept: MachinePaths, progress: Progress) -> None:
-        record = MachineFile(kept).read()
-        text = kept.settings.read_text("utf-8") if kept.settings.exists() else None
+    def bring_disk_back(self, binned: BinnedMachine, progress: Progress) -> None:
+        """Do what ``bring_back`` does with a checkpoint that has a disk."""
+        name, kept = binned.name, MachinePaths(binned.directory)
+        record, text = _settings(kept)
         runs = self._stop(name, progress)
         with self._stopped(name) as machine:
             self._set_disk_aside(machine, Before.UNDO)
@@ -157,6 +157,7 @@ class Checkpoints:
             self._manager.respecify(machine, spec, settings=text if agrees else None)
             facts = {key: record.facts.get(key, "") for key in _IMAGE_FACTS}
             self._manager.update_facts(machine, {**facts, FACT_FILE_SYSTEM: ""})
+        self._bin.delete(binned)
         if runs:
             self._manager.start(name, progress)
 
@@ -191,6 +192,17 @@ class Checkpoints:
                     f"machine {name} was started meanwhile", hint="Give the command again."
                 )
             yield machine
+
+
+def has_disk(binned: BinnedMachine) -> bool:
+    """Whether a checkpoint has the data disk of its machine."""
+    return MachinePaths(binned.directory).data_disk.exists()
+
+
+def _settings(kept: MachinePaths) -> tuple[MachineRecord, str | None]:
+    """Return a checkpoint's record, and the text of its settings file where it has one."""
+    text = kept.settings.read_text("utf-8") if kept.settings.exists() else None
+    return MachineFile(kept).read(), text
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from desk.errors import Conflict, MachineError, UsageError
-from desk.machine.checkpoints import Before, Checkpoints
+from desk.machine.bin import BinnedMachine
+from desk.machine.checkpoints import Before, Checkpoints, has_disk
 from desk.machine.coming_up import Machine
 from desk.machine.copies import MachineCopies
 from desk.machine.driver import Progress
@@ -38,7 +39,8 @@ class Upgrades:
         """Give the machine the newest installed image, or the one at ``source`` (a path or a URL).
 
         A running machine is restarted, which ``progress`` is told first. Where it does not come
-        up with the new image it is started with the old one again, and ``MachineError`` says so.
+        up with the new image it is started with the old one again, and ``MachineError`` says so;
+        with the disk of before, should the new engine have written what the old one does not read.
         ``desk undo`` brings image and disk of before back: an older engine does not read what a
         newer one has written. Where there is no room for that disk, ``progress`` is told.
         """
@@ -50,20 +52,20 @@ class Upgrades:
             else:
                 # The newest for the guest's architecture, which stands at the identity's end.
                 image = self._images.newest(before.rpartition("-")[2])
+        checkpoint = None
         if image.manifest.identity != before:
-            self._keep(name, progress)
-        return self._change(name, image, progress)
+            checkpoint = self._keep(name, progress)
+        return self._change(name, image, progress, checkpoint)
 
-    def _keep(self, name: str, progress: Progress) -> None:
+    def _keep(self, name: str, progress: Progress) -> BinnedMachine:
         paths = self._manager.home.machine(name)
         if not self._checkpoints.has_room(paths.data_disk):
             progress("There is no room for a copy of the disk: `desk undo` will not bring it back")
             with self._manager.held(name, "copying") as machine:
-                self._checkpoints.take(machine, Before.UPGRADE)
-            return
+                return self._checkpoints.take(machine, Before.UPGRADE)
         progress(f"Copying the disk of machine {name}, for `desk undo`")
         with self._copies.still_disk(name) as (machine, disk):
-            self._checkpoints.take(machine, Before.UPGRADE, disk=disk)
+            return self._checkpoints.take(machine, Before.UPGRADE, disk=disk)
 
     def back(self, name: str, progress: Progress) -> Upgraded:
         """Give the machine the image that it had before; another ``back`` undoes that."""
@@ -78,7 +80,13 @@ class Upgrades:
             image = self._images.get(previous)
         return self._change(name, image, progress)
 
-    def _change(self, name: str, image: GuestImage, progress: Progress) -> Upgraded:
+    def _change(
+        self,
+        name: str,
+        image: GuestImage,
+        progress: Progress,
+        checkpoint: BinnedMachine | None = None,
+    ) -> Upgraded:
         self._images.check(image)
         wanted = image.manifest.identity
         with self._manager.held(name, "setting") as machine:
@@ -93,16 +101,34 @@ class Upgrades:
         try:
             self._manager.restart(name, progress)
         except MachineError as error:
-            progress(f"Starting machine {name} with the guest image {old[_IMAGE]} again")
             with self._manager.held(name, "setting") as machine:
                 self._manager.update_facts(machine, old)
-            self._manager.start(name, progress)
+            disk = self._start_again(name, old[_IMAGE], checkpoint, progress)
             raise MachineError(
                 f"machine {name} does not come up with the guest image {wanted} and has"
-                f" {old[_IMAGE]} again: {error.text}",
+                f" {old[_IMAGE]}{disk} again: {error.text}",
                 hint=error.hint,
             ) from error
         return Upgraded(old[_IMAGE], wanted, restarted=True)
+
+    def _start_again(
+        self, name: str, image: str, checkpoint: BinnedMachine | None, progress: Progress
+    ) -> str:
+        """Start a machine with its image of before, and return what else it has from before.
+
+        Its disk comes first as it is: what was written since the copy would be missing there.
+        """
+        progress(f"Starting machine {name} with the guest image {image} again")
+        try:
+            self._manager.start(name, progress)
+        except MachineError:
+            if checkpoint is None or not has_disk(checkpoint):
+                raise
+            progress(f"Bringing back the disk of machine {name} from before the upgrade")
+            self._checkpoints.bring_disk_back(checkpoint, progress)
+            self._manager.start(name, progress)
+            return " and its disk of before (`desk undo` exchanges the two disks)"
+        return ""
 
 
 def _image(machine: Machine) -> str:
