@@ -70,9 +70,9 @@ class Acceptor:
         while not self._listeners.stopping:
             self._listeners.settle()
             for listener in self._listeners.readable():
-                turn = 0
-                while turn < _ACCEPTED_A_TURN and self._accept(listener):
-                    turn += 1
+                for _ in range(_ACCEPTED_A_TURN):
+                    if not self._accept(listener):
+                        break
         self._listeners.close()
 
     def _accept(self, listener: socket.socket) -> bool:

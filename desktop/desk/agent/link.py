@@ -101,9 +101,8 @@ class Link:
     @property
     def connected_at(self) -> float | None:
         """When the present connection was made (seconds since 1970), ``None`` without one."""
-        with self._changed:
-            session = self._session
-        return session.connected_at if session is not None and session.alive else None
+        session = self.present
+        return session.connected_at if session is not None else None
 
     @property
     def error(self) -> SshError | None:

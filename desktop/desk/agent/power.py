@@ -45,8 +45,9 @@ def read_host_power() -> HostPower:
         return HostPower(Source.UNKNOWN)
     try:
         battery = ask()
-    except (OSError, NotImplementedError, RuntimeError):
-        # Linux in a container has no /sys/class/power_supply; what cannot be asked is not known.
+    except (OSError, RuntimeError):
+        # psutil raises the one on Linux without /sys/class/power_supply, the other on macOS where
+        # IOKit does not answer: what cannot be asked is not known.
         return HostPower(Source.UNKNOWN)
     if battery is None:
         return HostPower(Source.MAINS)
