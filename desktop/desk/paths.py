@@ -134,6 +134,11 @@ class MachinePaths:
         return self.directory / "agent.log"
 
     @property
+    def folders_socket(self) -> Path:
+        """Where the agent takes the guest's connections to shared folders from QEMU."""
+        return self.directory / "folders.sock"
+
+    @property
     def engine_socket(self) -> Path:
         return self.directory / "engine.sock"
 

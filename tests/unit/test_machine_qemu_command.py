@@ -72,6 +72,18 @@ def test_each_platform_has_its_accelerator_machine_and_cpu(
     ]
 
 
+def test_a_program_takes_the_guests_connections_to_folders() -> None:
+    door = ["/opt/my python/bin/python3", "-I", "/a,b/folder_door.py", "/m/folders.sock"]
+    argv = machine_command(
+        SPEC, LINUX, "amd64", "kvm", FILES, cmdline="", ssh_port=20222, folders=door
+    )
+    assert values(argv, "-netdev") == [
+        "user,id=net,hostfwd=tcp:127.0.0.1:20222-10.0.2.15:22,guestfwd=tcp:10.0.2.100:115-cmd:"
+        "'/opt/my python/bin/python3' -I /a,,b/folder_door.py /m/folders.sock"
+    ]
+    assert "guestfwd" not in " ".join(command(LINUX, "kvm"))
+
+
 def test_foreign_guests_are_emulated() -> None:
     assert candidate_accelerators(MAC, "amd64") == ("tcg",)
     assert candidate_accelerators(LINUX, "arm64") == ("tcg",)

@@ -185,6 +185,35 @@ def test_pipes_are_not_waited_for(client: paramiko.SFTPClient, place: Path) -> N
         client.open("/home/me/pipe", "wb")
 
 
+def test_who_does_not_know_the_secret_is_told_nothing(tree: SharedTree, place: Path) -> None:
+    (place / "note").write_text("mine")
+    (place / "link").symlink_to("note")
+    end, theirs = socket.socketpair()
+    connection = SftpConnection(theirs, tree, "/5ec2e7")
+    thread = threading.Thread(target=connection.serve)
+    thread.start()
+    with theirs, Named(fileno=end.detach()) as ours:
+        client = paramiko.SFTPClient(ours)
+        for root in ("", "/5ec2e", "/5ec2e70", "/5ec2e8", "/..", "/5ec2e7x/.."):
+            for ask in (client.stat, client.open, client.listdir, client.readlink, client.remove):
+                with pytest.raises(PermissionError):
+                    ask(f"{root}/home/me/note")
+            for ask in (client.rename, client.posix_rename):
+                with pytest.raises(PermissionError):
+                    ask("/5ec2e7/home/me/note", f"{root}/home/me/note2")
+        with client.open("/5ec2e7/home/me/note") as file:
+            assert file.read() == b"mine"
+        assert sorted(client.listdir("/5ec2e7/home/me")) == sorted(
+            entry.name for entry in place.iterdir()
+        )
+        assert client.readlink("/5ec2e7/home/me/link") == "note"
+        client.symlink("/etc/hosts", "/5ec2e7/home/me/away")  # where it leads is its own
+        assert (place / "away").readlink() == Path("/etc/hosts")
+        ours.shutdown(socket.SHUT_RDWR)
+        thread.join(60)
+    assert not thread.is_alive()
+
+
 def test_what_is_no_sftp_ends_the_connection(tree: SharedTree) -> None:
     for packet in (b"\xff\xff\xff\xff\x01", b"\0\0\0\0\x01", b"\0\0"):
         ours, theirs = socket.socketpair()

@@ -135,6 +135,24 @@ def test_both_sides_see_the_same_files(laptop: Laptop) -> None:
     assert laptop.in_machine(f"cat '{laptop.folder}/made'") == "changed here\n"
 
 
+def test_the_machine_reaches_the_folders_past_ssh_and_containers_do_not(laptop: Laptop) -> None:
+    (laptop.folder / "note").write_text("mine")
+    laptop.docker("run", "-d", "-v", f"{laptop.folder}:/s", "busybox", "sleep", "600")
+    commands = laptop.in_machine("for of in /proc/[0-9]*; do tr '\\0' ' ' <$of/cmdline; echo; done")
+    (sshfs,) = [line for line in commands.splitlines() if line.startswith("sshfs ")]
+    secret = re.search(r"10\.0\.2\.100:/([0-9a-f]{32})/", sshfs)
+    assert secret
+    assert secret[1] not in laptop.in_machine("cat /proc/mounts")
+    assert laptop.inside("cat /s/note") == "mine"
+    ask = "nc -w 3 10.0.2.100 115 </dev/null >/dev/null 2>&1; echo $?"
+    assert laptop.in_machine(ask) == "1\n"
+    allowed = "echo 0 >/sys/fs/cgroup/desk-folders/cgroup.procs"
+    assert laptop.in_machine(f"{allowed}; {ask}") == "0\n"
+    for network in ("bridge", "host"):
+        words = ("run", "--rm", "--privileged", "--network", network, "busybox", "sh", "-c", ask)
+        assert laptop.docker(*words) == "1\n", network
+
+
 def test_big_files_and_many_small_ones_arrive_whole(laptop: Laptop) -> None:
     content = os.urandom(8 << 20)
     (laptop.folder / "big").write_bytes(content)

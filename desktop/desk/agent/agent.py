@@ -15,14 +15,16 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import desk
-from desk.agent.acceptor import Acceptor
+from desk.agent.acceptor import Acceptor, Handler
 from desk.agent.checkup import ASKED, Checkup
 from desk.agent.clock import GuestClock
 from desk.agent.control import ControlServer
 from desk.agent.datagrams import Datagrams
+from desk.agent.direct_folders import DirectFolders, folders_secret
 from desk.agent.door import EngineDoor
 from desk.agent.folders import SharedFolders
 from desk.agent.gateway import EngineGateway
@@ -125,9 +127,10 @@ class Agent:
             self._acceptor.start()
             undo.callback(self._acceptor.close)
             if sys.platform != "win32":
-                listener = _listen_unix(self._paths)
-                undo.callback(lambda: self._paths.engine_socket.unlink(missing_ok=True))
-                self._acceptor.add(listener, self._gateway.serve)
+                self._listen(undo, self._paths.engine_socket, self._gateway.serve)
+                if self._spec.engine.folders_address:
+                    direct = DirectFolders(self._folders.serve_direct)
+                    self._listen(undo, self._paths.folders_socket, direct.handle)
             self._control.start()
             undo.callback(self._control.close)
             self._door.start()
@@ -155,6 +158,11 @@ class Agent:
             os.getpid(),
             desk.__version__,
         )
+
+    def _listen(self, undo: contextlib.ExitStack, path: Path, handler: Handler) -> None:
+        listener = _listen_unix(path)
+        undo.callback(path.unlink, missing_ok=True)
+        self._acceptor.add(listener, handler)
 
     def run(self) -> None:
         """Do the periodic duties until SIGTERM, SIGINT or a ``stop`` request; then close all."""
@@ -258,12 +266,13 @@ def _guest_mounts(paths: MachinePaths, spec: AgentSpec) -> GuestMounts:
     """Return this agent's mounts, named so that two computers may share one machine."""
     who = f"{uuid.getnode():x} {paths.directory}".encode("utf-8", "surrogateescape")
     name, dial = hashlib.sha256(who).hexdigest()[:12], f"{spec.engine.program} dial-stdio"
-    return GuestMounts(name, dial, spec.engine.by_sudo)
+    address = spec.engine.folders_address
+    secret = folders_secret(spec.endpoint) if address else ""
+    return GuestMounts(name, dial, spec.engine.by_sudo, address, secret)
 
 
-def _listen_unix(paths: MachinePaths) -> socket.socket:
-    """Listen on the engine's socket, in the place of what a dead agent left there."""
-    path = paths.engine_socket
+def _listen_unix(path: Path) -> socket.socket:
+    """Listen on a socket, in the place of what a dead agent left there."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import stat
 import sys
 import threading
@@ -110,6 +111,10 @@ class SharedFolders:
         finally:
             stream.close()
 
+    def serve_direct(self, connection: socket.socket) -> None:
+        """Serve a connection that came past SSH; the caller closes it."""
+        SftpConnection(connection, self._tree, f"/{self._mounts.secret}").serve()
+
     def close(self) -> None:
         """Watch no more, and unmount what nobody uses."""
         self._changes.close()
@@ -178,7 +183,6 @@ class SharedFolders:
         with self._lock:
             known = self._mounted.get(folder.name)
             if known is None or known.place != place:
-                _log.info("%s is mounted in the machine", folder.name)
                 known = self._mounted[folder.name] = _Mount(place, 0.0)
             known.asked_at = time.monotonic()
             return place

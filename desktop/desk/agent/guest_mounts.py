@@ -1,12 +1,14 @@
 """Mounting this computer's folders in the machine: sshfs there, over the agent's SSH connection.
 
 sshfs does not dial an SSH server: ``deskd dial-stdio`` joins it to a socket on which the machine's
-sshd listens for the agent. When that connection breaks, sshfs answers with errors until the next
-agent listens, and goes on then (``-o reconnect``).
+sshd listens for the agent. Where the machine has an address for folders (``direct_folders``), sshfs
+connects to that by itself, which is three times as fast. When the connection breaks, sshfs answers
+with errors until the next agent listens, and goes on then (``-o reconnect``).
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import shlex
@@ -17,6 +19,8 @@ from pathlib import Path
 from desk.errors import MachineError, SshError
 from desk.ssh.session import CommandResult, Session
 
+_log = logging.getLogger(__name__)
+
 DIRECTORY = "/run/desk-folders"
 _PATIENCE_S = 45.0
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -26,11 +30,12 @@ mkdir -p "$1" && chmod 711 "$1" && rm -f "$3" && mkdir -p "$2" && chmod 700 "$2"
 chown "${SUDO_UID:-$(id -u)}" "$2" && cat /proc/sys/kernel/random/boot_id
 """
 
-# Arguments: the mount's name, the folder, the command that connects, then one place after the
-# other, each followed by its spelling in /proc/mounts.
+# Arguments: the mount's name, the folder, the command that connects, the address for folders or an
+# empty text, the secret, then one place after the other, each followed by its spelling in
+# /proc/mounts. Tells how it is mounted ("direct", "by ssh", "before") and, on another line, where.
 _MOUNT = """
-name=$1 folder=$2 dial=$3
-shift 3
+name=$1 folder=$2 dial=$3 address=$4 secret=$5
+shift 5
 command -v sshfs >/dev/null || { echo "sshfs is not installed there" >&2; exit 1; }
 [ -c /dev/fuse ] || modprobe fuse 2>/dev/null
 # Debian's sshfs refuses links with ".." and absolute ones unless told otherwise. A link means what
@@ -38,22 +43,44 @@ command -v sshfs >/dev/null || { echo "sshfs is not installed there" >&2; exit 1
 links=
 case "$(sshfs --help 2>&1)" in *no_contain_symlinks*) links=,no_contain_symlinks ;; esac
 words="no place for it is free there"
+# Each connection to the address starts a process on the other computer: only what is in this
+# control group may have one, and no container, not even one in the machine's own network.
+guard() {
+  mkdir -p /sys/fs/cgroup/desk-folders && nft -f - <<END
+table ip desk_folders
+delete table ip desk_folders
+table ip desk_folders {
+  chain forward { type filter hook forward priority -10; ip daddr $1 drop; }
+  chain output {
+    type filter hook output priority -10
+    ip daddr $1 socket cgroupv2 level 1 "desk-folders" accept
+    ip daddr $1 drop
+  }
+}
+END
+}
+directly() (
+  [ -n "$address" ] && guard "${address%:*}" || exit 1
+  echo 0 >/sys/fs/cgroup/desk-folders/cgroup.procs || exit 1
+  from="${address%:*}:/$secret$folder"
+  sshfs "$from" "$place" -o "directport=${address#*:}" -o "fsname=$name" -o "OPTIONS$links"
+)
+by_ssh() {
+  sshfs "$name:$folder" "$place" -o "ssh_command=$dial" -o "fsname=$name" -o "OPTIONS$links"
+}
 while [ $# -gt 1 ]; do
   place=$1 spelled=$2
   shift 2
   if grep -qF "$name $spelled fuse.sshfs " /proc/mounts; then
     for try in 1 2; do
-      timeout 15 ls -d "$place/." >/dev/null 2>&1 && { printf %s "$place"; exit 0; }
+      timeout 15 ls -d "$place/." >/dev/null 2>&1 && { printf 'before\n%s' "$place"; exit 0; }
     done
     umount -l "$place"
   fi
   grep -qF " $spelled " /proc/mounts && continue
   mkdir -p "$place" 2>/dev/null && [ -z "$(ls -A "$place")" ] || continue
-  if words=$(sshfs "$name:$folder" "$place" -o "ssh_command=$dial" -o "fsname=$name" \\
-      -o "OPTIONS$links" 2>&1 </dev/null); then
-    printf %s "$place"
-    exit 0
-  fi
+  directly >/dev/null 2>&1 </dev/null && { printf 'direct\n%s' "$place"; exit 0; }
+  words=$(by_ssh 2>&1 </dev/null) && { printf 'by ssh\n%s' "$place"; exit 0; }
   rmdir "$place"
 done
 echo "$words" >&2
@@ -78,11 +105,14 @@ _TELL = "xargs -0 touch -c -h -m -d @{time} 2>/dev/null"
 @dataclass(frozen=True, slots=True)
 class GuestMounts:
     """The mounts of one agent. ``dial`` is the machine's command that joins its standard streams
-    to a socket, ``by_sudo`` whether the login is not root's."""
+    to a socket, ``by_sudo`` whether the login is not root's, ``address`` where the machine reaches
+    the agent without SSH (empty: nowhere), with ``secret`` before each path."""
 
     agent: str
     dial: str
     by_sudo: bool = False
+    address: str = ""
+    secret: str = ""
 
     @property
     def socket(self) -> str:
@@ -117,7 +147,11 @@ class GuestMounts:
         script = _MOUNT.replace("OPTIONS", OPTIONS)
         dial = f"{self.dial} --host=unix://{self.socket}"
         spelled = [text for place in self._places(folder) for text in (place, _as_in_mounts(place))]
-        return self._run(session, script, (self.name, folder, dial, *spelled)).stdout.decode()
+        words = (self.name, folder, dial, self.address, self.secret, *spelled)
+        way, _, place = self._run(session, script, words).stdout.decode().partition("\n")
+        if way != "before":
+            _log.info("%s is mounted in the machine, %s", folder, way)
+        return place
 
     def is_place_of(self, folder: str, place: str) -> bool:
         """Tell whether ``place`` is one where ``mount`` puts ``folder``."""

@@ -9,6 +9,7 @@ away succeeds without effect, because all that is made here belongs to this comp
 from __future__ import annotations
 
 import errno
+import hmac
 import io
 import itertools
 import logging
@@ -16,7 +17,7 @@ import os
 import struct
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from desk.agent.shared_tree import Attributes, SharedTree, change_open
 
@@ -48,7 +49,7 @@ _UINT32 = 0xFFFFFFFF
 class Stream(Protocol):
     """What a connection is served over; the caller closes it."""
 
-    def makefile(self, mode: str = "rb", buffering: int = -1) -> io.BufferedIOBase: ...
+    def makefile(self, mode: Literal["rb"], /) -> io.BufferedIOBase: ...
     def sendall(self, data: bytes, /) -> None: ...
 
 
@@ -59,8 +60,9 @@ class _Malformed(Exception):
 class _Fields:
     """Reads a packet's fields in their order."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, root: bytes) -> None:
         self._data = data
+        self._root = root
         self._at = 0
 
     def _take(self, size: int) -> bytes:
@@ -80,6 +82,16 @@ class _Fields:
         return self._take(self.number())
 
     def path(self) -> str:
+        """Return a path, or raise ``PermissionError`` for one that does not begin with ``root``."""
+        path = self.text()
+        size = len(self._root)
+        known = hmac.compare_digest(path[:size], self._root) and path[size : size + 1] in b"/"
+        if size and not known:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return os.fsdecode(path[size:])
+
+    def words(self) -> str:
+        """Return a text that is the client's own, such as where a link leads."""
         return os.fsdecode(self.text())
 
     def attributes(self) -> Attributes:
@@ -131,10 +143,12 @@ class _Listing:
 
 
 class SftpConnection:
-    """Serves one client; ``serve`` returns at its end with everything closed."""
+    """Serves one client; ``serve`` returns at its end with everything closed. The client's paths
+    have ``root`` before those of the tree; to one that does not know it nothing is told."""
 
-    def __init__(self, stream: Stream, tree: SharedTree) -> None:
+    def __init__(self, stream: Stream, tree: SharedTree, root: str = "") -> None:
         self._stream = stream
+        self._root = root.encode()
         self._tree = tree
         self._numbers = itertools.count(1)
         self._files: dict[bytes, tuple[int, str]] = {}
@@ -170,7 +184,7 @@ class SftpConnection:
 
     def serve(self) -> None:
         """Answer until the client ends, or sends what is no SFTP."""
-        source = self._stream.makefile("rb", 1 << 18)
+        source = self._stream.makefile("rb")
         try:
             while True:
                 head = source.read(5)
@@ -196,7 +210,7 @@ class SftpConnection:
             pairs = b"".join(_text(name) + _text(value) for name, value in _EXTENSIONS)
             self._send(_VERSION, struct.pack(">I", _PROTOCOL) + pairs)
             return
-        fields = _Fields(body)
+        fields = _Fields(body, self._root)
         number = 0
         try:
             number = fields.number()
@@ -349,8 +363,8 @@ class SftpConnection:
         self._done(number)
 
     def _real_path(self, number: int, fields: _Fields) -> None:
-        path = "/" + fields.path().strip("/")
-        row = _text(os.fsencode(path)) + _text(b"") + struct.pack(">I", 0)
+        path = os.fsencode("/" + fields.path().strip("/"))
+        row = _text(self._root + path) + _text(b"") + struct.pack(">I", 0)
         self._send(_NAME, struct.pack(">II", number, 1), row)
 
     def _rename(self, number: int, fields: _Fields) -> None:
@@ -368,7 +382,7 @@ class SftpConnection:
 
     def _symlink(self, number: int, fields: _Fields) -> None:
         # OpenSSH's order, not the draft's: the target comes first.
-        self._tree.symlink(fields.path(), fields.path())
+        self._tree.symlink(fields.words(), fields.path())
         self._done(number)
 
     def _link(self, number: int, fields: _Fields) -> None:

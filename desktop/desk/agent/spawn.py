@@ -165,7 +165,12 @@ def _gone(lock: PidFile, timeout_s: float) -> bool:
 
 
 def _remove_leftovers(paths: MachinePaths) -> None:
-    for path in (paths.agent_socket, paths.engine_socket, paths.agent_pid):
+    for path in (
+        paths.agent_socket,
+        paths.engine_socket,
+        paths.folders_socket,
+        paths.agent_pid,
+    ):
         path.unlink(missing_ok=True)
 
 

@@ -22,10 +22,13 @@ class EngineAccess:
     ``socket`` is tried first: sshd connects to it by itself, and no process is started. It needs a
     login that may open the socket and a sshd that forwards Unix sockets. ``command`` is started
     where that fails; its standard streams are the connection. An empty text means "not this way".
+    ``folders_address`` (an IPv4 address and a port) is where the machine reaches this computer's
+    folders without SSH; empty where it cannot.
     """
 
     socket: str = "/run/desk/engine.sock"
     command: str = "deskd dial-stdio"
+    folders_address: str = ""
 
     @property
     def by_sudo(self) -> bool:

@@ -5,7 +5,8 @@ Options are those of the manual page qemu-system(1), "Block device options" and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from desk.machine.model import MachineSpec
 
 GUEST_ADDRESS = "10.0.2.15"
 """The guest's static address in QEMU's user network (docs/architecture.md)."""
+
+FOLDERS_ADDRESS = "10.0.2.100:115"
+"""Where the guest connects for this computer's folders. QEMU answers there itself: no computer has
+this address."""
 
 DATA_NODE = "data"
 """QEMU's name of the data disk."""
@@ -179,10 +184,13 @@ def machine_command(
     *,
     cmdline: str,
     ssh_port: int,
+    folders: Sequence[str] = (),
 ) -> list[str]:
     """Return the arguments for the whole machine.
 
     ``ssh_port`` on 127.0.0.1 leads to the guest's sshd; nothing else of the guest is reachable.
+    ``folders`` is the program that is started here for each of the guest's connections to
+    ``FOLDERS_ADDRESS``; without one the guest has no such address.
     """
     if files.root is None or files.data is None or files.seed is None:
         raise ValueError("a machine needs its root, data and seed disks")
@@ -201,7 +209,7 @@ def machine_command(
         *("-name", f"desk-{spec.name}"),
         *("-rtc", "base=utc"),
         *("-msg", "timestamp=on"),
-        *_network(ssh_port),
+        *_network(ssh_port, folders),
         *_disk("root", files.root, ROOT_SERIAL, {"read-only": "on"}),
         *_disk(DATA_NODE, files.data, DATA_SERIAL, {"discard": "unmap", "detect-zeroes": "unmap"}),
         *_disk("seed", files.seed, SEED_SERIAL, {"read-only": "on"}),
@@ -226,8 +234,10 @@ def _plug(plug_mib: int) -> list[str]:
     ]
 
 
-def _network(ssh_port: int) -> list[str]:
+def _network(ssh_port: int, folders: Sequence[str]) -> list[str]:
     forward = f"hostfwd=tcp:127.0.0.1:{ssh_port}-{GUEST_ADDRESS}:22"
+    if folders:
+        forward += f",guestfwd=tcp:{FOLDERS_ADDRESS}-cmd:{_value(shlex.join(folders))}"
     return [
         *("-netdev", f"user,id=net,{forward}"),
         # Without its boot ROM the card costs no time in the firmware.

@@ -26,6 +26,7 @@ from desk.machine.engine_settings import ENGINE_OPTIONS, check_engine_options
 from desk.machine.model import LEAST_MEMORY_MIB, MachineSpec, State
 from desk.machine.power_options import POWER_OPTIONS
 from desk.machine.qemu_command import (
+    FOLDERS_ADDRESS,
     BootFiles,
     HostFacts,
     binary_name,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 OPTIONS = frozenset(
     {"ssh_port", "qemu", "accelerator", *ENGINE_OPTIONS, *SHARING_OPTIONS, *POWER_OPTIONS}
 )
+_FACT_FOLDERS = "folders_address"
 _POWER_ON_S = 20.0
 _QMP_GRACE_S = 3.0
 _GIB = 1 << 30
@@ -180,6 +182,7 @@ class QemuDriver:
         self._settle_port(spec, progress)
         self._write_seed(spec)
         progress(f"Starting QEMU with {accelerator}")
+        door = self._folder_door()
         argv = machine_command(
             spec,
             host,
@@ -188,10 +191,25 @@ class QemuDriver:
             self._boot_files(image),
             cmdline=image.manifest.cmdline,
             ssh_port=self._port(),
+            folders=door,
         )
         plug_mib = plug_memory_mib(spec, host, image.manifest.arch, image.manifest.cmdline)
-        self._record.update({FACT_BOOT: str(spec.memory_mib), FACT_PLUG: str(plug_mib)})
+        self._record.update(
+            {
+                FACT_BOOT: str(spec.memory_mib),
+                FACT_PLUG: str(plug_mib),
+                _FACT_FOLDERS: FOLDERS_ADDRESS if door else "",
+            }
+        )
         self._spawn(argv)
+
+    def _folder_door(self) -> list[str]:
+        """Return what QEMU starts for the guest's connections to shared folders."""
+        if sys.platform == "win32":  # it hands over no open connection
+            return []
+        from desk.agent.direct_folders import door_program
+
+        return [sys.executable, "-I", str(door_program()), str(self._paths.folders_socket)]
 
     def _spawn(self, argv: list[str]) -> None:
         self._paths.console_log.unlink(missing_ok=True)
@@ -327,7 +345,7 @@ class QemuDriver:
         )
 
     def engine_access(self) -> EngineAccess:
-        return EngineAccess()
+        return EngineAccess(folders_address=self._record.get(_FACT_FOLDERS))
 
     def host_memory_bytes(self) -> int | None:
         running = process.recall(self._paths.qemu_pid)
