@@ -14,12 +14,17 @@ IMAGE = REPOSITORY / "build" / "guest"
 @pytest.fixture(scope="session")
 def guest_image() -> Path:
     """Return the directory of an up-to-date guest image for this computer."""
+    return built(IMAGE)
+
+
+def built(image: Path, *flags: str) -> Path:
+    """Build an image where it is not up to date, and return its directory."""
     done = subprocess.run(
-        [str(REPOSITORY / "vm-images" / "build"), "--output", str(IMAGE)],
+        [str(REPOSITORY / "vm-images" / "build"), "--output", str(image), *flags],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=900,
     )
     assert done.returncode == 0, done.stderr
-    return IMAGE
+    return image

@@ -90,9 +90,8 @@ def laptop_with_machine(
     home = Path(tempfile.mkdtemp(prefix="desk-"))
     made = Laptop(None, home, timeout_s=600.0)
     try:
-        made.desk("machine", "image", "install", str(guest_image))
         made.desk("machine", "create", "--memory", memory, "--disk", disk, "-o", "accelerator=tcg",
-                  "default")  # fmt: skip
+                  "--image", str(guest_image), "default")  # fmt: skip
         made.desk("machine", "start")
         yield made
         made.desk("machine", "rm", "-f", "default")

@@ -61,6 +61,7 @@ def main() -> int:
         "--arch", default=ARCHITECTURES.get(platform.machine(), platform.machine()),
         help="the architecture as images name it (default: this machine's)",
     )  # fmt: skip
+    parser.add_argument("--emulator", type=Path, help="what runs a busybox of another processor")
     arguments = parser.parse_args()
     busybox = arguments.busybox or next(
         (Path(place) for place in BUSYBOX_PLACES if Path(place).is_file()), None
@@ -70,15 +71,18 @@ def main() -> int:
         print(f"{missing} is not here: install busybox-static or name one with --busybox",
               file=sys.stderr)  # fmt: skip
         return 1
-    image_id = build(arguments.output, busybox, arguments.tag, arguments.arch)
+    image_id = build(arguments.output, busybox, arguments.tag, arguments.arch, arguments.emulator)
     print(f"{arguments.output} {arguments.tag} {image_id}")
     return 0
 
 
-def build(output: Path, busybox: Path, tag: str, architecture: str) -> str:
-    """Write the archive ``output``; return the image's ID."""
+def build(
+    output: Path, busybox: Path, tag: str, architecture: str, emulator: Path | None = None
+) -> str:
+    """Write the archive ``output``; return the image's ID. ``emulator`` runs a busybox of another
+    processor."""
     epoch_s = int(os.environ.get("SOURCE_DATE_EPOCH", DEFAULT_EPOCH))
-    layer = layer_tar(busybox, epoch_s)
+    layer = layer_tar(busybox, epoch_s, emulator)
     diff_id = hashlib.sha256(layer).hexdigest()
     created = datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     config = _json(
@@ -112,14 +116,14 @@ def build(output: Path, busybox: Path, tag: str, architecture: str) -> str:
     return f"sha256:{image_id}"
 
 
-def layer_tar(busybox: Path, epoch_s: int) -> bytes:
+def layer_tar(busybox: Path, epoch_s: int, emulator: Path | None = None) -> bytes:
     """Return the root file system: busybox, a link for each applet, and what programs expect."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, mode in DIRECTORIES:
             add(archive, name, mtime_s=epoch_s, mode=mode, kind=tarfile.DIRTYPE)
         add(archive, "bin/busybox", mtime_s=epoch_s, mode=0o755, data=busybox.read_bytes())
-        for path in applets(busybox):
+        for path in applets(busybox, emulator):
             depth = path.count("/")
             target = "busybox" if path.startswith("bin/") else "../" * depth + "bin/busybox"
             add(archive, path, mtime_s=epoch_s, mode=0o777, kind=tarfile.SYMTYPE, target=target)
@@ -131,20 +135,21 @@ def layer_tar(busybox: Path, epoch_s: int) -> bytes:
     return buffer.getvalue()
 
 
-def applets(busybox: Path) -> list[str]:
+def applets(busybox: Path, emulator: Path | None = None) -> list[str]:
     """Return the applets' paths (``bin/sh``, ``usr/bin/env``, …) as this busybox lists them."""
-    listed = _run(busybox, "--list-full").split()
+    listed = _list_full(busybox, emulator).split()
     known = tuple(f"{name}/" for name, _ in DIRECTORIES)
     return sorted({path for path in listed if path.startswith(known) and path != "bin/busybox"})
 
 
-def _run(busybox: Path, *arguments: str) -> str:
+def _list_full(busybox: Path, emulator: Path | None) -> str:
     # A busybox out of an unpacked package may lack its execute bit, or lie on a noexec mount.
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "busybox")
         copy.write_bytes(busybox.read_bytes())
         copy.chmod(0o755)
-        done = subprocess.run([copy, *arguments], check=True, capture_output=True, text=True)
+        argv = [copy, "--list-full"] if emulator is None else [emulator, copy, "--list-full"]
+        done = subprocess.run(argv, check=True, capture_output=True, text=True)
     return done.stdout
 
 

@@ -42,7 +42,7 @@ def acceptor(place: Path) -> Iterator[Acceptor]:
 def open_door(place: Path, guest: socket.socket) -> subprocess.CompletedProcess[bytes]:
     """Start the program as QEMU does: the connection is its three streams."""
     number = guest.fileno()
-    argv = [sys.executable, "-I", door_program(), place]
+    argv = [sys.executable, "-I", str(door_program()), str(place)]
     return subprocess.run(argv, stdin=number, stdout=number, stderr=number, timeout=60)
 
 

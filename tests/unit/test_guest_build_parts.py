@@ -134,12 +134,16 @@ def test_what_is_missing_is_told_with_the_command_to_type(
     listing = tmp_path / "list"
     listing.write_text(
         "# comment\nsh dash\nno-such-program some-package\n/no/such/file other box\n"
+        "no-such-emulator emulator arm64\n"
     )
     monkeypatch.setattr(host, "LIST", listing)
-    assert host.missing_packages(for_box=False) == ["some-package"]
-    assert host.missing_packages(for_box=True) == ["other", "some-package"]
+    monkeypatch.setattr(recipe, "host_architecture", lambda: "amd64")
+    own, foreign = recipe.ARCHITECTURES["amd64"], recipe.ARCHITECTURES["arm64"]
+    assert host.missing_packages(own, for_box=False) == ["some-package"]
+    assert host.missing_packages(own, for_box=True) == ["other", "some-package"]
+    assert host.missing_packages(foreign, for_box=False) == ["emulator", "some-package"]
     with pytest.raises(BuildError, match="apt-get install some-package"):
-        host.check()
+        host.check(own)
 
 
 def test_the_engines_distribution_is_the_projects() -> None:

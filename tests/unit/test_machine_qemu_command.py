@@ -132,10 +132,13 @@ def test_memory_can_be_added_where_qemu_and_the_host_have_it() -> None:
     assert "memory-backend-ram,id=plug-ram,size=5120M,reserve=off" in values(argv, "-object")
     assert values(argv, "-append") == ["console=ttyS0 quiet swiotlb=noforce"]
     assert "virtio-mem-pci,id=plug,memdev=plug-ram,requested-size=0" in values(argv, "-device")
+    assert "virtio-mem-pci,id=plug,memdev=plug-ram,requested-size=0" in values(
+        command(replace(roomy, arch="arm64"), "tcg"), "-device"
+    )
     for host in (
         replace(LINUX, memory_mib=3100),
         replace(roomy, qemu_version=(6, 0, 0)),
-        replace(roomy, arch="arm64"),
+        replace(roomy, arch="arm64", qemu_version=(6, 2, 0)),
         replace(OLD_MAC, memory_mib=8192),
         replace(WINDOWS, memory_mib=8192),
     ):

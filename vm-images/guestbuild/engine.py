@@ -10,10 +10,11 @@ import shutil
 import sys
 import tempfile
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from guestbuild import elf, recipe
-from guestbuild.errors import BuildError
+from guestbuild.programs import guest_program, guest_python
 from guestbuild.progress import run
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -88,20 +89,37 @@ def compile_all(arch: recipe.Architecture, tree: Path, root: Path) -> None:
     keeps its sources, for readable tracebacks; everything else has compiled files only.
     """
     library = root / "usr/lib"
-    python = _guest_python(arch, tree)
+    python = guest_python(arch, tree)
     sourceless = [library / f"python{recipe.PYTHON}", *_other_packages(library)]
     with tempfile.TemporaryDirectory() as scratch:
         base = [
-            *python, "-I", "-B", "-m", "compileall", "-q",
+            *python, "-I", "-B", "-m", "compileall", "-q", "-i", "-",
             "--invalidation-mode", "unchecked-hash", "-s", str(root), "-p", "/",
         ]  # fmt: skip
         environment = {"PATH": os.environ["PATH"], "TMPDIR": scratch}
-        run([*base, "-b", *sourceless], what="compiling Python modules", env=environment)
-        deskd = library / "python3/dist-packages/deskd"
-        run([*base, str(deskd)], what="compiling the engine", env=environment)
-    for place in sourceless:
-        for source in [place] if place.is_file() else place.rglob("*.py"):
-            source.unlink()
+        alone = [source for place in sourceless for source in _sources(place)]
+        _compile([*base, "-b"], alone, environment)
+        _compile(base, _sources(library / "python3/dist-packages/deskd"), environment)
+    for source in alone:
+        source.unlink()
+
+
+def _sources(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(place.rglob("*.py"))
+
+
+def _compile(argv: list[str], sources: list[Path], environment: dict[str, str]) -> None:
+    """Compile on all processors at once. compileall's own way to do that starts
+    ``sys.executable``, which is the loader here."""
+    count = os.cpu_count() or 1
+    with ThreadPoolExecutor(count) as pool:
+        done = [
+            pool.submit(run, argv, what="compiling Python modules", stdin=listing, env=environment)
+            for listing in ("\n".join(map(str, sources[n::count])).encode() for n in range(count))
+            if listing
+        ]
+    for each in done:
+        each.result()
 
 
 _LIST_READ = """
@@ -140,7 +158,7 @@ def list_prefetch(arch: recipe.Architecture, tree: Path, root: Path) -> None:
     modules cannot be imported with what the image holds.
     """
     program = _LIST_READ.format(v=recipe.PYTHON)
-    argv = [*_guest_python(arch, tree), "-I", "-S", "-B", "-c", program, str(root), str(tree)]
+    argv = [*guest_python(arch, tree), "-I", "-S", "-B", "-c", program, str(root), str(tree)]
     output = run(argv, what="importing the engine from the image").decode()
     greeting, _, whole = output.partition("\n\n")
     login = [f"/usr/{name}" for name in _LOGIN if (root / "usr" / name).exists()]
@@ -165,7 +183,7 @@ def _other_packages(library: Path) -> list[Path]:
 
 def compile_confinement(arch: recipe.Architecture, tree: Path, root: Path) -> None:
     """Compile the default AppArmor profile of containers: the guest itself has no compiler."""
-    parser = _guest_program(arch, tree, "usr/sbin/apparmor_parser")
+    parser = guest_program(arch, tree, "usr/sbin/apparmor_parser")
     # Docker's rules are of that time: what later ones ask about, as user namespaces and message
     # queues, would be refused for want of a rule. The kernel goes on to honour these features.
     features = str(tree / "etc/apparmor.d/abi/3.0")
@@ -175,25 +193,6 @@ def compile_confinement(arch: recipe.Architecture, tree: Path, root: Path) -> No
     compiled.parent.mkdir(parents=True, exist_ok=True)
     source = str(ENGINE / "kernel/apparmor_default.profile")
     run([*parser, "--ofile", str(compiled), source], what="compiling the AppArmor profile")
-
-
-def _guest_python(arch: recipe.Architecture, tree: Path) -> list[str]:
-    return _guest_program(arch, tree, f"usr/bin/python{recipe.PYTHON}")
-
-
-def _guest_program(arch: recipe.Architecture, tree: Path, program: str) -> list[str]:
-    """Return how to run one of the guest's programs here, through its own loader."""
-    loader = tree / arch.loader
-    libraries = tree / "usr/lib" / arch.triplet
-    argv = [str(loader), "--library-path", str(libraries), str(tree / program)]
-    if arch.debian != recipe.host_architecture():
-        emulator = shutil.which(f"qemu-{arch.triplet.split('-')[0]}-static")
-        if emulator is None:
-            raise BuildError(
-                f"compiling for {arch.debian} needs qemu-user-static: apt-get install it"
-            )
-        argv.insert(0, emulator)
-    return argv
 
 
 def _copy(source: Path, target: Path, left_out: tuple[str, ...]) -> None:

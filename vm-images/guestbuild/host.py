@@ -6,15 +6,18 @@ import os
 import shutil
 from pathlib import Path
 
+from guestbuild import recipe
 from guestbuild.errors import BuildError
 
 LIST = Path(__file__).resolve().parent.parent / "host-packages.txt"
 _SYSTEM_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
 
 
-def required(*, for_box: bool) -> dict[str, str]:
+def required(arch: recipe.Architecture, *, for_box: bool) -> dict[str, str]:
     """Return program (or file): package."""
-    left_out = set()
+    left_out = set(recipe.ARCHITECTURES)
+    if arch.debian != recipe.host_architecture():
+        left_out.discard(arch.debian)
     if os.geteuid() == 0:
         left_out.add("user")
     if not for_box:
@@ -28,20 +31,20 @@ def extend_path() -> None:
     os.environ["PATH"] = f"{os.environ.get('PATH', '/usr/bin:/bin')}:{_SYSTEM_PATH}"
 
 
-def missing_packages(*, for_box: bool) -> list[str]:
+def missing_packages(arch: recipe.Architecture, *, for_box: bool) -> list[str]:
     """Return the packages of the list whose program or file is not here."""
     return sorted(
         {
             package
-            for what, package in required(for_box=for_box).items()
+            for what, package in required(arch, for_box=for_box).items()
             if not (Path(what).exists() if what.startswith("/") else shutil.which(what))
         }
     )
 
 
-def check(*, for_box: bool = False) -> None:
+def check(arch: recipe.Architecture, *, for_box: bool = False) -> None:
     """Raise ``BuildError`` that names the packages to install."""
-    missing = missing_packages(for_box=for_box)
+    missing = missing_packages(arch, for_box=for_box)
     if missing:
         raise BuildError(
             f"the build needs {', '.join(missing)}: apt-get install {' '.join(missing)}"

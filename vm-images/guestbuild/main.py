@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.missing:
             host.extend_path()
-            print("\n".join(host.missing_packages(for_box=bool(arguments.box))))
+            arch = recipe.ARCHITECTURES[arguments.arch]
+            print("\n".join(host.missing_packages(arch, for_box=bool(arguments.box))))
             return 0
         _build(arguments)
     except BuildError as error:
@@ -98,7 +99,7 @@ def _build(arguments: argparse.Namespace) -> None:
         if arguments.refresh:
             shutil.rmtree(base_place, ignore_errors=True)
         if not (base_place / "packages.json").exists():
-            host.check()
+            host.check(arch)
             with step(f"Fetching Debian {recipe.SUITE} packages for {arch.debian}"):
                 packages.fetch(arch, base_place, arguments.mirror)
         _prune(cache, f"packages-{arch.debian}-*", keep=base_place)
@@ -108,12 +109,12 @@ def _build(arguments: argparse.Namespace) -> None:
         if _up_to_date(output, key):
             print(f"{output} is up to date", file=sys.stderr)
         else:
-            host.check()
+            host.check(arch)
             _make_image(arch, base, wheels, output, key)
         if arguments.tar:
             _pack(output, arguments.tar.absolute())
         if arguments.box:
-            host.check(for_box=True)
+            host.check(arch, for_box=True)
             default = engine.PROJECT / "build" / f"desk-{arguments.box}.box"
             box.make(arguments.box, output, (arguments.box_output or default).absolute())
 

@@ -214,7 +214,7 @@ MODULES = (
     "can_raw", "can_bcm", "can_isotp", "vcan", "vxcan",
     # memory, entropy, sockets to the host, power button
     "virtio_balloon", "virtio_mem", "virtio-rng", "virtio_console", "vsock",
-    "vmw_vsock_virtio_transport", "evdev", "button",
+    "vmw_vsock_virtio_transport", "evdev", "button", "gpio_keys",
     # other hypervisors
     "mptspi", "vboxguest", "vboxsf", "hv_vmbus", "hv_storvsc", "hv_netvsc", "hv_utils",
     "hv_balloon", "hyperv_keyboard", "vmw_pvscsi", "vmxnet3", "vmw_balloon",

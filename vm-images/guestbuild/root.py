@@ -11,6 +11,7 @@ from guestbuild import elf, engine, recipe
 from guestbuild.errors import BuildError
 from guestbuild.kernel import Modules
 from guestbuild.packages import Base
+from guestbuild.programs import emulator
 from guestbuild.progress import run
 
 GUEST = engine.PROJECT / "packaging" / "guest"
@@ -44,7 +45,7 @@ def assemble(
     used.add(f"usr/lib/python{recipe.PYTHON}/os.py")
     engine.install_packages(wheels, root)
     _install_libraries(arch, base, root, take)
-    _link_applets(base, root)
+    _link_applets(arch, base, root)
     for name, destination in recipe.LINKS.items():
         place = root / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -86,8 +87,9 @@ def _install_libraries(arch: recipe.Architecture, base: Base, root: Path, take: 
     take(str(real), str(loader), 0o755)
 
 
-def _link_applets(base: Base, root: Path) -> None:
-    listing = run([base.tree / "usr/bin/busybox", "--list-full"], what="asking busybox its applets")
+def _link_applets(arch: recipe.Architecture, base: Base, root: Path) -> None:
+    argv = [*emulator(arch), base.tree / "usr/bin/busybox", "--list-full"]
+    listing = run(argv, what="asking busybox its applets")
     for line in listing.decode().split():
         directory, _, name = line.rpartition("/")
         if name in recipe.APPLETS_LEFT_OUT:
@@ -133,7 +135,7 @@ def _install_own_files(arch: recipe.Architecture, base: Base, root: Path) -> Non
     busybox = base.tree / "usr/bin/busybox"
     run(
         [sys.executable, BUSYBOX_IMAGE, images / "busybox.tar", "--busybox", busybox,
-         "--arch", arch.busybox_image],
+         "--arch", arch.busybox_image, *(f"--emulator={word}" for word in emulator(arch))],
         what="making the bundled image",
         env={**os.environ, "SOURCE_DATE_EPOCH": str(recipe.EPOCH_S)},
     )  # fmt: skip

@@ -29,7 +29,7 @@ PLUG_ID = "plug"
 """QOM name of the virtio-mem device, by which memory is added while the machine runs."""
 
 PLUG_UNIT_MIB = 128
-"""Linux adds memory in blocks of this size on x86-64."""
+"""Linux adds memory in blocks of this size on x86-64, and on arm64 with pages of 4 KiB."""
 
 TB_CACHE_MIB = 256
 """TCG's cache of translated code. QEMU's default grows to a gigabyte of host memory; a boot alone
@@ -133,12 +133,14 @@ def machine_option(accelerator: str, host: HostFacts, guest_arch: str) -> str:
 def plug_memory_mib(spec: MachineSpec, host: HostFacts, guest_arch: str, cmdline: str) -> int:
     """Return how much memory can be added to the running machine: up to all that the host has.
 
-    QEMU has virtio-mem on Linux hosts only, and memory without a reservation since 6.1. An older
-    guest image, with ``pci=noacpi``, would put its devices where the memory is to be.
+    QEMU has virtio-mem on Linux hosts only, for arm64 since 7.0, and memory without a reservation
+    since 6.1. An older guest image, with ``pci=noacpi``, would put its devices where the memory is
+    to be.
     """
     if "pci=noacpi" in cmdline.split():
         return 0
-    if host.platform != "linux" or guest_arch != "amd64" or host.qemu_version < (6, 1, 0):
+    least = (7, 0, 0) if guest_arch == "arm64" else (6, 1, 0)
+    if host.platform != "linux" or host.qemu_version < least:
         return 0
     room_mib = host.memory_mib - spec.memory_mib
     return max(0, room_mib // PLUG_UNIT_MIB * PLUG_UNIT_MIB)
