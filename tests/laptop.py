@@ -37,6 +37,8 @@ class Host:
             for name, value in os.environ.items()
             if not name.startswith(("DOCKER", "DESK"))
         }
+        # As where Desk is installed: what is imported was compiled before.
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
         return {**kept, "DESK_HOME": str(self.home), "DOCKER_CONFIG": str(self.home)}
 
     def command(self, *words: str) -> list[str]:
