@@ -22,6 +22,8 @@ def kills(api: Api) -> list[dict[str, Any]]:
     status, _, body = api.raw("GET", "/desk/out-of-memory")
     assert status == 200, body
     found: list[dict[str, Any]] = json.loads(body)
+    _, headers, _ = api.raw("GET", "/containers/json")
+    assert headers["desk-out-of-memory"] == str(len(found))
     return found
 
 

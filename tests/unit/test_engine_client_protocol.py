@@ -143,17 +143,30 @@ def client(server: Server) -> Iterator[EngineClient]:
         yield client
 
 
-def test_version_is_negotiated_once_and_connections_are_reused(
+def test_the_first_answer_tells_the_version_and_connections_are_reused(
     server: Server, client: EngineClient
 ) -> None:
     server.handler = lambda request: json_reply([])
     assert client.containers.list(all_=True, filters={"name": ["web"]}) == []
     assert client.images.list() == []
+    client.containers.stop("web")
     lines = [request.line for request in server.requests]
-    assert lines[0] == "HEAD /_ping HTTP/1.1"
-    assert lines[1].startswith("GET /v1.47/containers/json?all=1&filters=%7B%22name%22")
-    assert lines[2] == "GET /v1.47/images/json HTTP/1.1"
+    assert lines[0].startswith("GET /v1.47/containers/json?all=1&filters=%7B%22name%22")
+    assert lines[1] == "GET /v1.47/images/json HTTP/1.1"
+    assert lines[2].startswith("POST /v1.47/containers/web/stop")
     assert server.connections == 1
+
+
+def test_what_changes_something_asks_for_the_version_first(
+    server: Server, client: EngineClient
+) -> None:
+    server.handler = lambda request: json_reply([])
+    client.containers.stop("web")
+    client.containers.stop("web")
+    lines = [request.line.partition("?")[0] for request in server.requests]
+    assert lines[0] == "HEAD /_ping HTTP/1.1"
+    assert all(line.startswith("POST /v1.47/containers/web/stop") for line in lines[1:])
+    assert len(lines) == 3
 
 
 def test_an_older_engine_is_spoken_to_in_its_version(tmp_path: Path) -> None:
@@ -166,7 +179,9 @@ def test_an_older_engine_is_spoken_to_in_its_version(tmp_path: Path) -> None:
         connection, _ = listener.accept()
         with connection:
             seen.append(connection.recv(4096))
-            connection.sendall(b"HTTP/1.1 200 OK\r\nApi-Version: 1.30\r\n\r\n")
+            refusal = b'{"message":"client version 1.47 is too new"}'
+            head = b"HTTP/1.1 400 Bad Request\r\nApi-Version: 1.30\r\nContent-Length: %d\r\n\r\n"
+            connection.sendall(head % len(refusal) + refusal)
             seen.append(connection.recv(4096))
             connection.sendall(reply(b"[]"))
 
@@ -176,6 +191,7 @@ def test_an_older_engine_is_spoken_to_in_its_version(tmp_path: Path) -> None:
         client.containers.list()
     thread.join(60)
     listener.close()
+    assert seen[0].startswith(b"GET /v1.47/containers/json HTTP/1.1\r\n")
     assert seen[1].startswith(b"GET /v1.30/containers/json HTTP/1.1\r\n")
 
 
@@ -187,7 +203,7 @@ def test_an_engine_too_old_is_refused(server: Server) -> None:
         connection, _ = listener.accept()
         with connection:
             connection.recv(4096)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nApi-Version: 1.20\r\n\r\n")
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\nApi-Version: 1.20\r\n\r\n")
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -221,22 +237,29 @@ def test_no_engine_is_unreachable_with_the_given_hint(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_is_away_is_revived_once(server: Server) -> None:
-    server.pong = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
-    server.handler = lambda request: json_reply([])
+    away = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
     revived: list[None] = []
+
+    def leave() -> None:
+        server.pong = away
+        server.handler = lambda request: away
 
     def revive() -> None:
         revived.append(None)
         server.pong = PONG
+        server.handler = lambda request: json_reply([])
 
-    with (
-        EngineClient(UnixTransport(server.path), timeout_s=60) as client,
-        pytest.raises(EngineError, match="not ready"),
-    ):
-        client.containers.list()
-    with EngineClient(UnixTransport(server.path), timeout_s=60, revive=revive) as client:
-        assert client.containers.list() == []
-    assert len(revived) == 1
+    for ask in (lambda c: c.containers.list(), lambda c: c.containers.stop("web")):
+        leave()
+        revived.clear()
+        with (
+            EngineClient(UnixTransport(server.path), timeout_s=60) as client,
+            pytest.raises(EngineError, match="not ready"),
+        ):
+            ask(client)
+        with EngineClient(UnixTransport(server.path), timeout_s=60, revive=revive) as client:
+            ask(client)
+        assert len(revived) == 1
 
 
 def test_something_else_than_an_engine_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import desk
 from desk.engine.streams import AttachedStream, ByteStream, JsonStream, ProgressStream
 from desk.engine.transport import Transport
-from desk.engine.wire import Body, HttpConnection, Response, exchange
+from desk.engine.wire import Body, Headers, HttpConnection, Response, exchange
 from desk.errors import EngineError, EngineUnreachable
 
 API_VERSION = (1, 47)
@@ -98,22 +98,42 @@ class EngineConnection:
 
     @property
     def api_version(self) -> str:
-        """The version that both sides speak, negotiated with ``/_ping`` at first use."""
+        """The version that both sides speak, asked for with ``/_ping`` where no answer told it."""
         with self._lock:
             version = self._version
         if version is None:
-            version = self._negotiate()
+            response = self._introduced(lambda _version: self._ping())
+            response.read()
             with self._lock:
-                self._version = version
+                assert self._version is not None
+                version = self._version
         return f"{version[0]}.{version[1]}"
 
-    def _negotiate(self) -> tuple[int, int]:
-        response = self._ping()
+    def _introduced(self, send: Callable[[str], Response]) -> Response:
+        """Send the first request, in our own version, and learn the engine's from the answer; one
+        in a version that is too new for the engine is sent again."""
+        ours = f"{API_VERSION[0]}.{API_VERSION[1]}"
+        response = send(ours)
         if _is_away(response) and self._revive is not None:
+            response.read()
             self._revive()
-            response = self._ping()
+            response = send(ours)
+        try:
+            agreed = self._agreed(response)
+        except EngineError:
+            response.close()
+            raise
+        with self._lock:
+            self._version = agreed
+        if response.status == 400 and agreed != API_VERSION:
+            response.read()
+            response = send(f"{agreed[0]}.{agreed[1]}")
+        return response
+
+    def _agreed(self, response: Response) -> tuple[int, int]:
+        """Return the version to speak with who gave this answer."""
         text = response.headers.get("api-version")
-        if response.status >= 400 and not text:
+        if response.status >= 500 and not text:
             raise EngineError(
                 f"the engine at {self.transport.url} is not ready (HTTP {response.status})",
                 status=response.status,
@@ -130,9 +150,7 @@ class EngineConnection:
         return min(offered, API_VERSION)
 
     def _ping(self) -> Response:
-        response = self._exchange("HEAD", "/_ping", {}, None, self._timeout_s)
-        response.read()
-        return response
+        return self._exchange("HEAD", "/_ping", {}, None, self._timeout_s)
 
     # --- requests --------------------------------------------------------------------------
 
@@ -151,10 +169,8 @@ class EngineConnection:
     ) -> Response:
         """Send a request and return the answer with its body unread; ``EngineError`` for a
         status of 400 and above. The caller reads the body to its end or closes it."""
-        target = f"/v{self.api_version}{path}" if versioned else path
         parameters = encode_query(query)
-        if parameters:
-            target = f"{target}?{parameters}"
+        target = f"{path}?{parameters}" if parameters else path
         fields = dict(headers or {})
         content: Body | None = pieces
         if pieces is not None:
@@ -163,19 +179,33 @@ class EngineConnection:
             content = json.dumps(body).encode()
             fields["Content-Type"] = "application/json"
         limit_s = self._timeout_s if timeout_s is None else timeout_s
-        response = self._exchange(method, target, fields, content, limit_s)
+        with self._lock:
+            unknown = self._version is None
+        if not versioned:
+            response = self._exchange(method, target, fields, content, limit_s)
+        elif unknown and method == "GET":  # whatever becomes of it, it changes nothing
+            response = self._introduced(
+                lambda version: self._exchange("GET", f"/v{version}{target}", fields, None, limit_s)
+            )
+        else:
+            target = f"/v{self.api_version}{target}"
+            response = self._exchange(method, target, fields, content, limit_s)
         if response.status >= 400:
             raise self._error(response, path)
         return response
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """Send a request (options as for ``request``) and return its JSON, ``None`` without."""
+        return self.call_whole(method, path, **options)[0]
+
+    def call_whole(self, method: str, path: str, **options: Any) -> tuple[Any, Headers]:
+        """Do what ``call`` does, and return the answer's headers too."""
         response = self.request(method, path, **options)
         data = response.read()
         if not data.strip():
-            return None
+            return None, response.headers
         try:
-            return json.loads(data)
+            return json.loads(data), response.headers
         except ValueError as error:
             raise EngineError(
                 f"the engine at {self.transport.url} answered {path} with something else than JSON",

@@ -72,13 +72,25 @@ class Containers:
         size: bool = False,
         filters: Filters | None = None,
     ) -> JsonObjects:
+        return self.list_with_kills(all_=all_, limit=limit, size=size, filters=filters)[0]
+
+    def list_with_kills(
+        self,
+        *,
+        all_: bool = False,
+        limit: int | None = None,
+        size: bool = False,
+        filters: Filters | None = None,
+    ) -> tuple[JsonObjects, bool]:
+        """Return the list, and whether ``system.out_of_memory`` may have something to tell."""
         query = {
             "all": all_ or None,
             "limit": limit,
             "size": size or None,
             "filters": encode_filters(filters),
         }
-        return self._connection.call("GET", "/containers/json", query=query) or []
+        found, headers = self._connection.call_whole("GET", "/containers/json", query=query)
+        return found or [], headers.get("desk-out-of-memory") != "0"
 
     def create(
         self, config: JsonObject, *, name: str | None = None, platform: str | None = None

@@ -219,9 +219,11 @@ Answer = Response | Stream | Hijack
 NO_CONTENT = Response(204, content_type="")
 
 
-def json_response(value: Any, status: int = 200) -> Response:
+def json_response(
+    value: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()
+) -> Response:
     """Render ``value`` (anything msgspec encodes) as a JSON answer."""
-    return Response(status, msgspec.json.encode(value) + b"\n")
+    return Response(status, msgspec.json.encode(value) + b"\n", headers=headers)
 
 
 async def json_lines(values: AsyncIterator[Any]) -> AsyncIterator[bytes]:
@@ -235,6 +237,9 @@ async def json_lines(values: AsyncIterator[Any]) -> AsyncIterator[bytes]:
         if close is not None:
             await close()
 
+
+OUT_OF_MEMORY = "Desk-Out-Of-Memory"
+"""A header of the list of containers: how many ran out of memory in their last run."""
 
 WARNING = "Desk-Warning"
 """A header with a sentence for the person who asked for what was done."""

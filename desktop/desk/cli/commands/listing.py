@@ -54,7 +54,7 @@ def _command(name: str) -> Any:
             render.warn("Ignoring custom format, because both --format and --quiet are set.")
             form = ""
         limit = 1 if latest else last if last > 0 else None
-        containers = session.client.containers.list(
+        containers, kills = session.client.containers.list_with_kills(
             all_=all_,
             limit=limit,
             size=size or ".Size" in form or "json ." in form,
@@ -62,7 +62,7 @@ def _command(name: str) -> Any:
         )
         rows = (container_row(item, truncate=not no_trunc) for item in containers)
         table(size=size).print(rows, form=form, quiet=quiet)
-        if containers and not form and not quiet:
+        if kills and containers and not form and not quiet:
             _tell_out_of_memory(session, {item["Id"] for item in containers})
 
     return command

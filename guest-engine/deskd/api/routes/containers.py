@@ -10,6 +10,7 @@ import msgspec
 from deskd.api import older_clients
 from deskd.api.http import (
     NO_CONTENT,
+    OUT_OF_MEMORY,
     WARNING,
     Answer,
     Request,
@@ -52,7 +53,7 @@ async def create(engine: Engine, request: Request) -> Answer:
 
 
 async def select(engine: Engine, request: Request) -> Answer:
-    """``ContainerList``"""
+    """``ContainerList``; a header tells how many ran out of memory."""
     query = request.query
     found = await engine.listing.select(
         parse_filters(query.text("filters")),
@@ -60,7 +61,9 @@ async def select(engine: Engine, request: Request) -> Answer:
         limit=query.integer("limit", 0) or 0,
         size=query.flag("size"),
     )
-    return json_response(older_clients.shown_summaries(request.version, found))
+    kills = str(engine.memory.number_of_kills())
+    shown = older_clients.shown_summaries(request.version, found)
+    return json_response(shown, headers=((OUT_OF_MEMORY, kills),))
 
 
 async def inspect(engine: Engine, request: Request) -> Answer:

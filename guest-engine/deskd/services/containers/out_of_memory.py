@@ -91,6 +91,10 @@ class MemoryWatching:
             }
         self._registry.tell(container, "oom", attributes)
 
+    def number_of_kills(self) -> int:
+        """Return how many containers ran out of memory in their last run."""
+        return sum(container.record.state.out_of_memory is not None for container in self._registry)
+
     def kills(self) -> list[dict[str, Any]]:
         """Return the containers that ran out of memory in their last run, the latest first."""
         found = [
