@@ -397,6 +397,25 @@ def test_volumes_and_their_directories(desk: Cli, store: Store) -> None:
     assert list(volumes.iterdir()) == []
 
 
+def test_volumes_whose_making_was_broken_off(
+    engine: EngineProcess, desk: Cli, store: Store
+) -> None:
+    """What is empty goes at the engine's start; what has files stays and is shown."""
+    volumes = store.root / "volumes"
+    for name in ("bare", "begun/_data", "filled/_data"):
+        (volumes / name).mkdir(parents=True)
+    (volumes / "filled" / "_data" / "file").write_text("precious")
+    engine.kill()
+    engine.start()
+    found = checked(desk)
+    wrong = [line for line in found.out.splitlines() if line.startswith("wrong: ")]
+    assert wrong == [
+        f"wrong: the directory {volumes}/filled belongs to no volume: run the check with --repair."
+    ]
+    shutil.rmtree(volumes / "filled")
+    assert list(volumes.iterdir()) == []
+
+
 def test_a_removed_volumes_files_never_come_back(desk: Cli, store: Store) -> None:
     """A volume that has the name of one whose removal was not finished is empty."""
     api, volumes = store.api, store.root / "volumes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -408,6 +409,7 @@ class Volumes:
         """Bring records, files and mounts together after an engine that may have been killed.
         ``holders`` are the running containers by volume. Call once, before any other."""
         await asyncio.to_thread(self._binned.restore)
+        await asyncio.to_thread(self._remove_begun)
         for record in self._records.all():
             directory = os.path.dirname(self.mountpoint(record.name))
             try:
@@ -420,6 +422,15 @@ class Volumes:
                     await asyncio.to_thread(_delete_unfinished, directory)
             except (OSError, DeskdError) as error:
                 log.warning("the volume %s is not as it should be: %s", record.name, error)
+
+    def _remove_begun(self) -> None:
+        """Remove what is left of volumes whose making was broken off: directories without a record
+        and without a file. With files they are somebody's, and the check shows them."""
+        for name in self.without_record():
+            place = self.mountpoint(name)
+            for directory in (place, os.path.dirname(place)):
+                with contextlib.suppress(OSError):  # there is none, or it is not empty
+                    os.rmdir(directory)
 
 
 def _volume_names(points: Iterable[MountPoint]) -> list[str]:
