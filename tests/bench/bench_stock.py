@@ -232,7 +232,6 @@ def main() -> int:
     parser.add_argument("--boots", type=int, default=50)
     parser.add_argument("--stock-boots", type=int, default=5)
     arguments = parser.parse_args()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     make_stock()
     stock_times: list[tuple[float, float]] = []
     desk_times: list[tuple[float, float]] = []
@@ -250,7 +249,7 @@ def main() -> int:
                     "stock: start {:.1f} s, restart {:.1f} s".format(*stock_times[-1]), flush=True
                 )
             desk_times.append(measure_desk(laptop))
-            print("desk:  start {:.2f} s, restart {:.2f} s".format(*desk_times[-1]))
+            print("desk:  start {:.2f} s, restart {:.2f} s".format(*desk_times[-1]), flush=True)
         laptop.desk("machine", "start")
     late = 0
     print(f"\n{'':8} {'stock, median':>14} {'desk, median':>13} {'slowest':>8} {'ratio':>6}")
