@@ -35,8 +35,8 @@ def ensure_parent(
         netlink.check_kinds(route, "dummy")
         make = stacked_links.create_dummy(name, link_index(record.id))
     else:
-        netlink.check_kinds(route, "vlan")
         make = _vlan(machine, name, link_index(record.id))
+        netlink.check_kinds(route, "vlan")
     # One request: a parent of an engine that was killed before the mark would be nobody's.
     route.request(make, netlink.set_alias(link_index(record.id), names.alias(record.id)))
     return True
