@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         hooks = item.config.pluginmanager.hook
         hooks.pytest_timeout_cancel_timer(item=item)
         hooks.pytest_timeout_set_timer(item=item, settings=item.stash[_TIMEOUT])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let the report of a test that failed with a machine tell what that wrote."""
+    report = yield
+    if report.failed and call.when == "call" and item.get_closest_marker("vm"):
+        from tests.machine_logs import homes_of, logs_of
+
+        for home in homes_of(getattr(item, "funcargs", {}).values()):
+            report.sections += logs_of(home)
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

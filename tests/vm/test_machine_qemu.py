@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from tests.guest_image import guest_image
 
 from desk.engine.client import EngineClient
 from desk.engine.transport import UnixTransport
-from desk.errors import Conflict, DriverError, HostKeyMismatch, SshError
+from desk.errors import Conflict, DriverError, EngineError, HostKeyMismatch, SshError
 from desk.machine import bug_report, console, diagnostics, process
 from desk.machine.accelerator import Accelerators, qemu_version
 from desk.machine.diagnostics import Verdict
@@ -176,6 +177,8 @@ def test_a_parked_machine_goes_on_where_it_was(manager: Manager, paths: MachineP
         "HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "0"}]}},
     }
     with client() as engine:
+        with contextlib.suppress(EngineError):  # it is there where a first run of this failed
+            engine.containers.remove("counts", force=True)
         identifier = engine.containers.create(config, name="counts")["Id"]
         engine.containers.start(identifier)
         details = engine.containers.inspect(identifier)
@@ -263,6 +266,7 @@ def test_everything_goes_on_after_this_computer_slept(
             assert time.monotonic() < deadline, what
             time.sleep(0.2)
 
+    desk("rm", "-f", "counts")  # of a first run that failed
     count = "httpd -p 80; i=0; while :; do echo $i; i=$((i+1)); sleep 0.2; done"
     ran = desk("run", "-d", "--name", "counts", "-p", "127.0.0.1::80", "busybox", "sh", "-c", count)
     assert ran.returncode == 0, ran.stderr
