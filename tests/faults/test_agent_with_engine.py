@@ -192,6 +192,23 @@ def test_a_port_that_is_taken_on_this_computer_fails_the_start(machine: Machine)
     machine.docker("rm", "-f", "late")
 
 
+def test_another_port_is_chosen_where_this_computer_has_not_the_first(machine: Machine) -> None:
+    def published() -> int:
+        container = machine.docker("run", "-d", "-p", "80", "box", "/bin/sleep", "60")
+        port = int(machine.docker("port", container, "80").splitlines()[0].rpartition(":")[2])
+        assert not _refused(port)
+        machine.docker("rm", "-f", container)
+        return port
+
+    chosen = published()
+    with contextlib.ExitStack() as stack:
+        taken = range(chosen + 1, chosen + 4)  # the next ones that the engine would choose
+        for port in taken:
+            stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        assert published() not in (chosen, *taken)
+    assert machine.docker("ps", "-aq") == ""
+
+
 def test_a_published_port_is_open_when_the_start_returns(machine: Machine) -> None:
     port = free_port()
     container = machine.docker("run", "-d", "-p", f"{port}:80", "box", "/bin/sleep", "60")

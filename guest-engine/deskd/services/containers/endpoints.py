@@ -343,6 +343,12 @@ def port_requests(record: ContainerRecord) -> tuple[PortRequest, ...]:
     )
 
 
+def chooses_ports(record: ContainerRecord) -> bool:
+    """Tell whether the engine chooses a port on the machine for the container."""
+    bindings = [binding for request in port_requests(record) for binding in request.bindings]
+    return any(binding.host_port in ("", "0") for binding in bindings)
+
+
 def published_ports(record: ContainerRecord) -> list[dict[str, Any]]:
     """Return the granted ports as the API's container list shows them (``Port``)."""
     ports = []

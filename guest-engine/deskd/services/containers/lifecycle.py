@@ -11,13 +11,21 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import msgspec
 
+from deskd.domain.network import NetlinkScript
 from deskd.domain.process import Exit
 from deskd.domain.signals import parse_signal
-from deskd.domain.state import Status
-from deskd.errors import Conflict, DeskdError, InvalidArgument, NotFound, NotModified
+from deskd.domain.state import ContainerRecord, Status
+from deskd.errors import (
+    Conflict,
+    DeskdError,
+    InvalidArgument,
+    NotFound,
+    NotModified,
+    ResourceExhausted,
+)
 from deskd.runtime import spec
 from deskd.services.containers import laptop_folders, mounting, sharing
-from deskd.services.containers.endpoints import Endpoints, published_ports
+from deskd.services.containers.endpoints import Endpoints, chooses_ports, published_ports
 from deskd.services.containers.health import HealthChecks
 from deskd.services.containers.links import Links
 from deskd.services.containers.memory_peaks import MemoryPeaks
@@ -32,6 +40,9 @@ from deskd.services.publishers import Publishers
 from deskd.services.volumes import Volumes
 
 log = logging.getLogger(__name__)
+
+_CHOICES_OF_PORTS = 20
+"""How many ports that the engine chooses may be taken on the laptop before a start fails."""
 
 DEFAULT_STOP_TIMEOUT_S = 10
 KILL_TIMEOUT_S = 10.0
@@ -139,6 +150,27 @@ class Lifecycle:
         self._registry.tell(container, "start")
         self.watch(container, process)
 
+    async def _join(
+        self, record: ContainerRecord, undo: AsyncExitStack, *, by_hand: bool
+    ) -> tuple[NetlinkScript, ...]:
+        """Join the container's networks. A port that the engine chose, and that is taken on the
+        laptop, makes place for another one."""
+        for more in reversed(range(_CHOICES_OF_PORTS)):
+            async with AsyncExitStack() as joining:
+                scripts = await self._endpoints.join_all(record, joining)
+                joining.callback(record.endpoints.clear)
+                try:
+                    if by_hand:
+                        await self._publishers.ask(record.id, record.name, published_ports(record))
+                except ResourceExhausted:
+                    if not (more and chooses_ports(record)):
+                        raise
+                    self._publishers.settle(record.id)
+                    continue
+                undo.push_async_callback(joining.pop_all().aclose)
+                return scripts
+        raise AssertionError("the last choice is returned or raised")
+
     async def _create_process(
         self, container: Container, undo: AsyncExitStack, *, by_hand: bool
     ) -> Process:
@@ -155,13 +187,10 @@ class Lifecycle:
         mounts = mounting.mount_steps(record.mounts, self._volumes, id_map.root)
         undo.push_async_callback(asyncio.to_thread, self._roots.put_away, record.id)
         root = self._roots.mounts(record.id)
-        scripts = await self._endpoints.join_all(record, undo)
-        undo.callback(record.endpoints.clear)
+        scripts = await self._join(record, undo, by_hand=by_hand)
         joined = list(record.endpoints.values())
         self._registry.tell_joined(container)
         undo.callback(self._registry.tell_left, container, joined)
-        if by_hand:
-            await self._publishers.ask(record.id, record.name, published_ports(record))
         if host.network_mode.startswith("container:"):
             shared = self._registry.get(host.network_mode.removeprefix("container:"))
             files = self._endpoints.files(shared.id)
