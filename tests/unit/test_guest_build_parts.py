@@ -190,7 +190,8 @@ for group in (catalog.CONTAINER_GROUP, catalog.IMAGE_GROUP, catalog.SYSTEM_GROUP
     entries += group.values()
 for entry in entries:
     importlib.import_module("desk.cli.commands." + entry.target.partition(":")[0])
-packages = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
+found = [name for name, module in sys.modules.items() if getattr(module, "__spec__", None)]
+packages = {name.partition(".")[0] for name in found} - sys.stdlib_module_names
 print(*sorted(name for name in packages if name[0] != "_" and name != "sitecustomize"))
 """
 

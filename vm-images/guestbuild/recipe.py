@@ -173,12 +173,12 @@ STDLIB_LEFT_OUT = (
 
 DISTRIBUTION_LEFT_OUT = (
     "pyroute2/config/test_platform.py", "**/tests", "**/test_*.py", "bin", "**/*.pyi", "**/*.c",
-    "**/*.h", "zstandard/backend_cffi.py", "zstandard/_cffi*",
+    "**/*.h", "**/*.pyx", "**/*.pxd", "zstandard/backend_cffi.py", "zstandard/_cffi*",
     "wcwidth/_wcwidth_c*",  # an accelerator that its Python does without
 )  # fmt: skip
 
 # Of Desk's own commands the guest has those for its engine, see desk.cli.in_machine.
-COMMANDS_NEED = ("click", "wcwidth")
+COMMANDS_NEED = ("click", "httptools", "wcwidth")
 DESKTOP_LEFT_OUT = (
     "agent", "gui", "machine", "ssh", "cli/commands/machine*.py", "cli/commands/doctor.py",
     "cli/commands/env.py", "cli/commands/gui.py", "cli/commands/guest_image.py",

@@ -1,10 +1,10 @@
 """HTTP/1.1 for the engine's client: requests, streamed bodies both ways, upgraded connections.
 
-The protocol is h11's, which does no I/O: it writes requests, reads answers and tells when a
-connection may serve again. This module moves the bytes, so that the connection itself stays at
-hand for what the Engine API does with it: uploads that an answer may overtake, streams that
-another thread closes, and connections that an upgrade takes over. Redirects, proxies, cookies and
-pipelining are not here, since the Engine API uses none of them.
+Answers are read by httptools (the parser of Node.js, llhttp), which does no I/O. This module moves
+the bytes, so that the connection itself stays at hand for what the Engine API does with it: uploads
+that an answer may overtake, streams that another thread closes, and connections that an upgrade
+takes over. Redirects, proxies, cookies and pipelining are not here, since the Engine API uses none
+of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-import h11
+import httptools
 
 from desk.engine.transport import Connection
 from desk.errors import EngineUnreachable
@@ -23,6 +23,7 @@ from desk.errors import EngineUnreachable
 _READ_SIZE_BYTES = 64 * 1024
 _LONGEST_HEAD_BYTES = 64 * 1024
 _STATUS_LINE_START = b"HTTP/1."
+_HEAD_END = b"\r\n\r\n"
 _UNWANTED_UPLOAD_GRACE_S = 0.2
 
 Body = bytes | Iterable[bytes]
@@ -47,6 +48,84 @@ class Headers:
         return self._fields.get(name.lower(), default)
 
 
+def _request_head(method: str, target: str, fields: Mapping[str, str]) -> bytes:
+    """Return a request's head (RFC 9112, sections 3 and 5); ``ValueError`` for what would end a
+    line of it early."""
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {text}" for name, text in fields.items())]
+    if " " in target or any(mark in line for line in lines for mark in "\r\n\0"):
+        raise ValueError(f"no request can be made of {target!r} and its headers")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+class _Message:
+    """One answer, as httptools' parser finds it: its head, then its body and how that ends."""
+
+    def __init__(self, method: str) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._method = method
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
+        self.headers = Headers(())
+        self.status = 0
+        self.complete = False
+        self.keeps_connection = False
+        self.ends_with_connection = False
+
+    def feed_head(self, data: bytes) -> None:
+        """Take a whole head and nothing after it; ``HttpParserError`` if it is none."""
+        with contextlib.suppress(httptools.HttpParserUpgrade):
+            self._parser.feed_data(data)
+        if not self.status:
+            raise httptools.HttpParserError("no head")
+
+    def feed(self, data: bytes) -> bytes:
+        """Take a part of the body and return what it carries."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            if not self.complete:
+                raise
+        body, self._pieces = b"".join(self._pieces), []
+        return body
+
+    def next(self) -> _Message:
+        """Return the answer that follows an interim one."""
+        return _Message(self._method)
+
+    # --- called by the parser ---
+
+    def on_message_begin(self) -> None:
+        if self.complete:  # something follows that nobody asked for
+            self.keeps_connection = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self.status:
+            raise httptools.HttpParserError("a second answer")
+        self.status = self._parser.get_status_code()
+        self.headers = Headers(self._fields)
+        coding = self.headers.get("transfer-encoding").lower()
+        if self._method == "HEAD" or self.status in (204, 304) or self.status < 200:
+            self.complete = True
+        elif coding:
+            self.ends_with_connection = coding.rpartition(",")[2].strip() != "chunked"
+        else:
+            self.ends_with_connection = not self.headers.get("content-length")
+        self.keeps_connection = (
+            self._parser.get_http_version() == "1.1"
+            and not self.ends_with_connection
+            and "close" not in self.headers.get("connection").lower()
+        )
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
 class HttpConnection:
     """One connection to the engine; one request at a time.
 
@@ -56,11 +135,10 @@ class HttpConnection:
     def __init__(self, connection: Connection, url: str) -> None:
         self._connection = connection
         self._url = url
-        self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LONGEST_HEAD_BYTES)
-        # The protocol's state is one for both directions, and an upload has a thread of its own.
-        # Held for h11's work only, never while bytes move.
-        self._lock = threading.Lock()
-        self._taken_over = b""
+        self._message = _Message("")
+        self._unread = b""  # bytes that came and that nobody looked at yet
+        self._asks_upgrade = False
+        self._sent_whole = False
         self.closed = False
 
     # --- sending ---------------------------------------------------------------------------
@@ -70,39 +148,34 @@ class HttpConnection:
     ) -> BodySender | None:
         """Send a request. Pieces go out from a thread of their own, which is returned, so that
         an engine that answers early, or while it still reads, is heard at once."""
-        fields = list(headers.items())
+        fields = dict(headers)
+        self._asks_upgrade = "Upgrade" in fields
+        self._message = _Message(method)
         if isinstance(body, bytes):
-            fields.append(("Content-Length", str(len(body))))
+            fields["Content-Length"] = str(len(body))
         elif body is not None:
-            fields.append(("Transfer-Encoding", "chunked"))
+            fields["Transfer-Encoding"] = "chunked"
         elif method in ("POST", "PUT"):
-            fields.append(("Content-Length", "0"))
-        head = h11.Request(method=method, target=target, headers=fields)
+            fields["Content-Length"] = "0"
+        head = _request_head(method, target, fields)
         if body is None or isinstance(body, bytes):
-            self._send_events(head, h11.Data(data=body or b""), h11.EndOfMessage())
+            self._sent_whole = True
+            self.write(head + (body or b""))
             return None
-        self._send_events(head)
+        self._sent_whole = False
+        self.write(head)
         sender = BodySender(self, body)
         sender.start()
         return sender
 
     def send_piece(self, piece: bytes) -> None:
-        """Send a piece of the request's body, of which ``send`` sent the head."""
-        self._send_events(h11.Data(data=piece))
+        """Send a piece, which is not empty, of the body whose request's head ``send`` sent."""
+        self.write(b"".join((b"%x\r\n" % len(piece), piece, b"\r\n")))
 
     def send_end(self) -> None:
         """End the request's body."""
-        self._send_events(h11.EndOfMessage())
-
-    def _send_events(self, *events: h11.Request | h11.Data | h11.EndOfMessage) -> None:
-        with self._lock:
-            data = b"".join(map(self._protocol.send, events))
-        try:
-            self.write(data)
-        except EngineUnreachable:
-            with self._lock:
-                self._protocol.send_failed()
-            raise
+        self.write(b"0\r\n\r\n")
+        self._sent_whole = True
 
     def write(self, data: bytes) -> None:
         """Send bytes as they are, once the connection has been taken over."""
@@ -126,57 +199,63 @@ class HttpConnection:
     def read_head(self) -> tuple[int, Headers]:
         """Return status and headers of the response, past any interim (1xx) one but 101."""
         while True:
-            event = self._next_event(in_head=True)
-            if isinstance(event, h11.Response | h11.InformationalResponse):
-                if event.status_code == 101 or event.status_code >= 200:
-                    return event.status_code, Headers(event.headers)
-            else:
-                self._fetch()
-                # h11 waits for a whole head, which what is no HTTP server may never end.
-                begin = self._protocol.trailing_data[0][: len(_STATUS_LINE_START)]
-                if not _STATUS_LINE_START.startswith(begin):
-                    raise self._stranger()
+            message = self._message
+            try:
+                message.feed_head(self._take_head())
+            except httptools.HttpParserError as error:
+                raise self._stranger() from error
+            if message.status >= 200 or (message.status == 101 and self._asks_upgrade):
+                return message.status, message.headers
+            if message.status == 101:
+                raise self._stranger()
+            self._message = message.next()
+
+    def _take_head(self) -> bytes:
+        """Return the next head's bytes, with the empty line that ends it."""
+        data = self._unread
+        while (end := data.find(_HEAD_END)) < 0:
+            # What is no HTTP server may never end a head.
+            begin = data[: len(_STATUS_LINE_START)]
+            if not _STATUS_LINE_START.startswith(begin) or len(data) > _LONGEST_HEAD_BYTES:
+                raise self._stranger()
+            more = self._receive()
+            if not more:
+                raise self._ended()
+            data += more
+        end += len(_HEAD_END)
+        self._unread = data[end:]
+        return data[:end]
 
     def read_piece(self) -> bytes:
         """Return some bytes of the response's body as they arrive; ``b""`` at its end."""
-        while True:
-            event = self._next_event(in_head=False)
-            if isinstance(event, h11.Data):
-                return bytes(event.data)
-            if isinstance(event, h11.EndOfMessage):
-                return b""
-            self._fetch()
-
-    def _next_event(self, *, in_head: bool) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        try:
-            with self._lock:
-                return self._protocol.next_event()
-        except h11.RemoteProtocolError as error:
-            _, ended = self._protocol.trailing_data
-            if ended:
-                text = f"the engine at {self._url} closed the connection"
-                raise ProtocolError(text) from error
-            if in_head:
-                raise self._stranger() from error
-            text = f"the engine at {self._url} sent a malformed answer: {error}"
-            raise ProtocolError(
-                text, hint="Try again; `desk doctor` looks for the cause."
-            ) from error
-
-    def _fetch(self) -> None:
-        data = self.receive()
-        with self._lock:
-            self._protocol.receive_data(data)
-
-    def take_over(self) -> None:
-        """Leave HTTP after an answer's head: ``receive`` and ``write`` are the stream now."""
-        self._taken_over, _ = self._protocol.trailing_data
+        message = self._message
+        while not message.complete:
+            data = self.receive()
+            if not data and message.ends_with_connection:
+                message.complete = True
+            elif not data:
+                raise self._ended()
+            else:
+                try:
+                    body = message.feed(data)
+                except httptools.HttpParserError as error:
+                    raise ProtocolError(
+                        f"the engine at {self._url} sent a malformed answer: {error}",
+                        hint="Try again; `desk doctor` looks for the cause.",
+                    ) from error
+                if body:
+                    return body
+        return b""
 
     def receive(self) -> bytes:
-        """Return some bytes as they come, at most 64 KiB; ``b""`` at the end of the stream."""
-        if self._taken_over:
-            data, self._taken_over = self._taken_over, b""
+        """Return some bytes as they come, at most 64 KiB but for the first; ``b""`` at the end of
+        the stream. After an answer's head that ends HTTP these are the stream's."""
+        if self._unread:
+            data, self._unread = self._unread, b""
             return data
+        return self._receive()
+
+    def _receive(self) -> bytes:
         if self.closed:
             return b""
         try:
@@ -195,16 +274,11 @@ class HttpConnection:
 
     def renew(self) -> bool:
         """Get ready for another request; false when either side's message forbids that."""
-        with self._lock:
-            states = {self._protocol.our_state, self._protocol.their_state}
-            if states != {h11.DONE}:
-                return False
-            self._protocol.start_next_cycle()
-            return True
+        return self._sent_whole and self._message.complete and self._message.keeps_connection
 
     def is_stale(self) -> bool:
         """Whether an idle connection was closed by the engine meanwhile."""
-        if self.closed or self._protocol.trailing_data[0]:
+        if self.closed or self._unread:
             return True
         try:
             if hasattr(select, "poll"):
@@ -225,6 +299,9 @@ class HttpConnection:
     def _lost(self, error: OSError) -> EngineUnreachable:
         reason = error.strerror or str(error) or type(error).__name__
         return EngineUnreachable(f"lost the connection to the engine at {self._url}: {reason}")
+
+    def _ended(self) -> ProtocolError:
+        return ProtocolError(f"the engine at {self._url} closed the connection")
 
     def _stranger(self) -> ProtocolError:
         return ProtocolError(
@@ -279,7 +356,6 @@ class Response:
     def take_over(self) -> HttpConnection:
         """Return the connection itself, for an upgraded stream; the caller closes it."""
         self._finished = True
-        self._http.take_over()
         return self._http
 
     def set_timeout(self, timeout_s: float | None) -> None:
