@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -119,6 +120,9 @@ def _usage_failure(failure: click.UsageError) -> int:
 def run_program(command: click.Command, program: str) -> int:
     """Run the command line that this process was given, or answer its shell's completion."""
     arguments = sys.argv[1:]
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who started this, as by `desk ps >&-`
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     if os.environ.get("_DESK_COMPLETE"):
         command.main(arguments, prog_name=program, complete_var="_DESK_COMPLETE")
     interrupts.start()
