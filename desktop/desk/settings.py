@@ -7,10 +7,9 @@ than an error. The file is optional; without it everything has its default.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from desk.errors import DeskError
 from desk.whole_file import replace_file
@@ -29,8 +28,7 @@ class SettingsError(DeskError):
     """``settings.json`` cannot be read, written, or says something that cannot be."""
 
 
-@dataclass(frozen=True, slots=True)
-class MachineDefaults:
+class MachineDefaults(NamedTuple):
     """What a new machine is where its command says nothing else."""
 
     driver: str = "qemu"
@@ -40,17 +38,16 @@ class MachineDefaults:
     image: str = ""  # path or URL#sha256=… of a guest image; empty: the installed one
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """Everything in ``settings.json``. ``engine_host`` is an address in ``DOCKER_HOST``'s form
     that replaces the machine's engine when it is set."""
 
     active_machine: str = DEFAULT_MACHINE
     engine_host: str = ""
-    defaults: MachineDefaults = field(default_factory=MachineDefaults)
+    defaults: MachineDefaults = MachineDefaults()
 
     def with_active_machine(self, name: str) -> Settings:
-        return replace(self, active_machine=name)
+        return self._replace(active_machine=name)
 
 
 def load(file: Path) -> Settings:
@@ -100,7 +97,8 @@ def parse(
 
 def save(file: Path, settings: Settings) -> None:
     """Write the settings; readers see the old file or the new one. ``SettingsError``."""
-    text = json.dumps({"format": FORMAT, **asdict(settings)}, indent=2) + "\n"
+    document = settings._asdict() | {"defaults": settings.defaults._asdict()}
+    text = json.dumps({"format": FORMAT, **document}, indent=2) + "\n"
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_file(file, text.encode())
@@ -111,10 +109,12 @@ def save(file: Path, settings: Settings) -> None:
         ) from error
 
 
-def _checked(document: object, known: object, file: Path, prefix: str) -> dict[str, Any]:
+def _checked(
+    document: object, known: Settings | MachineDefaults, file: Path, prefix: str
+) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise _invalid(file, f"{prefix.rstrip('.')} is not a JSON object")
-    names = list(known.__dataclass_fields__)  # type: ignore[attr-defined]
+    names = known._fields
     for key, value in document.items():
         if key not in names:
             raise _unknown(file, f"{prefix}{key}", [f"{prefix}{name}" for name in names])
@@ -130,7 +130,7 @@ def _checked(document: object, known: object, file: Path, prefix: str) -> dict[s
     return dict(document)
 
 
-def _unknown(file: Path, key: str, names: list[str]) -> SettingsError:
+def _unknown(file: Path, key: str, names: Sequence[str]) -> SettingsError:
     from difflib import get_close_matches
 
     nearest = get_close_matches(key, names, 1)

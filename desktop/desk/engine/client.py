@@ -12,15 +12,19 @@ called from any thread.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from desk.engine.bin import Bin
 from desk.engine.connection import EngineConnection
-from desk.engine.containers import Containers, Execs
-from desk.engine.faults import Faults
-from desk.engine.images import Images
-from desk.engine.resources import Networks, Volumes
-from desk.engine.system import System
 from desk.engine.transport import Transport
+
+if TYPE_CHECKING:
+    from desk.engine.bin import Bin
+    from desk.engine.containers import Containers, Execs
+    from desk.engine.faults import Faults
+    from desk.engine.images import Images
+    from desk.engine.resources import Networks, Volumes
+    from desk.engine.system import System
 
 
 class EngineClient:
@@ -38,14 +42,56 @@ class EngineClient:
         self.connection = EngineConnection(
             transport, timeout_s=timeout_s, unreachable_hint=unreachable_hint, revive=revive
         )
-        self.containers = Containers(self.connection)
-        self.execs = Execs(self.connection)
-        self.images = Images(self.connection)
-        self.networks = Networks(self.connection)
-        self.volumes = Volumes(self.connection)
-        self.faults = Faults(self.connection)
-        self.bin = Bin(self.connection)
-        self.system = System(self.connection)
+
+    # Each group is loaded by its first use: a command needs one or two of them.
+
+    @cached_property
+    def containers(self) -> Containers:
+        from desk.engine.containers import Containers
+
+        return Containers(self.connection)
+
+    @cached_property
+    def execs(self) -> Execs:
+        from desk.engine.containers import Execs
+
+        return Execs(self.connection)
+
+    @cached_property
+    def images(self) -> Images:
+        from desk.engine.images import Images
+
+        return Images(self.connection)
+
+    @cached_property
+    def networks(self) -> Networks:
+        from desk.engine.resources import Networks
+
+        return Networks(self.connection)
+
+    @cached_property
+    def volumes(self) -> Volumes:
+        from desk.engine.resources import Volumes
+
+        return Volumes(self.connection)
+
+    @cached_property
+    def faults(self) -> Faults:
+        from desk.engine.faults import Faults
+
+        return Faults(self.connection)
+
+    @cached_property
+    def bin(self) -> Bin:
+        from desk.engine.bin import Bin
+
+        return Bin(self.connection)
+
+    @cached_property
+    def system(self) -> System:
+        from desk.engine.system import System
+
+        return System(self.connection)
 
     @property
     def url(self) -> str:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 
 import click
 
@@ -125,7 +124,7 @@ def active(session: Session) -> None:
 def use(session: Session, name: str) -> None:
     """Make a machine the one that desk uses."""
     session.desk.require_machine(name)
-    session.desk.save_settings(replace(session.desk.settings, active_machine=name))
+    session.desk.save_settings(session.desk.settings.with_active_machine(name))
     render.note(f"desk uses machine {name} from now on.")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -30,7 +29,7 @@ def rename(session: Session, name: str, new: str) -> None:
     session.desk.copies.rename(name, new)
     settings = session.desk.settings
     if settings.active_machine == name:
-        session.desk.save_settings(replace(settings, active_machine=new))
+        session.desk.save_settings(settings.with_active_machine(new))
     session.progress.done(f"Machine {name} is called {new} now.")
 
 
