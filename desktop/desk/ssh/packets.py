@@ -24,6 +24,7 @@ _LONGEST_PACKET_BYTES = 1 << 18
 _LENGTH_BYTES = 4
 _BLOCK_BYTES = 16
 _LONGEST_PADDING_BYTES = _BLOCK_BYTES + 3
+_NOISE_BYTES = 1 << 14
 _TAG_BYTES = 16
 WINDOW_BYTES = 4 << 20
 MAX_PACKET_BYTES = 1 << 17
@@ -31,8 +32,10 @@ SMALL_BYTES = 4096
 """Messages up to this size wait for each other, and are nobody else's to change."""
 
 _SEQUENCE_MASK = 0xFFFFFFFF
+_COUNTER_MASK = 0xFFFFFFFFFFFFFFFF
 _DATA_HEAD = struct.Struct("!BII")  # type, channel, content's length
 _CHANNELS = (91, 100)  # the types of the messages of channels (RFC 4250, 4.1.2)
+_VECTOR = struct.Struct("!4sQ")  # a fixed part and a counter (RFC 5647, 7.1)
 _WINDOW_ADJUST = struct.Struct("!BII")  # type, channel, bytes
 
 
@@ -64,6 +67,11 @@ class ReadAhead:
         data = bytes(self._view[self._start : min(self._end, self._start + size)])
         self._start += len(data)
         return data
+
+    @property
+    def here(self) -> int:
+        """How many bytes can be had without waiting."""
+        return self._end - self._start
 
     def peek(self, size: int) -> memoryview | None:
         """Return the next ``size`` bytes in one piece, ``None`` at the end. They stay what they are
@@ -163,8 +171,15 @@ class DataPacketizer(Packetizer):  # type: ignore[misc]  # paramiko has no types
         super().__init__(connection)
         self._ahead = connection
         self._waiting: deque[Payloads] = deque()
+        self._noise = b""  # random bytes for paddings, each of them for one; asked for in advance
+        self._noise_used = 0
         self.take: Callable[[memoryview], bool] = _leave
         """Is offered each message of a channel; returns whether it took it."""
+
+    def _inc_iv_counter(self, iv: bytes) -> bytes:
+        """Return the vector of the next packet; each packet needs one, both ways."""
+        fixed, counter = _VECTOR.unpack(iv)
+        return _VECTOR.pack(fixed, (counter + 1) & _COUNTER_MASK)
 
     # --- receiving -------------------------------------------------------------------------
 
@@ -213,11 +228,12 @@ class DataPacketizer(Packetizer):  # type: ignore[misc]  # paramiko has no types
         return plain
 
     def _peek(self, size: int) -> memoryview:
+        ahead = self._ahead
         while True:
-            if self.handshake_timed_out():
+            if ahead.here < size and self.handshake_timed_out():
                 raise EOFError
             try:
-                found = self._ahead.peek(size)
+                found = ahead.peek(size)
             except (TimeoutError, BlockingIOError):
                 if self.closed:
                     raise EOFError from None
@@ -278,8 +294,11 @@ class DataPacketizer(Packetizer):  # type: ignore[misc]  # paramiko has no types
         """Return packets as they go over the wire; the caller holds the lock for writing."""
         engine, vector = self._Packetizer__block_engine_out, self._Packetizer__iv_out
         parts: list[bytes] = []
-        noise = os.urandom(_LONGEST_PADDING_BYTES * len(payloads))
-        used = 0
+        noise, used = self._noise, self._noise_used
+        needed = _LONGEST_PADDING_BYTES * len(payloads)
+        if len(noise) - used < needed:
+            noise = self._noise = os.urandom(max(needed, _NOISE_BYTES))
+            used = 0
         for payload in payloads:
             # At least four bytes, to a whole number of blocks (RFC 4253, 6; RFC 5647, 7.2).
             padding = _BLOCK_BYTES - (1 + payload.size) % _BLOCK_BYTES
@@ -289,6 +308,7 @@ class DataPacketizer(Packetizer):  # type: ignore[misc]  # paramiko has no types
             length = len(plain).to_bytes(_LENGTH_BYTES, "big")
             parts += (length, engine.encrypt(vector, plain, length))
             vector = self._inc_iv_counter(vector)
+        self._noise_used = used
         self._Packetizer__iv_out = vector
         number = self._Packetizer__sequence_number_out + len(payloads)
         self._Packetizer__sequence_number_out = number & _SEQUENCE_MASK
