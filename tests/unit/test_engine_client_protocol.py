@@ -262,6 +262,30 @@ def test_an_engine_that_is_away_is_revived_once(server: Server) -> None:
         assert len(revived) == 1
 
 
+def test_what_changes_nothing_is_asked_again_where_its_connection_ended(
+    server: Server, client: EngineClient
+) -> None:
+    """As with an agent that is killed while it takes the connection."""
+    cut = [True, False]
+
+    def handler(request: Request) -> bytes | None:
+        return None if cut.pop(0) else json_reply([])
+
+    server.handler = handler
+    assert client.containers.list() == []
+    assert (len(server.requests), server.connections) == (2, 2)
+
+    cut += [True, True, True]  # over the connection that was kept, a new one, and another
+    with pytest.raises(EngineUnreachable, match="closed the connection"):
+        client.containers.list()
+    assert not cut
+
+    cut += [True, False]
+    with pytest.raises(EngineUnreachable, match="closed the connection"):
+        client.containers.stop("web")
+    assert cut == [False]
+
+
 def test_something_else_than_an_engine_is_named(tmp_path: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,28 @@ def test_cache_that_nobody_reads_is_the_hosts_again_after_a_rest(box: Box) -> No
             session.run(f"kill {started.stdout.decode().strip()}")
     assert box.usage().cache_bytes < filled.cache_bytes - 100 * MIB
     box("volume", "rm", "cached")
+
+
+def test_at_rest_small_free_pieces_are_the_hosts_too(box: Box) -> None:
+    order = "/sys/module/page_reporting/parameters/page_reporting_order"
+    lists = "/proc/sys/vm/percpu_pagelist_high_fraction"
+    box.holder("brief", 100)
+    box("rm", "-f", "brief")
+    with Session.connect(box.desk.manager.endpoint("default")) as session:
+
+        def kernel() -> list[str]:
+            time.sleep(6)  # looking is work, and one look in a step of the guest's is little
+            return session.run(f"cat {order} {lists}").stdout.decode().split()
+
+        started = session.run("(/usr/lib/desk/reclaim 10 >/dev/null 2>&1 & echo $!)")
+        try:
+            before = box.paid_mib()
+            until(lambda: kernel() == ["4", "100000"], PATIENCE_S)
+            until(lambda: box.paid_mib() < before - 4, PATIENCE_S)
+            work = "timeout 8 sh -c 'while :; do :; done'"
+            until(lambda: (session.run(work), kernel())[1] == ["9", "0"], PATIENCE_S)
+        finally:
+            session.run(f"kill {started.stdout.decode().strip()}")
 
 
 def test_the_history_is_told(box: Box) -> None:

@@ -11,7 +11,14 @@ from urllib.parse import quote, urlencode
 import desk
 from desk.engine.streams import AttachedStream, ByteStream, JsonStream, ProgressStream
 from desk.engine.transport import Transport
-from desk.engine.wire import Body, Headers, HttpConnection, Response, exchange
+from desk.engine.wire import (
+    Body,
+    ConnectionLost,
+    Headers,
+    HttpConnection,
+    Response,
+    exchange,
+)
 from desk.errors import EngineError, EngineUnreachable
 
 API_VERSION = (1, 47)
@@ -280,6 +287,7 @@ class EngineConnection:
             **headers,
         }
         limit_s = None if timeout_s == float("inf") else timeout_s
+        changes_nothing = method in ("GET", "HEAD")
         http = self._take()
         response: Response | None = None
         if http is not None:
@@ -288,10 +296,17 @@ class EngineConnection:
                 response = exchange(http, method, target, fields, body)
             except EngineUnreachable:
                 # Closed by the engine while idle. Only what changes nothing is sent again.
-                if method not in ("GET", "HEAD"):
+                if not changes_nothing:
                     raise
         if response is None:
-            response = exchange(self._connect(limit_s), method, target, fields, body)
+            http = self._connect(limit_s)
+            try:
+                response = exchange(http, method, target, fields, body)
+            except ConnectionLost:
+                if not changes_nothing:
+                    raise
+                # Whoever took the connection ended before it answered, as an agent that is killed.
+                response = exchange(self._connect(limit_s), method, target, fields, body)
         response.on_finished = self._keep
         return response
 

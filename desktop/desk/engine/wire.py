@@ -34,6 +34,10 @@ class ProtocolError(EngineUnreachable):
     """What answered does not speak HTTP as the engine does, or broke off in the middle."""
 
 
+class ConnectionLost(ProtocolError):
+    """The connection ended before the answer did."""
+
+
 class Headers:
     """A response's header fields; names are looked up without regard to case."""
 
@@ -296,12 +300,12 @@ class HttpConnection:
         with contextlib.suppress(OSError):
             self._connection.close()
 
-    def _lost(self, error: OSError) -> EngineUnreachable:
+    def _lost(self, error: OSError) -> ConnectionLost:
         reason = error.strerror or str(error) or type(error).__name__
-        return EngineUnreachable(f"lost the connection to the engine at {self._url}: {reason}")
+        return ConnectionLost(f"lost the connection to the engine at {self._url}: {reason}")
 
-    def _ended(self) -> ProtocolError:
-        return ProtocolError(f"the engine at {self._url} closed the connection")
+    def _ended(self) -> ConnectionLost:
+        return ConnectionLost(f"the engine at {self._url} closed the connection")
 
     def _stranger(self) -> ProtocolError:
         return ProtocolError(
