@@ -48,11 +48,13 @@ class Setting:
     def wait_ready(self) -> None:
         wait_for(lambda: self.status()["engine"]["answers"], "the agent to reach the engine")
 
-    def get(self, path: str, timeout_s: float = 60) -> tuple[int, Any]:
-        """Send one request through the engine socket; return status and JSON."""
+    def get(self, path: str, timeout_s: float = 60, *, pause_s: float = 0) -> tuple[int, Any]:
+        """Send one request through the engine socket, ``pause_s`` after connecting; return status
+        and JSON."""
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(timeout_s)
             client.connect(str(self.paths.engine_socket))
+            time.sleep(pause_s)
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
             answer = b"".join(iter(lambda: client.recv(1 << 16), b""))
         head, _, body = answer.partition(b"\r\n\r\n")
@@ -169,9 +171,10 @@ def test_the_command_is_used_where_the_socket_is_not_to_be_had(setting: Setting)
     assert setting.get("/version")[0] == 200
 
 
-def test_an_engine_command_that_fails_is_quoted(setting: Setting) -> None:
+@pytest.mark.parametrize("pause_s", [0, 1.5])
+def test_an_engine_command_that_fails_is_quoted(setting: Setting, pause_s: float) -> None:
     setting.start(engine=EngineAccess(socket="", command="echo no engine here >&2; exit 1"))
-    status, answer = setting.get("/version")
+    status, answer = setting.get("/version", pause_s=pause_s)
     assert status == 503
     assert answer["message"] == "the engine of machine m cannot be reached: no engine here"
 

@@ -30,6 +30,7 @@ from desk.ssh.packets import SMALL_BYTES, Payload, Payloads
 _READ_BYTES = 1 << 18
 _PIECES_A_CALL = 64
 _OPEN_S = 15.0
+_LAST_WORDS_S = 5.0
 _LOST = "the SSH connection is lost"
 _HEAD = struct.Struct("!BI")  # a message's type and its channel
 _LIMIT_S = 1.0 if sys.platform == "win32" else None
@@ -476,8 +477,15 @@ class Relays:
         def speak() -> None:
             try:
                 with contextlib.suppress(OSError):
-                    relay.local.setblocking(True)
-                    relay.local.sendall(when_silent())
+                    relay.local.settimeout(_LAST_WORDS_S)
+                    words = when_silent()
+                    if words:
+                        relay.local.sendall(words)
+                        relay.local.shutdown(socket.SHUT_WR)
+                        # Closed with something unread, it would end in an error for the client.
+                        deadline = time.monotonic() + _LAST_WORDS_S
+                        while time.monotonic() < deadline and relay.local.recv(_READ_BYTES):
+                            pass
             finally:
                 relay.local.close()
                 self.soon(lambda: self._shut(relay.channel))
