@@ -6,12 +6,12 @@ looking through it again and again costs a tenth of the time until a command run
 
 from __future__ import annotations
 
-import atexit
 import gc
-import os
 import sys
-import threading
-from typing import NoReturn
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def main() -> None:
@@ -46,6 +46,10 @@ def _leave(code: int) -> NoReturn:
     done all the same; who left a thread that is waited for, or an output that cannot be
     written, gets Python's own end.
     """
+    import atexit
+    import os
+    import threading
+
     others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
     if all(thread.daemon for thread in others):
         atexit._run_exitfuncs()
