@@ -623,9 +623,11 @@ def test_a_killed_connection_ends_everything_at_once(
     session: Session,
 ) -> None:
     stream = session.open_exec("cat")
+    assert session.end_reason == ""
     ssh_server.kill_sessions()
     assert stream.recv(1) == b""
     assert session.ended.wait(60)
+    assert session.end_reason in ("the machine ended it", "Connection reset by peer")
     with pytest.raises(OSError, match=r"closed|lost"):
         stream.sendall(b"x")
     with pytest.raises(SshError, match="lost"):
@@ -643,6 +645,7 @@ def test_a_silent_connection_is_found_dead_on_request(
     try:
         session.check(0.5)
         assert session.ended.wait(60)
+        assert session.end_reason == "no sign of life for 0.5 seconds"
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
@@ -682,3 +685,4 @@ def test_an_idle_session_stays(
     with Session.connect(ssh_server.endpoint) as session:
         assert not session.ended.wait(1)  # twenty questions
         assert session.run("echo here").stdout == b"here\n"
+    assert session.end_reason == "Desk ended it"

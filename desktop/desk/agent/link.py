@@ -154,7 +154,9 @@ class Link:
                     self._error = SshError(
                         "the SSH connection was lost", hint="Desk reconnects by itself."
                     )
-                    _log.warning("the SSH connection was lost; reconnecting")
+                    _log.warning(
+                        "the SSH connection was lost (%s); reconnecting", session.end_reason
+                    )
                 self._changed.notify_all()
 
     def _connect(self) -> Session | None:

@@ -112,6 +112,11 @@ class Session:
     def alive(self) -> bool:
         return not self.ended.is_set()
 
+    @property
+    def end_reason(self) -> str:
+        """Why the connection is over, for a log; empty while it lives."""
+        return self._wire.end_reason
+
     def check(self, deadline_s: float) -> None:
         """Ask for a sign of life now; without one in ``deadline_s`` seconds the session ends."""
         self._check_deadline_s = deadline_s
@@ -132,7 +137,8 @@ class Session:
             self._check_requested.clear()
             deadline_s = self._check_deadline_s if asked else _KEEPALIVE_DEADLINE_S
             # The ping can hang in a full socket; the timer is what ends it then.
-            timer = threading.Timer(deadline_s, self._wire.abort)
+            silent = f"no sign of life for {deadline_s:g} seconds"
+            timer = threading.Timer(deadline_s, self._wire.abort, [silent])
             timer.daemon = True
             timer.start()
             try:
@@ -142,7 +148,7 @@ class Session:
             finally:
                 timer.cancel()
             if not answered:
-                self._wire.abort()
+                self._wire.abort(silent)
                 return
 
     # --- channels --------------------------------------------------------------------------

@@ -62,7 +62,7 @@ DIGESTS = (
 
 class Wire(paramiko.Transport):  # type: ignore[misc]
     """One SSH connection over ``connection``; ``ended`` is set when it is over, however that
-    came about."""
+    came about, and ``end_reason`` says by then how."""
 
     _channel_handler_table: ClassVar[dict[int, Any]] = {
         **paramiko.Transport._channel_handler_table,
@@ -77,6 +77,7 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
             packetizer_class=DataPacketizer,
         )
         self.ended = threading.Event()
+        self.end_reason = ""
         self._channel_counter: int
         self._connection = connection
         self.relays = Relays(connection, self)
@@ -95,6 +96,8 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
         try:
             super().run()
         finally:
+            if not self.end_reason:
+                self.end_reason = _end_reason(self.saved_exception)
             self.ended.set()
             self.relays.close()
 
@@ -105,8 +108,10 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
         self.packetizer.take = self.relays.take
         self.sock.before_reading = self.relays.wait
 
-    def abort(self) -> None:
+    def abort(self, reason: str = "Desk ended it") -> None:
         """End the connection without a word to the server; wakes every thread that uses it."""
+        if not self.end_reason:
+            self.end_reason = reason
         with contextlib.suppress(OSError):  # the other side may have been first
             self._connection.shutdown(socket.SHUT_RDWR)
         self.packetizer.close()
@@ -278,3 +283,12 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
         if self._channel_counter >= _CHANNEL_NUMBERS:
             self._channel_counter = 0
         return super()._next_channel()
+
+
+def _end_reason(error: BaseException | None) -> str:
+    """Say how the thread of a connection came to its end."""
+    if error is None or isinstance(error, EOFError):
+        return "the machine ended it"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error)
