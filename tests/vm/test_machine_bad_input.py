@@ -165,6 +165,24 @@ def test_chosen_port_that_is_taken_moves_with_its_known_host(
     assert any(f"port {before.port}" in text or str(before.port) in text for text in said)
 
 
+def test_a_port_that_is_taken_while_qemu_starts_moves_too(
+    manager: Manager, spec: MachineSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager.create(spec)
+    before = manager.endpoint("bad")
+    is_free = ports.is_free
+    looks = iter([True])  # the first look comes a moment too early
+    monkeypatch.setattr(ports, "is_free", lambda port: next(looks, None) or is_free(port))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", before.port))
+        other.listen()
+        with pytest.raises(MachineError, match="kernel"):  # it is none
+            manager.start("bad")
+    after = manager.endpoint("bad")
+    assert after.port != before.port
+    assert f"[127.0.0.1]:{after.port} ssh-ed25519 " in after.known_hosts.read_text()
+
+
 def test_provisioning_makes_lost_and_damaged_keys_anew(manager: Manager, spec: MachineSpec) -> None:
     manager.create(spec)
     paths = manager.home.machine("bad")

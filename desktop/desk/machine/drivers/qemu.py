@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ OPTIONS = frozenset(
     {"ssh_port", "qemu", "accelerator", *ENGINE_OPTIONS, *SHARING_OPTIONS, *POWER_OPTIONS}
 )
 _FACT_FOLDERS = "folders_address"
+_PORT_TAKEN = "Could not set up host forwarding rule"
+"""QEMU's words (net/slirp.c)."""
 _POWER_ON_S = 20.0
 _QMP_GRACE_S = 3.0
 _GIB = 1 << 30
@@ -179,20 +181,8 @@ class QemuDriver:
         self._check_disks(spec)
         host = _host_facts(spec, image.manifest.arch)
         accelerator = self._accelerator(spec, host, image, progress)
-        self._settle_port(spec, progress)
         self._write_seed(spec)
-        progress(f"Starting QEMU with {accelerator}")
         door = self._folder_door()
-        argv = machine_command(
-            spec,
-            host,
-            image.manifest.arch,
-            accelerator,
-            self._boot_files(image),
-            cmdline=image.manifest.cmdline,
-            ssh_port=self._port(),
-            folders=door,
-        )
         plug_mib = plug_memory_mib(spec, host, image.manifest.arch, image.manifest.cmdline)
         self._record.update(
             {
@@ -201,7 +191,24 @@ class QemuDriver:
                 _FACT_FOLDERS: FOLDERS_ADDRESS if door else "",
             }
         )
-        self._spawn(argv)
+
+        def arguments() -> list[str]:
+            argv = machine_command(
+                spec,
+                host,
+                image.manifest.arch,
+                accelerator,
+                self._boot_files(image),
+                cmdline=image.manifest.cmdline,
+                ssh_port=self._port(),
+                folders=door,
+            )
+            self._parking.note_arguments(argv)
+            return argv
+
+        self._paths.console_log.unlink(missing_ok=True)
+        progress(f"Starting QEMU with {accelerator}")
+        self._launch_on_a_port(spec, progress, arguments)
 
     def _folder_door(self) -> list[str]:
         """Return what QEMU starts for the guest's connections to shared folders."""
@@ -211,10 +218,19 @@ class QemuDriver:
 
         return [sys.executable, "-I", str(door_program()), str(self._paths.folders_socket)]
 
-    def _spawn(self, argv: list[str]) -> None:
-        self._paths.console_log.unlink(missing_ok=True)
-        self._parking.note_arguments(argv)
-        self._launch(argv)
+    def _launch_on_a_port(
+        self, spec: MachineSpec, progress: Progress, arguments: Callable[[], list[str]]
+    ) -> None:
+        """Start QEMU on the machine's port, or on another one where a program, such as a machine of
+        another Desk home, takes it between the look at it and QEMU's start."""
+        for attempts_left in (2, 1, 0):
+            self._settle_port(spec, progress)
+            try:
+                self._launch(arguments())
+                return
+            except DriverError as error:
+                if not attempts_left or _PORT_TAKEN not in error.text:
+                    raise
 
     def _launch(self, argv: list[str]) -> None:
         for stale in (self._paths.qmp_socket, self._paths.qemu_log):
@@ -255,9 +271,8 @@ class QemuDriver:
         """Let a parked machine go on; where that fails it stays parked."""
         spec, port = self._record.read().spec, self._port()
         self._check_disks(spec)
-        self._settle_port(spec, progress)
         progress(f"Taking up the saved state of machine {self._name}")
-        self._launch(self._parking.arguments(port, self._port()))
+        self._launch_on_a_port(spec, progress, lambda: self._parking.arguments(port, self._port()))
         try:
             self._parking.read_state()
         except DriverError as error:
