@@ -22,6 +22,10 @@ def main() -> None:
         from deskd.datagrams import relay_datagrams
 
         sys.exit(relay_datagrams())
+    if arguments[:1] == ["tell-changes"]:
+        from deskd.folder_changes import tell_changes
+
+        sys.exit(tell_changes(arguments[1:]))
     if arguments[:1] == ["purge"]:
         sys.exit(_purge(arguments[1:]))
     if arguments in (["--version"], ["-v"], ["version"]):
