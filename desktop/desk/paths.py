@@ -139,6 +139,11 @@ class MachinePaths(NamedTuple):
         return self.directory / "folders.sock"
 
     @property
+    def virtiofs(self) -> Path:
+        """Directory of virtiofs servers: sockets (``N.sock``), processes (``N.pid``), logs."""
+        return self.directory / "virtiofs"
+
+    @property
     def engine_socket(self) -> Path:
         return self.directory / "engine.sock"
 

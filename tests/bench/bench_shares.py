@@ -1,12 +1,12 @@
-"""Print how fast a shared folder is in a machine beside QEMU's own 9p in the same machine, and
-beside virtiofs where this computer has a virtiofsd.
+"""Print how fast shared folders are in a machine, by SFTP and by virtiofs, beside QEMU's own 9p in
+the same machine.
 
     python -m tests.bench.bench_shares [--image build/guest] [--rounds 3] [--files 200]
-        [--virtiofsd /usr/lib/qemu/virtiofsd]
 
-As root, under software emulation. All lead to the same disk; the turns alternate, the medians
-count. The machine's cache is emptied before what reads. Without a cache of their own the peers see
-a file that changed here at once, as Desk's folders do within a second.
+As root, under software emulation, on a computer that has virtiofsd. All lead to the same disk; the
+turns alternate, the medians count. The machine's cache is emptied before what reads. 9p is without
+a cache of its own, with which it would not see a file that changed here; Desk's folders see it
+within a second.
 """
 
 from __future__ import annotations
@@ -16,21 +16,17 @@ import contextlib
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.engine_process import until
 from tests.laptop import Laptop
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 PEER = "/mnt/peer"
 MOUNT = f"""mkdir -p {PEER} && modprobe 9pnet_virtio && mount -t 9p \
 -o trans=virtio,version=9p2000.L,msize=512000,cache=none peer {PEER}"""
-VIRTIOFS = "/mnt/virtiofs"
-MOUNT_VIRTIOFS = f"mkdir -p {VIRTIOFS} && modprobe virtiofs && mount -t virtiofs shared {VIRTIOFS}"
 MEMORY_MIB = 1024
 
 # Runs in the machine: the folder, megabytes, files. Prints each figure's name and value.
@@ -76,52 +72,34 @@ print(json.dumps(found))
 
 
 @contextlib.contextmanager
-def virtiofs_server(program: Path, folder: Path, socket: Path) -> Iterator[None]:
-    """Serve ``folder`` on ``socket`` as QEMU's documentation says."""
-    server = subprocess.Popen(
-        [program, f"--socket-path={socket}", "-o", f"source={folder}", "-o", "cache=none",
-         "-o", "sandbox=chroot", "--rlimit-nofile=0"],
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        until(socket.exists)
-        yield
-    finally:
-        server.terminate()
-        server.wait()
-
-
-@contextlib.contextmanager
-def laptop_with_peers(
-    image: Path, shared: Path, peer: Path, virtiofs: Path | None
-) -> Iterator[Laptop]:
-    """Make a machine that has one folder by Desk, another by QEMU's 9p, and by virtiofs what a
-    server has at the socket ``virtiofs``."""
+def laptop_with_peer(image: Path, folders: dict[str, Path]) -> Iterator[Laptop]:
+    """Make a machine that has one folder by virtiofs, one by SFTP, and one by QEMU's 9p."""
     home = Path(tempfile.mkdtemp(prefix="desk-"))
     made = Laptop(None, home, timeout_s=300.0)
     qemu = home / "qemu"
     real = shutil.which("qemu-system-x86_64")
     more = (
-        f"-fsdev local,id=peer,path={peer},security_model=none,multidevs=remap "
+        f"-fsdev local,id=peer,path={folders['9p']},security_model=none,multidevs=remap "
         "-device virtio-9p-pci,fsdev=peer,mount_tag=peer"
     )
-    if virtiofs is not None:
-        more += (
-            f" -object memory-backend-memfd,id=all,size={MEMORY_MIB}M,share=on"
-            f" -machine memory-backend=all -chardev socket,id=fs,path={virtiofs}"
-            " -device vhost-user-fs-pci,chardev=fs,tag=shared"
-        )
     qemu.write_text(f'#!/bin/sh\nexec {real} "$@" $(case "$*" in *hostfwd*) echo {more} ;; esac)\n')
     qemu.chmod(0o755)
+    options = {"accelerator": "tcg", "qemu": qemu, "share_by": "virtiofs"}
+    options["share_folder"] = folders["virtiofs"]
+    words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     try:
         made.desk("machine", "image", "install", str(image))
-        made.desk("machine", "create", "--memory", f"{MEMORY_MIB}m", "-o", "accelerator=tcg",
-                  "-o", f"qemu={qemu}", "-o", f"share_folder={shared}", "default")  # fmt: skip
+        made.desk("machine", "create", "--memory", f"{MEMORY_MIB}m", *words, "default")
         made.desk("machine", "start")
         made.desk("machine", "ssh", "default", "--", MOUNT)
-        if virtiofs is not None:
-            made.desk("machine", "ssh", "default", "--", MOUNT_VIRTIOFS)
-        made.desk("run", "-d", "--name", "hold", "-v", f"{shared}:/s", "busybox", "sleep", "3600")
+        # What is shared while the machine runs is no device of it.
+        both = f"share-folder={folders['virtiofs']},{folders['sftp']}"
+        made.desk("machine", "set", "default", both)
+        binds = [word for way in ("sftp", "virtiofs") for word in ("-v", f"{folders[way]}:/{way}")]
+        made.desk("run", "-d", "--name", "hold", *binds, "busybox", "sleep", "3600")
+        mounts = made.desk("machine", "ssh", "default", "--", "cat", "/proc/mounts")
+        for way, kind in (("sftp", "fuse.sshfs"), ("virtiofs", "virtiofs"), ("9p", "9p")):
+            assert f" {PEER if way == '9p' else folders[way]} {kind} " in mounts, mounts
         yield made
     finally:
         made("machine", "rm", "-f", "default")
@@ -134,34 +112,25 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--files", type=int, default=200)
     parser.add_argument("--megabytes", type=int, default=32)
-    parser.add_argument("--virtiofsd", type=Path, default=Path("/usr/lib/qemu/virtiofsd"))
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folders = {name: place / name for name in ("desk", "9p", "virtiofs")}
+        folders = {name: place / name for name in ("sftp", "virtiofs", "9p")}
         for folder in folders.values():
             folder.mkdir()
         (folders["9p"] / "work.py").write_text(WORK)
-        ways = {"desk": str(folders["desk"]), "9p": PEER}
-        socket = None
-        if arguments.virtiofsd.exists():
-            ways["virtiofs"] = VIRTIOFS
-            socket = place / "socket"
-            server = virtiofs_server(arguments.virtiofsd, folders["virtiofs"], socket)
-            stack.enter_context(server)
-        laptop = stack.enter_context(
-            laptop_with_peers(arguments.image.absolute(), folders["desk"], folders["9p"], socket)
-        )
+        ways = {**{name: str(folder) for name, folder in folders.items()}, "9p": PEER}
+        laptop = stack.enter_context(laptop_with_peer(arguments.image.absolute(), folders))
         results: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
         for _ in range(arguments.rounds):
             for way, where in ways.items():
                 run = f"python3 {PEER}/work.py {where} {arguments.megabytes} {arguments.files}"
                 told = laptop.desk("machine", "ssh", "default", "--", run)
                 results[way].append(json.loads(told))
-    print(" " * 20 + "".join(f"{way:>10}" for way in ways) + "   desk's share of each")
-    for what in results["desk"][0]:
+    print(" " * 20 + "".join(f"{way:>10}" for way in ways) + "   sftp/9p  virtiofs/9p")
+    for what in results["9p"][0]:
         medians = [statistics.median(run[what] for run in runs) for runs in results.values()]
-        shares = "".join(f"{medians[0] / other:8.2f}" for other in medians[1:])
+        shares = "".join(f"{other / medians[-1]:10.2f}" for other in medians[:-1])
         print(f"{what:20}" + "".join(f"{median:10.0f}" for median in medians) + shares)
     return 0
 

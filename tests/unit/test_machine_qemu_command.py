@@ -11,6 +11,7 @@ from desk.errors import DriverError
 from desk.machine.model import MachineSpec
 from desk.machine.qemu_command import (
     BootFiles,
+    FolderDevice,
     HostFacts,
     binary_name,
     boot_command,
@@ -70,6 +71,24 @@ def test_each_platform_has_its_accelerator_machine_and_cpu(
     assert values(argv, "-append") == [
         "console=ttyS0 quiet" + " rodata=off init_on_alloc=0 norandmaps" * emulated
     ]
+
+
+def test_folders_as_devices_share_the_guests_memory() -> None:
+    devices = [FolderDevice("desk-folder-0", Path("/m/a,b/0.sock"))]
+    host = replace(LINUX, memory_mib=8192)
+    argv = machine_command(
+        SPEC, host, "amd64", "kvm", FILES, cmdline="", ssh_port=20222, devices=devices
+    )
+    assert values(argv, "-object") == [
+        "memory-backend-memfd,share=on,id=plug-ram,size=5120M,reserve=off",
+        "memory-backend-memfd,id=ram,size=3072M,share=on",
+    ]
+    assert values(argv, "-machine")[1:] == ["memory-backend=ram"]
+    assert "socket,id=desk-folder-0,path=/m/a,,b/0.sock" in values(argv, "-chardev")
+    assert values(argv, "-device")[-1] == (
+        "vhost-user-fs-pci,chardev=desk-folder-0,tag=desk-folder-0"
+    )
+    assert "memfd" not in " ".join(command(host, "kvm"))
 
 
 def test_a_program_takes_the_guests_connections_to_folders() -> None:

@@ -338,6 +338,8 @@ def test_wishes_that_cannot_be(manager: Manager, settings: MachineSettings) -> N
         settings.set("box", Wishes({"dns": "1.1.1.1"}), silent)
     with pytest.raises(UsageError, match="has all its folders"):
         settings.set("box", Wishes({"share_folder": "none"}), silent)
+    with pytest.raises(UsageError, match="cannot have folders by virtiofs"):
+        settings.set("box", Wishes({"share_by": "virtiofs"}), silent)
     with pytest.raises(Conflict, match="has 1 GiB and cannot become smaller") as caught:
         settings.set("box", Wishes({}, disk_gib=-1), silent)
     assert "takes the room of what is in it" in caught.value.hint

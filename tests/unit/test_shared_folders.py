@@ -251,7 +251,7 @@ def test_changes_made_here_are_told_and_those_of_the_machine_are_not(
         with arrived:
             assert arrived.wait_for(lambda: name in told, timeout=120), told
 
-    changes = FolderChanges(tree.echoes, tell)
+    changes = FolderChanges(tree.echoes.is_one, tell)
     try:
         changes.watch({str(place / "src"): "/home/me/src"})
         (place / "src" / "main.c").write_text("changed")

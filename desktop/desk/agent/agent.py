@@ -26,6 +26,7 @@ from desk.agent.control import ControlServer
 from desk.agent.datagrams import Datagrams
 from desk.agent.direct_folders import DirectFolders, folders_secret
 from desk.agent.door import EngineDoor
+from desk.agent.folder_devices import FolderDevices
 from desk.agent.folders import SharedFolders
 from desk.agent.gateway import EngineGateway
 from desk.agent.guest_mounts import GuestMounts
@@ -77,7 +78,8 @@ class Agent:
         self._datagrams = Datagrams(self._link, spec.engine.datagrams_command)
         self._ports = PortForwards(self._link, self._acceptor, self._datagrams)
         mounts = _guest_mounts(paths, spec)
-        self._folders = SharedFolders(spec.machine, self._link, spec.sharing, mounts)
+        devices = FolderDevices(spec.engine.folder_tags, spec.engine.program, paths.virtiofs)
+        self._folders = SharedFolders(spec.machine, self._link, spec.sharing, mounts, devices)
         services = LocalServices(mounts) if spec.leads_back else None
         self._power = PowerWatch(spec.power, self._tell_power) if spec.power is not None else None
         self._watch = EngineWatch(

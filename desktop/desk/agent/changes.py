@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from desk.agent.echoes import Echoes
 from desk.errors import DeskError
 
 if TYPE_CHECKING:
@@ -29,11 +28,16 @@ _KINDS = ("created", "modified", "deleted", "moved")
 
 class FolderChanges:
     """Calls ``tell`` with the machine's names of what changed in the watched folders, from a thread
-    of its own that lives while something is watched."""
+    of its own that lives while something is watched. ``is_echo`` says of a name and its state,
+    ``None`` where it is gone, whether the machine knows that it changed."""
 
-    def __init__(self, echoes: Echoes, tell: Callable[[Sequence[str]], None]) -> None:
+    def __init__(
+        self,
+        is_echo: Callable[[str, os.stat_result | None], bool],
+        tell: Callable[[Sequence[str]], None],
+    ) -> None:
         self.error = ""
-        self._echoes = echoes
+        self._is_echo = is_echo
         self._tell = tell
         self._lock = threading.Lock()
         self._watched: dict[str, str] = {}
@@ -138,8 +142,8 @@ class FolderChanges:
             found = os.lstat(path)
         except OSError:
             # What is gone cannot be touched; the folder that it was in can.
-            return "" if self._echoes.is_one(name, None) else name.rpartition("/")[0]
-        return "" if self._echoes.is_one(name, found) else name
+            return "" if self._is_echo(name, None) else name.rpartition("/")[0]
+        return "" if self._is_echo(name, found) else name
 
 
 def _is_in(path: str, root: str) -> bool:

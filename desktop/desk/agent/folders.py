@@ -17,13 +17,14 @@ from typing import Any
 from desk.agent.changes import FolderChanges
 from desk.agent.checkup import Finding
 from desk.agent.echoes import Echoes
+from desk.agent.folder_devices import Change, FolderDevices
 from desk.agent.guest_mounts import GuestMounts
 from desk.agent.host_paths import in_machine, is_below, on_host
 from desk.agent.link import Link
 from desk.agent.sftp import SftpConnection
 from desk.agent.shared_tree import UNCHANGED_S, SharedFolder, SharedTree
 from desk.agent.spec import FolderSharing
-from desk.errors import DeskError
+from desk.errors import DeskError, MachineError
 from desk.ssh.session import Session
 from desk.ssh.stream import ChannelStream
 
@@ -60,11 +61,17 @@ class SharedFolders:
     """
 
     def __init__(
-        self, machine: str, link: Link, sharing: FolderSharing, mounts: GuestMounts
+        self,
+        machine: str,
+        link: Link,
+        sharing: FolderSharing,
+        mounts: GuestMounts,
+        devices: FolderDevices,
     ) -> None:
         self._machine = machine
         self._link = link
         self._mounts = mounts
+        self._devices = devices
         self._lock = threading.Lock()  # held for moments only
         self._mounting = threading.Lock()  # held while the machine mounts
         self._mounted: dict[str, _Mount] = {}
@@ -73,7 +80,7 @@ class SharedFolders:
         self._folders = [folder for root in sharing.folders if (folder := _shared(root))]
         self._hidden = [os.path.realpath(place) for place in sharing.hidden]
         self._tree = SharedTree(self._folders, self._hidden, Echoes())
-        self._changes = FolderChanges(self._tree.echoes, self._tell)
+        self._changes = FolderChanges(self._is_echo, self._tell)
         self._error = ""
 
     # --- the connection ------------------------------------------------------------------------
@@ -97,7 +104,7 @@ class SharedFolders:
 
     def _recall(self, session: Session) -> None:
         """Take over what an earlier agent mounted."""
-        places = self._mounts.mounted(session)
+        places = self._mounts.mounted(session, self._devices.tags.values())
         for folder in self._folders:
             for place in places:
                 if self._mounts.is_place_of(folder.name, place):
@@ -118,6 +125,7 @@ class SharedFolders:
     def close(self) -> None:
         """Watch no more, and unmount what nobody uses."""
         self._changes.close()
+        self._devices.close()
         session = self._served
         for mount in list(self._mounted.values()):
             if session is None or not session.alive or mount.users:
@@ -174,12 +182,20 @@ class SharedFolders:
         return folder, "" if below == "." else f"/{below}"
 
     def _mount(self, folder: SharedFolder) -> str:
+        trouble = self._devices.has(folder.name) and self._devices.trouble()
+        if trouble:
+            raise MachineError(
+                f"the machine does not have this computer's folders now: {trouble}; `desk machine"
+                f" restart {self._machine}` starts it again"
+            )
         session = self._link.session(_LINK_S)
         with self._mounting:
             self._connect(session)
             if not self._elsewhere:
                 return folder.name
-            place = self._mounts.mount(session, folder.name)
+            place = self._mounts.mount(
+                session, folder.name, self._devices.tags.get(folder.name, "")
+            )
         with self._lock:
             known = self._mounted.get(folder.name)
             if known is None or known.place != place:
@@ -197,6 +213,7 @@ class SharedFolders:
             for mount in container.get("Mounts") or []
         ]
         watched: dict[str, str] = {}
+        devices: list[str] = []
         with self._lock:
             for folder in self._folders:
                 mount = self._mounted.get(folder.name)
@@ -204,10 +221,13 @@ class SharedFolders:
                     continue
                 used = [source for source in sources if is_below(source, mount.place)]
                 mount.users = len(used)
+                if used and self._devices.has(folder.name):
+                    devices.append(mount.place)
                 for source in used:
                     below = source[len(mount.place) :].strip("/")
                     here = str(Path(folder.place, *below.split("/")))
                     watched[here] = f"{folder.name}/{below}".rstrip("/")
+        self._devices.follow(self._served, devices)
         self._unmount_unused()
         self._changes.watch(watched)
 
@@ -237,19 +257,36 @@ class SharedFolders:
         finally:
             self._mounting.release()
 
+    def _is_echo(self, name: str, found: os.stat_result | None) -> bool:
+        if self._devices.has(name):
+            return self._devices.is_echo(name, found)
+        return self._tree.echoes.is_one(name, found)
+
     def _tell(self, names: Sequence[str]) -> None:
         """Have the machine's watchers see changes of these files, by their names in the machine."""
         session = self._link.session(_LINK_S, urgent=False)
         with self._lock:
-            places = {name: mount.place for name, mount in self._mounted.items()}
-        paths = [
-            place + name[len(root) :]
-            for name in names
-            for root, place in places.items()
-            if is_below(name, root)
-        ]
+            places = {
+                folder.name: (folder, mount.place)
+                for folder in self._folders
+                if (mount := self._mounted.get(folder.name)) is not None
+            }
+        paths: list[str] = []
+        changes: list[Change] = []
+        for name in names:
+            for root, (folder, place) in places.items():
+                if not is_below(name, root):
+                    continue
+                below = name[len(root) :]
+                if self._devices.has(root):
+                    here = folder.place + below.replace("/", os.sep)
+                    changes.append(Change(name, here, place + below))
+                else:
+                    paths.append(place + below)
         if paths:
             self._mounts.tell(session, paths, UNCHANGED_S)
+        if changes:
+            self._devices.tell(session, changes)
 
     def describe(self) -> list[dict[str, object]]:
         """Return every shared folder with its place in the machine, for status."""
@@ -260,6 +297,7 @@ class SharedFolders:
                     "mounted": mount.place if mount else "",
                     "containers": mount.users if mount else 0,
                     "error": self._error or self._changes.error,
+                    "way": "virtiofs" if self._devices.has(folder.name) else "sftp",
                 }
                 for folder in self._folders
                 for mount in [self._mounted.get(folder.name)]
@@ -275,7 +313,8 @@ class SharedFolders:
         findings = []
         for name, place in mounted:
             left_s = max(0.0, deadline - time.monotonic())
-            trouble = self._mounts.trouble(session, place, left_s)
+            trouble = self._devices.trouble() if self._devices.has(name) else ""
+            trouble = trouble or self._mounts.trouble(session, place, left_s)
             fault = f"folder {name} cannot be read in the machine: {trouble}" if trouble else ""
             findings.append(Finding("folder", fault=fault))
         return findings

@@ -4,6 +4,9 @@ sshfs does not dial an SSH server: ``deskd dial-stdio`` joins it to a socket on 
 sshd listens for the agent. Where the machine has an address for folders (``direct_folders``), sshfs
 connects to that by itself, which is three times as fast. When the connection breaks, sshfs answers
 with errors until the next agent listens, and goes on then (``-o reconnect``).
+
+A folder that the machine has as a virtiofs device is mounted by its tag, and the agent serves
+nothing of it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import logging
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,18 +33,24 @@ mkdir -p "$1" && chmod 711 "$1" && rm -f "$3" && mkdir -p "$2" && chmod 700 "$2"
 chown "${SUDO_UID:-$(id -u)}" "$2" && cat /proc/sys/kernel/random/boot_id
 """
 
-# Arguments: the mount's name, the folder, the command that connects, the address for folders or an
-# empty text, the secret, then one place after the other, each followed by its spelling in
-# /proc/mounts. Tells how it is mounted ("direct", "by ssh", "before") and, on another line, where.
+# Arguments: the mount's name or the device's tag, the folder, the command that connects (empty: it
+# is a device), the address for folders or an empty text, the secret, then one place after the
+# other, each followed by its spelling in /proc/mounts. Tells how it is mounted ("direct", "by ssh",
+# "by virtiofs", "before") and, on another line, where.
 _MOUNT = """
 name=$1 folder=$2 dial=$3 address=$4 secret=$5
 shift 5
-command -v sshfs >/dev/null || { echo "sshfs is not installed there" >&2; exit 1; }
-[ -c /dev/fuse ] || modprobe fuse 2>/dev/null
-# Debian's sshfs refuses links with ".." and absolute ones unless told otherwise. A link means what
-# it means in the container that follows it.
-links=
-case "$(sshfs --help 2>&1)" in *no_contain_symlinks*) links=,no_contain_symlinks ;; esac
+links= kind=fuse.sshfs
+if [ -z "$dial" ]; then
+  kind=virtiofs
+  modprobe virtiofs 2>/dev/null
+else
+  command -v sshfs >/dev/null || { echo "sshfs is not installed there" >&2; exit 1; }
+  [ -c /dev/fuse ] || modprobe fuse 2>/dev/null
+  # Debian's sshfs refuses links with ".." and absolute ones unless told otherwise. A link means
+  # what it means in the container that follows it.
+  case "$(sshfs --help 2>&1)" in *no_contain_symlinks*) links=,no_contain_symlinks ;; esac
+fi
 words="no place for it is free there"
 # Each connection to the address starts a process on the other computer: only what is in this
 # control group may have one, and no container, not even one in the machine's own network.
@@ -68,10 +77,21 @@ directly() (
 by_ssh() {
   sshfs "$name:$folder" "$place" -o "ssh_command=$dial" -o "fsname=$name" -o "OPTIONS$links"
 }
+attach() {
+  if [ $kind = virtiofs ]; then
+    way="by virtiofs"
+    words=$(mount -t virtiofs -o nosuid,nodev,noatime "$name" "$place" 2>&1)
+  elif directly >/dev/null 2>&1 </dev/null; then
+    way=direct
+  else
+    way="by ssh"
+    words=$(by_ssh 2>&1 </dev/null)
+  fi
+}
 while [ $# -gt 1 ]; do
   place=$1 spelled=$2
   shift 2
-  if grep -qF "$name $spelled fuse.sshfs " /proc/mounts; then
+  if grep -qF "$name $spelled $kind " /proc/mounts; then
     for try in 1 2; do
       timeout 15 ls -d "$place/." >/dev/null 2>&1 && { printf 'before\n%s' "$place"; exit 0; }
     done
@@ -79,8 +99,7 @@ while [ $# -gt 1 ]; do
   fi
   grep -qF " $spelled " /proc/mounts && continue
   mkdir -p "$place" 2>/dev/null && [ -z "$(ls -A "$place")" ] || continue
-  directly >/dev/null 2>&1 </dev/null && { printf 'direct\n%s' "$place"; exit 0; }
-  words=$(by_ssh 2>&1 </dev/null) && { printf 'by ssh\n%s' "$place"; exit 0; }
+  attach && { printf '%s\n%s' "$way" "$place"; exit 0; }
   rmdir "$place"
 done
 echo "$words" >&2
@@ -138,16 +157,17 @@ class GuestMounts:
         except OSError:
             return True  # this is no Linux
 
-    def mount(self, session: Session, folder: str) -> str:
+    def mount(self, session: Session, folder: str, tag: str = "") -> str:
         """Return where ``folder`` (a path of the machine) is mounted, after mounting it there: at
-        the same path, or aside where the machine has something of its own there.
+        the same path, or aside where the machine has something of its own there. ``tag`` is that of
+        the device that it is in the machine; without one it is served by the agent.
 
         Raises ``MachineError``; nothing is mounted then.
         """
         script = _MOUNT.replace("OPTIONS", OPTIONS)
-        dial = f"{self.dial} --host=unix://{self.socket}"
+        dial = "" if tag else f"{self.dial} --host=unix://{self.socket}"
         spelled = [text for place in self._places(folder) for text in (place, _as_in_mounts(place))]
-        words = (self.name, folder, dial, self.address, self.secret, *spelled)
+        words = (tag or self.name, folder, dial, self.address, self.secret, *spelled)
         way, _, place = self._run(session, script, words).stdout.decode().partition("\n")
         if way != "before":
             _log.info("%s is mounted in the machine, %s", folder, way)
@@ -160,11 +180,16 @@ class GuestMounts:
     def _places(self, folder: str) -> tuple[str, str]:
         return folder, f"{DIRECTORY}/{self.agent}/mounts{folder}"
 
-    def mounted(self, session: Session) -> list[str]:
-        """Return the places of this agent's mounts that the machine has now."""
+    def mounted(self, session: Session, tags: Collection[str] = ()) -> list[str]:
+        """Return the places of this agent's mounts that the machine has now, and of the devices
+        with these tags."""
         lines = session.run("cat /proc/mounts").stdout.decode("utf-8", "surrogateescape")
         fields = [line.split(" ") for line in lines.splitlines()]
-        return [_ESCAPE.sub(_unescape, f[1]) for f in fields if f[0] == self.name]
+        return [
+            _ESCAPE.sub(_unescape, name)
+            for source, name, kind, *_ in fields
+            if source == self.name or (kind == "virtiofs" and source in tags)
+        ]
 
     def unmount(self, session: Session, place: str) -> bool:
         """Unmount what ``mount`` returned; return false where something uses it."""

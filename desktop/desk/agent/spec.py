@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ class EngineAccess:
     login that may open the socket and a sshd that forwards Unix sockets. ``command`` is started
     where that fails; its standard streams are the connection. An empty text means "not this way".
     ``folders_address`` (an IPv4 address and a port) is where the machine reaches this computer's
-    folders without SSH; empty where it cannot.
+    folders without SSH; empty where it cannot. ``folder_tags`` has the tags of those folders that
+    the machine has as virtiofs devices, by the folders' paths there.
     """
 
     socket: str = "/run/desk/engine.sock"
     command: str = "deskd dial-stdio"
     folders_address: str = ""
+    folder_tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def by_sudo(self) -> bool:

@@ -34,7 +34,7 @@ from desk.machine.sparse import PIECE_BYTES, extents, make_sparse, pieces
 FORMAT = 1
 _COMPRESSED = (".gz", ".tgz", ".xz")
 _MOST_HEAD_BYTES = 64 << 20
-_LOCAL_OPTIONS = frozenset({"ssh_port", "qemu", "accelerator", "power_source"})
+_LOCAL_OPTIONS = frozenset({"ssh_port", "qemu", "accelerator", "power_source", "share_by"})
 """Options that say something of the computer, not of the machine."""
 
 

@@ -32,6 +32,7 @@ class Features:
     # All of the machine is files in its directory: it can be renamed, copied and frozen.
     portable: bool = False
     parks: bool = False  # its state can lie on disk, while nothing of it is in memory
+    folder_devices: bool = False  # this computer's folders can be devices of it
     has_seed: bool = False  # what its engine is to do is told anew at each start
     options: frozenset[str] = frozenset()  # names that its specification's options can have
     needed_options: frozenset[str] = frozenset()  # without which there is no such machine

@@ -167,10 +167,12 @@ def spawn_detached(
     log: Path,
     environment: Mapping[str, str] | None = None,
     directory: Path | None = None,
+    descriptors: Sequence[int] = (),
 ) -> Process:
     """Start a program that outlives us, with its output appended to ``log``.
 
-    It gets a session of its own, no terminal and no standard input. On POSIX systems a shell
+    It gets a session of its own, no terminal and no standard input, and of our descriptors
+    ``descriptors`` (not on Windows). On POSIX systems a shell
     stands between for a moment, so that the program is nobody's zombie however long we live.
     Raises ``DriverError`` where the program cannot be started.
     """
@@ -199,6 +201,7 @@ def spawn_detached(
             env=environment,
             cwd=directory,
             start_new_session=True,
+            pass_fds=descriptors,
             timeout=30,
             check=True,
         )

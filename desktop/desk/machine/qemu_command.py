@@ -79,6 +79,15 @@ class BootFiles:
     qmp: str = ""  # "unix:PATH" or "tcp:HOST:PORT"; empty: no QMP
 
 
+@dataclass(frozen=True, slots=True)
+class FolderDevice:
+    """A shared folder as a device: its name in the guest (36 bytes at most), and the socket of the
+    virtiofs server on this computer."""
+
+    tag: str
+    socket: Path
+
+
 def binary_name(arch: str) -> str:
     """Return the name of QEMU's program for a guest of this architecture."""
     try:
@@ -187,12 +196,14 @@ def machine_command(
     cmdline: str,
     ssh_port: int,
     folders: Sequence[str] = (),
+    devices: Sequence[FolderDevice] = (),
 ) -> list[str]:
     """Return the arguments for the whole machine.
 
     ``ssh_port`` on 127.0.0.1 leads to the guest's sshd; nothing else of the guest is reachable.
     ``folders`` is the program that is started here for each of the guest's connections to
-    ``FOLDERS_ADDRESS``; without one the guest has no such address.
+    ``FOLDERS_ADDRESS``; without one the guest has no such address. With ``devices`` the guest's
+    memory is shared with their servers.
     """
     if files.root is None or files.data is None or files.seed is None:
         raise ValueError("a machine needs its root, data and seed disks")
@@ -218,7 +229,8 @@ def machine_command(
         *("-device", "virtio-rng-pci"),
         # What the balloon holds is not the guest's to take back: the ceiling is a ceiling.
         *("-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on,deflate-on-oom=off"),
-        *_plug(plug_mib),
+        *_plug(plug_mib, shared=bool(devices)),
+        *_folder_devices(spec.memory_mib, devices),
     ]
 
 
@@ -226,14 +238,30 @@ def _memory(memory_mib: int, plug_mib: int) -> str:
     return f"{memory_mib}M,maxmem={memory_mib + plug_mib}M" if plug_mib else f"{memory_mib}M"
 
 
-def _plug(plug_mib: int) -> list[str]:
+def _plug(plug_mib: int, *, shared: bool) -> list[str]:
     if not plug_mib:
         return []
+    kind = "memory-backend-memfd,share=on" if shared else "memory-backend-ram"
     return [
         # Not reserved: most of it is never used, and the host may have less free than that.
-        *("-object", f"memory-backend-ram,id={PLUG_ID}-ram,size={plug_mib}M,reserve=off"),
+        *("-object", f"{kind},id={PLUG_ID}-ram,size={plug_mib}M,reserve=off"),
         *("-device", f"virtio-mem-pci,id={PLUG_ID},memdev={PLUG_ID}-ram,requested-size=0"),
     ]
+
+
+def _folder_devices(memory_mib: int, devices: Sequence[FolderDevice]) -> list[str]:
+    if not devices:
+        return []
+    arguments = [
+        *("-object", f"memory-backend-memfd,id=ram,size={memory_mib}M,share=on"),
+        *("-machine", "memory-backend=ram"),
+    ]
+    for device in devices:
+        arguments += [
+            *("-chardev", f"socket,id={device.tag},path={_value(device.socket)}"),
+            *("-device", f"vhost-user-fs-pci,chardev={device.tag},tag={device.tag}"),
+        ]
+    return arguments
 
 
 def _network(ssh_port: int, folders: Sequence[str]) -> list[str]:

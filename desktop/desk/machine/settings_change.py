@@ -18,7 +18,7 @@ from desk.machine.memory import MemoryDial
 from desk.machine.model import MachineSpec, State
 from desk.machine.power_options import POWER_OPTIONS, check_power
 from desk.machine.settings_file import changes, parse, read_text, render, says
-from desk.machine.sharing import SHARING_OPTIONS, check_sharing
+from desk.machine.sharing import DEVICE_OPTIONS, SHARING_OPTIONS, check_sharing, wants_devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ def _after_restart(spec: MachineSpec, *, moves: bool) -> MachineSpec:
 
 def _check_wishes(machine: Machine, wishes: Wishes) -> None:
     name, features = machine.name, machine.driver.features
-    known = ENGINE_OPTIONS | SHARING_OPTIONS | POWER_OPTIONS
+    known = ENGINE_OPTIONS | SHARING_OPTIONS | DEVICE_OPTIONS | POWER_OPTIONS
     for key in wishes.options:
         if key not in known:
             raise UsageError(
@@ -259,6 +259,11 @@ def _check_wishes(machine: Machine, wishes: Wishes) -> None:
         raise UsageError(
             f"the engine of machine {name} is on this computer, and has all its folders",
             hint="There is nothing to set.",
+        )
+    if wants_devices(wishes.options) and not features.folder_devices:
+        raise UsageError(
+            f"machine {name} cannot have folders by virtiofs, which is for machines of driver qemu",
+            hint="Its folders are shared by SFTP; there is nothing to set.",
         )
     if for_engine and not features.has_seed:
         raise UsageError(

@@ -84,6 +84,10 @@ def _powered(features: Features) -> bool:
     return features.shares_power
 
 
+def _has_folder_devices(features: Features) -> bool:
+    return features.folder_devices
+
+
 SETTINGS = (
     Setting("machine", "memory", Kind.MEMORY, "memory_mib",
             "Memory: a ceiling, moved while the machine runs where that can be.", "",
@@ -109,6 +113,10 @@ SETTINGS = (
     Setting("folders", "share", Kind.LIST, "share_folder",
             'Folders of this computer that containers may have, ":ro" for reading only. Without'
             ' it, your home folder; ["none"] for none.', '["~", "/srv/data:ro"]', _has_ssh),
+    Setting("folders", "by", Kind.TEXT, "share_by",
+            "How: by SFTP, or by virtiofs on a Linux computer that has virtiofsd. virtiofs is many"
+            " times as fast, goes by the files' owners, and the machine cannot be parked.",
+            '"sftp"', _has_folder_devices),
     Setting("power", "battery-cpus", Kind.CPUS, "battery_cpus",
             "CPUs that containers may use together while this computer is on its battery.", "1.5",
             _powered),

@@ -1,4 +1,4 @@
-"""Which of this computer's folders a machine may have: the setting ``share_folder``."""
+"""Which of this computer's folders a machine may have, and how: ``share_folder``, ``share_by``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,24 @@ from desk.paths import Home
 SHARING_OPTIONS = frozenset({"share_folder"})
 """Driver options of every machine that is reached over SSH."""
 
+DEVICE_OPTIONS = frozenset({"share_by"})
+"""Driver options of machines that can have folders as devices (``Features.folder_devices``)."""
+
+SFTP, VIRTIOFS = "sftp", "virtiofs"
+
 DEFAULT = "~"
 NONE = "none"
 _SECRETS = (".ssh", ".gnupg")
 
 
 def check_sharing(options: Mapping[str, str]) -> None:
-    """Raise ``UsageError`` for a setting that names no folder of this computer."""
+    """Raise ``UsageError`` for a setting that names no folder of this computer, or no way."""
+    way = options.get("share_by") or SFTP
+    if way not in (SFTP, VIRTIOFS):
+        raise UsageError(
+            f"share-by cannot be {way!r}",
+            hint=f"It is {SFTP}, or {VIRTIOFS} on a Linux computer that has virtiofsd.",
+        )
     for text in _items(options):
         path = _path(text)
         if not path.is_absolute() or not path.is_dir():
@@ -49,6 +60,11 @@ def folder_sharing(spec: MachineSpec, home: Home) -> FolderSharing:
         if not any(f"{place}/".startswith(f"{secret}/") for place in named)
     ]
     return FolderSharing(folders, (*hidden, str(home.directory)))
+
+
+def wants_devices(options: Mapping[str, str]) -> bool:
+    """Whether the machine is to have its folders as devices."""
+    return options.get("share_by") == VIRTIOFS
 
 
 def _items(options: Mapping[str, str]) -> list[str]:

@@ -132,7 +132,7 @@ def _edit(session: Session, name: str, file: Path) -> None:
     "desk machine set registry-mirror=https://mirror.example\n"
     "desk machine set https-proxy=http://proxy:3128 no-proxy=.example,10.0.0.0/8\n"
     "desk machine set insecure-registry=10.0.2.2:5000,registry.lan\n"
-    "desk machine set share-folder=~,/srv/data:ro\n"
+    "desk machine set share-folder=~,/srv/data:ro share-by=virtiofs\n"
     "desk machine set battery-cpus=1.5 power-source=auto\n"
     "desk machine set dns=1.1.1.1 dns-search=corp.example engine-opt=icc=false",
 )

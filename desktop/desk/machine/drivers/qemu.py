@@ -7,6 +7,7 @@ Options: ``ssh_port`` fixes the port on 127.0.0.1, ``qemu`` the path of QEMU's p
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,13 +29,19 @@ from desk.machine.power_options import POWER_OPTIONS
 from desk.machine.qemu_command import (
     FOLDERS_ADDRESS,
     BootFiles,
+    FolderDevice,
     HostFacts,
     binary_name,
     candidate_accelerators,
     machine_command,
     plug_memory_mib,
 )
-from desk.machine.sharing import SHARING_OPTIONS
+from desk.machine.sharing import (
+    DEVICE_OPTIONS,
+    SHARING_OPTIONS,
+    folder_sharing,
+    wants_devices,
+)
 from desk.machine.sparse import make_sparse
 from desk.machine.store import MachineStore
 from desk.paths import docker_certificates
@@ -42,12 +49,20 @@ from desk.ssh.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from desk.machine.drivers.qemu_parking import QemuParking
+    from desk.machine.drivers.virtiofs import VirtiofsServers
     from desk.machine.images import GuestImage, ImageStore
 
 OPTIONS = frozenset(
-    {"ssh_port", "qemu", "accelerator", *ENGINE_OPTIONS, *SHARING_OPTIONS, *POWER_OPTIONS}
+    {
+        *("ssh_port", "qemu", "accelerator"),
+        *ENGINE_OPTIONS,
+        *SHARING_OPTIONS,
+        *DEVICE_OPTIONS,
+        *POWER_OPTIONS,
+    }
 )
 _FACT_FOLDERS = "folders_address"
+_FACT_TAGS = "folder_tags"
 _PORT_TAKEN = "Could not set up host forwarding rule"
 """QEMU's words (net/slirp.c)."""
 _POWER_ON_S = 20.0
@@ -74,6 +89,7 @@ class QemuDriver:
         shares_power=True,
         has_seed=True,
         portable=True,
+        folder_devices=True,
         parks=True,
         options=OPTIONS,
     )
@@ -91,6 +107,12 @@ class QemuDriver:
         return ImageStore(self._home)
 
     @cached_property
+    def _servers(self) -> VirtiofsServers:
+        from desk.machine.drivers.virtiofs import VirtiofsServers
+
+        return VirtiofsServers(self._name, self._paths)
+
+    @cached_property
     def _parking(self) -> QemuParking:
         from desk.machine.drivers.qemu_parking import QemuParking
 
@@ -104,6 +126,8 @@ class QemuDriver:
 
         _check_spec(spec)
         find_qemu(host_architecture(), spec.options.get("qemu", ""))
+        if wants_devices(spec.options):
+            self._servers.check()
         image = self._choose_image(spec, progress)
         self._record.update({"image": image.manifest.identity})
         self._choose_port(spec)
@@ -193,6 +217,7 @@ class QemuDriver:
         )
 
         def arguments() -> list[str]:
+            devices = self._start_folder_servers(spec)
             argv = machine_command(
                 spec,
                 host,
@@ -202,6 +227,7 @@ class QemuDriver:
                 cmdline=image.manifest.cmdline,
                 ssh_port=self._port(),
                 folders=door,
+                devices=devices,
             )
             self._parking.note_arguments(argv)
             return argv
@@ -209,6 +235,25 @@ class QemuDriver:
         self._paths.console_log.unlink(missing_ok=True)
         progress(f"Starting QEMU with {accelerator}")
         self._launch_on_a_port(spec, progress, arguments)
+
+    def _start_folder_servers(self, spec: MachineSpec) -> list[FolderDevice]:
+        """Start what serves folders as devices, and remember which; end what an earlier start of
+        QEMU left."""
+        devices: dict[str, FolderDevice] = {}
+        if wants_devices(spec.options):
+            devices = self._servers.start(folder_sharing(spec, self._home))
+        else:
+            self._end_folder_servers()
+        tags = {folder: device.tag for folder, device in devices.items()}
+        self._record.update({_FACT_TAGS: json.dumps(tags) if tags else ""})
+        return list(devices.values())
+
+    def _end_folder_servers(self) -> None:
+        if self._paths.virtiofs.exists():  # else there is no need to load what ends them
+            self._servers.end()
+
+    def _folder_trouble(self) -> DriverError | None:
+        return self._servers.trouble() if self._paths.virtiofs.exists() else None
 
     def _folder_door(self) -> list[str]:
         """Return what QEMU starts for the guest's connections to shared folders."""
@@ -229,7 +274,12 @@ class QemuDriver:
                 self._launch(arguments())
                 return
             except DriverError as error:
-                if not attempts_left or _PORT_TAKEN not in error.text:
+                port_is_taken = _PORT_TAKEN in error.text
+                trouble = None if port_is_taken else self._folder_trouble()
+                if not (attempts_left and port_is_taken):
+                    self._end_folder_servers()
+                    if trouble is not None:
+                        raise trouble from error
                     raise
 
     def _launch(self, argv: list[str]) -> None:
@@ -259,6 +309,13 @@ class QemuDriver:
         running = process.recall(self._paths.qemu_pid)
         if running is None:
             return
+        if self._record.get(_FACT_TAGS):
+            raise DriverError(
+                f"machine {self._name} cannot be parked: it has folders by virtiofs, whose state"
+                " QEMU does not save",
+                hint=f"`desk machine set {self._name} share-by=sftp` and a restart make it"
+                f" possible; `desk machine stop {self._name}` frees its memory now.",
+            )
         self._parking.check_can_park(running.resident_bytes())
         self._parking.write_state()
         with contextlib.suppress(DriverError):
@@ -345,6 +402,7 @@ class QemuDriver:
     def _forget(self) -> None:
         self._paths.qemu_pid.unlink(missing_ok=True)
         self._paths.qmp_socket.unlink(missing_ok=True)
+        self._end_folder_servers()
 
     # --- what it is now --------------------------------------------------------------------
 
@@ -360,7 +418,10 @@ class QemuDriver:
         )
 
     def engine_access(self) -> EngineAccess:
-        return EngineAccess(folders_address=self._record.get(_FACT_FOLDERS))
+        return EngineAccess(
+            folders_address=self._record.get(_FACT_FOLDERS),
+            folder_tags=json.loads(self._record.get(_FACT_TAGS) or "{}"),
+        )
 
     def host_memory_bytes(self) -> int | None:
         running = process.recall(self._paths.qemu_pid)
