@@ -114,8 +114,8 @@ SETTINGS = (
             'Folders of this computer that containers may have, ":ro" for reading only. Without'
             ' it, your home folder; ["none"] for none.', '["~", "/srv/data:ro"]', _has_ssh),
     Setting("folders", "by", Kind.TEXT, "share_by",
-            "How: by SFTP, or by virtiofs on a Linux computer that has virtiofsd. virtiofs is many"
-            " times as fast, goes by the files' owners, and the machine cannot be parked.",
+            "How: sftp, or virtiofs on a Linux computer that has virtiofsd: many times as fast, by"
+            " the files' owners, and the machine cannot be parked.",
             '"sftp"', _has_folder_devices),
     Setting("power", "battery-cpus", Kind.CPUS, "battery_cpus",
             "CPUs that containers may use together while this computer is on its battery.", "1.5",
