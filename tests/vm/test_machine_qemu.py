@@ -138,6 +138,11 @@ def test_a_container_that_uses_the_machine_up_is_named(
             "container",
             16 << 20,
         )
+        # Nor does it matter which process is the largest: the engine is spared, no container is.
+        score = "cat /proc/{}/oom_score_adj"
+        assert run(manager, score.format("$(cat /run/desk/engine.pid)")) == "-500"
+        assert run(manager, "docker exec hungry " + score.format("self")) == "0"
+        assert run(manager, "docker exec hungry " + score.format("1")) == "0"
         for name in ("bystander", "hungry", "own"):
             client.containers.remove(name, force=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 import stat
@@ -142,7 +143,7 @@ class Birth(Record, frozen=False):
                 self._make_cgroup()
                 if plan.namespaces.user != HOST:
                     self.cgroup.add(self._pid)  # its own rights end at its namespace
-            if plan.process.oom_score_adj:
+            if plan.process.oom_score_adj != _own_oom_score():
                 _set_oom_score(self._pid, plan.process.oom_score_adj)
             self._send_outside_messages()
         except (StepFailed, DeskdError, OSError):
@@ -391,6 +392,13 @@ def _mapped_root(plan: Plan) -> tuple[int, int]:
     if not uids or not gids:
         raise StepFailed("user namespace", "the ID maps have no root", 0, "InvalidArgument")
     return uids[0], gids[0]
+
+
+@functools.cache
+def _own_oom_score() -> int:
+    """Return what a container's process inherits: an engine may be spared more than containers."""
+    with open("/proc/self/oom_score_adj") as file:
+        return int(file.read())
 
 
 def _set_oom_score(pid: int, value: int) -> None:
