@@ -168,6 +168,7 @@ def test_logs_follow_events_and_copies(
     modern: Compose, engine: EngineProcess, tmp_path: Path
 ) -> None:
     modern("up", "-d", "--wait", "db")
+    until(lambda: engine.api.get("/info")["NEventsListener"] == 0, "the clients of before to go")
     following = modern.start("logs", "-f", "--no-log-prefix", "web")
     watching = modern.start("events", "--json")
     assert following.stdout is not None

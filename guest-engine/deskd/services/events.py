@@ -22,10 +22,12 @@ class Events:
     def __init__(self) -> None:
         self._history: deque[Event] = deque(maxlen=HISTORY_LENGTH)
         self._subscribers: set[asyncio.Queue[Event | None]] = set()
+        self._internal: set[asyncio.Queue[Event | None]] = set()
 
     @property
     def listeners(self) -> int:
-        return len(self._subscribers)
+        """How many clients follow; the engine's own parts do not count."""
+        return len(self._subscribers - self._internal)
 
     def publish(self, kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
         """Tell that ``action`` happened to ``actor_id`` now."""
@@ -40,10 +42,16 @@ class Events:
                 queue.put_nowait(None)
 
     def subscribe(
-        self, *, since_ns: int | None = None, until_ns: int | None = None, filters: Filters
+        self,
+        *,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        filters: Filters,
+        internal: bool = False,
     ) -> AsyncIterator[Event]:
         """Return matching events: those kept since ``since_ns``, then live ones up to
-        ``until_ns`` or for ever. The subscription begins now, not at the first read.
+        ``until_ns`` or for ever. The subscription begins now, not at the first read. It is
+        ``internal`` where a part of the engine follows.
 
         Unknown filters match everything, as in dockerd. Raises ``InvalidArgument`` for a time span
         that is none.
@@ -55,6 +63,8 @@ class Events:
             )
         queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE_LENGTH)
         self._subscribers.add(queue)
+        if internal:
+            self._internal.add(queue)
         wants_history = since_ns is not None or until_ns is not None
         past = [event for event in self._history if event.time_ns >= (since_ns or 0)]
         return self._deliver(queue, past if wants_history else [], until_ns, filters)
@@ -86,6 +96,7 @@ class Events:
                     yield waited
         finally:
             self._subscribers.discard(queue)
+            self._internal.discard(queue)
 
 
 def matches(event: Event, filters: Filters) -> bool:

@@ -187,7 +187,7 @@ class PowerPolicy:
     async def _watch_starts(self) -> None:
         """Freeze what comes back by itself on battery: by a restart policy, or with the machine."""
         while True:
-            async for _event in self._events.subscribe(filters=_STARTS):
+            async for _event in self._events.subscribe(filters=_STARTS, internal=True):
                 async with self._busy:
                     if self._source is Source.BATTERY:
                         await self._settle()
