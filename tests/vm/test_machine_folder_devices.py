@@ -142,10 +142,11 @@ def test_every_file_is_the_persons(person: Person) -> None:
         mkdir /h/made; echo root >/h/made/by-root; chown 999:999 /h/made/by-root
         stat -c %u:%g /h/made /h/made/by-root; ln -s by-root /h/made/link
         cat /h/made/link
+        umask 0377; echo as-git-does >/h/made/read-only; cat /h/made/read-only
     """
     ids = f"{PERSON}:{PERSON}"
     told = person.inside(script).split()
-    assert told == [ids, ids, "root"]
+    assert told == [ids, ids, "root", "as-git-does"]
     person.inside("echo own >/h/by-own; echo 1 >/h/open/one; stat -c %u /h/by-own", "-u", ids)
     # Who may write goes by the numbers in the machine; what is written is the person's.
     person.inside("echo 2 >/h/open/two; ! echo 3 >/h/three 2>/dev/null", "-u", "999:999")

@@ -121,13 +121,14 @@ def test_both_sides_see_the_same_files(laptop: Laptop) -> None:
         mv /s/deep/er/one /s/deep/two; rm /s/größe.txt; rmdir /s/deep/er
         printf '#!/bin/sh\\necho it runs\\n' >/s/tool; chmod 755 /s/tool; /s/tool
         ln -s made /s/link; cat /s/link; ln -s ../made /s/deep/up; ln -s /s/made /s/deep/whole
+        (umask 0377; echo 'as git does' >/s/deep/read-only); cat /s/deep/read-only
         echo more >>/s/made; touch -d '2020-02-02 00:00:00' /s/deep/two; stat -c %Y /s/deep/two
     """
     # By SFTP all users of the machine are the laptop's one, by virtiofs numbers count.
     laptop.folder.chmod(0o777 if laptop.way == "virtiofs" else 0o700)
     writer = 1000 if laptop.way == "virtiofs" else os.geteuid()
     assert laptop.inside(script, "-u", "1000:1000").splitlines() == [
-        "from the laptop", "it runs", "from a container", "1580601600",
+        "from the laptop", "it runs", "from a container", "as git does", "1580601600",
     ]  # fmt: skip
     assert sorted(path.name for path in laptop.folder.iterdir()) == ["deep", "link", "made", "tool"]
     assert (laptop.folder / "made").read_text() == "from a container\nmore\n"

@@ -63,8 +63,9 @@ exec "$@"
 
 @dataclass(frozen=True, slots=True)
 class Virtiofsd:
-    """An installed server. ``new`` is the one in Rust, which serves without root's rights too; the
-    older one in C came with QEMU until version 7.2."""
+    """An installed server. ``new`` is the one in Rust from 1.11 on, which has options of its own
+    and serves without root's rights too (it translates IDs since 1.13); older ones take those of
+    the one in C, which came with QEMU until version 7.2."""
 
     program: Path
     new: bool
@@ -104,8 +105,8 @@ def find_virtiofsd() -> Virtiofsd:
     )
     raise DriverError(
         f"this computer's folders cannot be had by virtiofs: {problem}",
-        hint="Install virtiofsd 1.0 or newer (the package virtiofsd of Debian 13, Ubuntu 24.04 and"
-        " Fedora), or `desk machine set MACHINE share-by=sftp`.",
+        hint="Install virtiofsd 1.13 or newer (the package virtiofsd of Debian 13 and Fedora), or"
+        " `desk machine set MACHINE share-by=sftp`.",
     )
 
 
