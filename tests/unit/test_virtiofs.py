@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from desk.agent.folder_devices import GREETING, Change, FolderDevices
+from desk.agent.spec import FolderSharing
 from desk.errors import DriverError, MachineError, UsageError
 from desk.machine.drivers import virtiofs
 from desk.machine.drivers.virtiofs import Virtiofsd, VirtiofsServers, find_virtiofsd
@@ -124,6 +125,17 @@ def test_the_server_to_blame_is_the_one_that_never_served(tmp_path: Path, served
     assert "kernel.apparmor_restrict_unprivileged_userns=0" in trouble.hint
     servers.end()
     assert [path.name for path in paths.virtiofs.glob("*.pid")] == []
+
+
+def test_a_directory_with_too_long_a_name_is_an_error(described: Path) -> None:
+    server = program(described, "new")
+    describe(described / "usr" / "1.json", type="fs", binary=server, features=["separate-options"])
+    paths = MachinePaths(described / ("long" * 30))
+    paths.directory.mkdir()
+    with pytest.raises(DriverError, match=r"cannot listen on .*too long") as raised:
+        VirtiofsServers("box", paths).start(FolderSharing((str(described),)))
+    assert "DESK_HOME" in raised.value.hint
+    assert list(paths.virtiofs.glob("*")) == []
 
 
 # --- changes ------------------------------------------------------------------------------------

@@ -100,7 +100,8 @@ def person(guest_image: Path) -> Iterator[Person]:
     top = Path(tempfile.mkdtemp(prefix="desk-"))
     top.chmod(0o755)
     person = Person(top / "h", top / "reading", top / "vhost-user")
-    for directory in (person.home, person.home / ".ssh", person.reading):
+    notes = person.home / "notes"
+    for directory in (person.home, person.home / ".ssh", notes, person.reading):
         directory.mkdir(mode=0o755)
         os.chown(directory, PERSON, PERSON)
     (person.home / ".ssh" / "id").write_text("a key")
@@ -113,7 +114,7 @@ def person(guest_image: Path) -> Iterator[Person]:
         options = {
             "accelerator": "tcg",
             "share_by": "virtiofs",
-            "share_folder": f"~,{person.reading}:ro",
+            "share_folder": f"~,{person.reading}:ro,{person.home}/notes:ro",
         }
         words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         person.desk("machine", "create", "--memory", "768m", *words, "default")
@@ -126,7 +127,7 @@ def person(guest_image: Path) -> Iterator[Person]:
 
 def test_the_servers_have_no_rights_but_the_persons(person: Person) -> None:
     servers = [json.loads(f.read_text())["pid"] for f in person.machine.glob("virtiofs/*.pid")]
-    assert len(servers) == 2
+    assert len(servers) == 3
     for server in servers:
         told = Path(f"/proc/{server}/status").read_text()
         assert f"\nUid:\t{PERSON}\t{PERSON}\t{PERSON}\t{PERSON}\n" in told
@@ -178,6 +179,14 @@ def test_a_folder_for_reading_is_that_on_this_side(person: Person) -> None:
     person.desk("rm", "-f", "holder")
     assert person.in_machine(f"ls -A '{person.reading}/within it'") == ""
     assert {path.name for path in person.reading.iterdir()} == {"note", "within it"}
+
+
+def test_a_part_for_reading_stays_so_within_the_whole(person: Person) -> None:
+    (person.home / "notes" / "one").write_text("1\n")
+    script = "cat /h/notes/one; ! echo no 2>/dev/null >/h/notes/two; echo yes >/h/beside"
+    assert person.inside(script) == "1\n"
+    assert [path.name for path in (person.home / "notes").iterdir()] == ["one"]
+    assert (person.home / "beside").read_text() == "yes\n"
 
 
 def test_no_device_files_are_made(person: Person) -> None:

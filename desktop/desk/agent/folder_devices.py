@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from desk.agent.door import last_words
-from desk.agent.host_paths import is_below
 from desk.errors import DeskError, MachineError
 from desk.machine import process
 from desk.ssh.session import Session
@@ -53,10 +52,6 @@ class FolderDevices:
         self._places: tuple[str, ...] = ()
         self._stream: ChannelStream | None = None
         self._told: OrderedDict[str, tuple[int, int]] = OrderedDict()
-
-    def has(self, name: str) -> bool:
-        """Whether a file of this name is on one of the devices."""
-        return any(is_below(name, folder) for folder in self.tags)
 
     def trouble(self) -> str:
         """Return why folders cannot be had; empty while each has its server. A program in the

@@ -182,8 +182,8 @@ class SharedFolders:
         return folder, "" if below == "." else f"/{below}"
 
     def _mount(self, folder: SharedFolder) -> str:
-        trouble = self._devices.has(folder.name) and self._devices.trouble()
-        if trouble:
+        tag = self._devices.tags.get(folder.name, "")
+        if tag and (trouble := self._devices.trouble()):
             raise MachineError(
                 f"the machine does not have this computer's folders now: {trouble}; `desk machine"
                 f" restart {self._machine}` starts it again"
@@ -193,9 +193,7 @@ class SharedFolders:
             self._connect(session)
             if not self._elsewhere:
                 return folder.name
-            place = self._mounts.mount(
-                session, folder.name, self._devices.tags.get(folder.name, "")
-            )
+            place = self._mounts.mount(session, folder.name, tag)
         with self._lock:
             known = self._mounted.get(folder.name)
             if known is None or known.place != place:
@@ -221,7 +219,7 @@ class SharedFolders:
                     continue
                 used = [source for source in sources if is_below(source, mount.place)]
                 mount.users = len(used)
-                if used and self._devices.has(folder.name):
+                if used and folder.name in self._devices.tags:
                     devices.append(mount.place)
                 for source in used:
                     below = source[len(mount.place) :].strip("/")
@@ -258,7 +256,8 @@ class SharedFolders:
             self._mounting.release()
 
     def _is_echo(self, name: str, found: os.stat_result | None) -> bool:
-        if self._devices.has(name):
+        folder = next((f.name for f in self._tree.folders if is_below(name, f.name)), "")
+        if folder in self._devices.tags:
             return self._devices.is_echo(name, found)
         return self._tree.echoes.is_one(name, found)
 
@@ -278,7 +277,7 @@ class SharedFolders:
                 if not is_below(name, root):
                     continue
                 below = name[len(root) :]
-                if self._devices.has(root):
+                if root in self._devices.tags:
                     here = folder.place + below.replace("/", os.sep)
                     changes.append(Change(name, here, place + below))
                 else:
@@ -297,7 +296,7 @@ class SharedFolders:
                     "mounted": mount.place if mount else "",
                     "containers": mount.users if mount else 0,
                     "error": self._error or self._changes.error,
-                    "way": "virtiofs" if self._devices.has(folder.name) else "sftp",
+                    "way": "virtiofs" if folder.name in self._devices.tags else "sftp",
                 }
                 for folder in self._folders
                 for mount in [self._mounted.get(folder.name)]
@@ -313,7 +312,7 @@ class SharedFolders:
         findings = []
         for name, place in mounted:
             left_s = max(0.0, deadline - time.monotonic())
-            trouble = self._devices.trouble() if self._devices.has(name) else ""
+            trouble = self._devices.trouble() if name in self._devices.tags else ""
             trouble = trouble or self._mounts.trouble(session, place, left_s)
             fault = f"folder {name} cannot be read in the machine: {trouble}" if trouble else ""
             findings.append(Finding("folder", fault=fault))

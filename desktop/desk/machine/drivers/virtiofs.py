@@ -40,23 +40,34 @@ _NO_NAMESPACE = (
     " kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu) allows them."
 )
 
-# Arguments: the folder, "ro" or "rw", how many folders to cover, these, and the server's command.
+# Arguments: the folder; how many places in it are for reading only, and these; how many are to be
+# covered, and these; the server's command.
 _ENTER = """
-folder=$1 mode=$2 count=$3
-shift 3
-mount --rbind "$folder" "$folder"
-while [ "$count" -gt 0 ]; do
-  mount -t tmpfs -o ro,nosuid,nodev,noexec,mode=000,size=4k none "$1"
+read_only() {
+  while read -r _ _ _ _ place options _; do
+    place=$(printf %b. "$place")
+    case ${place%.} in
+      # With the flags that a mount has: those of another user's mounts are not ours to drop.
+      "$1" | "${1%/}"/*) mount -o "remount,bind,$options,ro" "${place%.}" ;;
+    esac
+  done </proc/self/mountinfo
+}
+mount --rbind "$1" "$1"
+shift
+for what in read_only cover; do
+  count=$1
   shift
-  count=$((count - 1))
+  while [ "$count" -gt 0 ]; do
+    if [ $what = cover ]; then
+      mount -t tmpfs -o ro,nosuid,nodev,noexec,mode=000,size=4k none "$1"
+    else
+      mount --rbind "$1" "$1"
+      read_only "$1"
+    fi
+    shift
+    count=$((count - 1))
+  done
 done
-[ "$mode" = rw ] || while read -r _ _ _ _ place options _; do
-  place=$(printf %b. "$place")
-  case ${place%.} in
-    # With the flags that a mount has: those of another user's mounts are not ours to drop.
-    "$folder" | "${folder%/}"/*) mount -o "remount,bind,$options,ro" "${place%.}" ;;
-  esac
-done </proc/self/mountinfo
 exec "$@"
 """
 
@@ -169,13 +180,13 @@ class VirtiofsServers:
         hidden = [place for place in sharing.hidden if Path(place).is_dir()]
         devices: dict[str, FolderDevice] = {}
         try:
-            for number, text in enumerate(sharing.folders):
-                folder = os.path.realpath(text.removesuffix(":ro"))
+            roots = [(os.path.realpath(text.removesuffix(":ro")), text) for text in sharing.folders]
+            reading = [folder for folder, text in roots if text.endswith(":ro")]
+            for number, (folder, text) in enumerate(roots):
                 if any(_is_in(folder, place) for place in hidden):
                     continue  # nothing of it may be seen
-                covered = [place for place in hidden if _is_in(place, folder)]
                 at = self._paths.virtiofs / f"{number}.sock"
-                self._serve(server, at, folder, covered, read_only=text.endswith(":ro"))
+                self._serve(server, at, folder, _in(folder, reading), _in(folder, hidden))
                 name = in_machine(text.removesuffix(":ro"), windows=False)
                 devices[name] = FolderDevice(f"desk-folder-{number}", at)
         except BaseException:
@@ -184,17 +195,28 @@ class VirtiofsServers:
         return devices
 
     def _serve(
-        self, server: Virtiofsd, at: Path, folder: str, covered: Sequence[str], *, read_only: bool
+        self,
+        server: Virtiofsd,
+        at: Path,
+        folder: str,
+        read_only: Sequence[str],
+        covered: Sequence[str],
     ) -> None:
         uid, gid = os.geteuid(), os.getegid()
         # The server is given the socket: its directory is one of those that are covered for it.
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(str(at))
+            try:
+                listener.bind(str(at))
+            except OSError as error:
+                raise DriverError(
+                    f"cannot listen on {at}: {error.strerror or error}",
+                    hint="Set DESK_HOME to a shorter directory, if it is the path's length.",
+                ) from error
             listener.listen(1)
             argv = [
                 *("unshare", *(("--user", "--map-root-user") if uid else ())),
                 *("--mount", "--propagation", "slave", "--", "sh", "-ec", _ENTER, "desk-folder"),
-                *(folder, "ro" if read_only else "rw", str(len(covered)), *covered),
+                *(folder, str(len(read_only)), *read_only, str(len(covered)), *covered),
                 *server.command(listener.fileno(), folder, uid, gid),
             ]
             log = at.with_suffix(".log")
@@ -225,6 +247,10 @@ class VirtiofsServers:
             file.unlink()
         for file in self._paths.virtiofs.glob("*.sock"):
             file.unlink()
+
+
+def _in(folder: str, places: Sequence[str]) -> list[str]:
+    return [place for place in places if _is_in(place, folder)]
 
 
 def _is_in(path: str, root: str) -> bool:
