@@ -193,9 +193,13 @@ def test_a_change_is_told_once_and_its_echo_is_known(tmp_path: Path) -> None:
     change = Change(name, str(tmp_path / "main.c"), "/run/there/main.c")
     devices.tell(session(machine), [change])
     assert machine.commands == []  # no container uses the folder
-    devices.follow(session(machine), ["/run/the re"])
+    devices.follow(session(machine))
+    assert machine.commands == []
+    devices.use(["/run/the re"])
+    devices.follow(session(machine))
     assert machine.commands == ["deskd tell-changes '/run/the re'"]
-    devices.follow(session(machine), ["/run/the re"])
+    devices.use(["/run/the re"])
+    devices.follow(session(machine))
     gone = Change("/home/me/gone", str(tmp_path / "gone"), "/run/there/gone")
     devices.tell(session(machine), [change, gone])
     found = (tmp_path / "main.c").lstat()
@@ -205,7 +209,7 @@ def test_a_change_is_told_once_and_its_echo_is_known(tmp_path: Path) -> None:
     (tmp_path / "main.c").write_text("int main();")
     assert not devices.is_echo(name, (tmp_path / "main.c").lstat())
     assert len(machine.commands) == 1
-    devices.follow(session(machine), [])
+    devices.use([])
     assert stream.closed
 
 
@@ -214,9 +218,10 @@ def test_a_machine_that_cannot_tell_is_asked_again(tmp_path: Path) -> None:
     devices = FolderDevices({"/home/me": "desk-folder-0"}, "deskd", tmp_path / "virtiofs")
     broken, lost, good = Stream(b"", b"deskd: no\n"), Stream(GREETING), Stream(GREETING)
     machine = Machine(broken, lost, good)
-    devices.follow(session(machine), ["/there"])
+    devices.use(["/there"])
+    devices.follow(session(machine))
     assert broken.closed
-    devices.follow(session(machine), ["/there"])
+    devices.follow(session(machine))
     lost.closed = True
     change = Change("/home/me/file", str(tmp_path / "file"), "/there/file")
     devices.tell(session(machine), [change])
@@ -229,7 +234,7 @@ def test_why_a_machine_cannot_tell_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     devices = FolderDevices({"/home/me": "desk-folder-0"}, "deskd", tmp_path / "virtiofs")
     machine = Machine(Stream(b"", b"deskd: no fanotify\n"), Stream(b"", b"deskd: no fanotify\n"))
-    devices.follow(session(machine), ["/there"])
+    devices.use(["/there"])  # a change before the machine's program runs starts it
     change = Change("/home/me/file", str(tmp_path / "file"), "/there/file")
     with pytest.raises(MachineError, match="deskd: no fanotify"):
         devices.tell(session(machine), [change])

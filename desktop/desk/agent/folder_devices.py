@@ -64,14 +64,18 @@ class FolderDevices:
         """Whether the machine was told of this very state of a file, which telling brings about."""
         return found is not None and self._told.get(name) == (found.st_mtime_ns, found.st_size)
 
-    def follow(self, session: Session | None, places: Iterable[str]) -> None:
-        """Have what runs in the machine notice what is written in these mounts, and no others."""
+    def use(self, places: Iterable[str]) -> None:
+        """Say which mounts containers use: of what changes in others nobody is told."""
         wanted = tuple(sorted(places))
         with self._lock:
             if wanted != self._places:
                 self._end()
                 self._places = wanted
-            if session is None or not wanted:
+
+    def follow(self, session: Session) -> None:
+        """Have what runs in the machine notice what is written in the mounts that are used."""
+        with self._lock:
+            if not self._places:
                 return
             try:
                 self._running(session)

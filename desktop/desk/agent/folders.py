@@ -225,9 +225,11 @@ class SharedFolders:
                     below = source[len(mount.place) :].strip("/")
                     here = str(Path(folder.place, *below.split("/")))
                     watched[here] = f"{folder.name}/{below}".rstrip("/")
-        self._devices.follow(self._served, devices)
+        self._devices.use(devices)
         self._unmount_unused()
-        self._changes.watch(watched)
+        self._changes.watch(watched)  # soon: what changes before that is not told
+        if self._served is not None:
+            self._devices.follow(self._served)
 
     @property
     def has_unused(self) -> bool:
