@@ -1,4 +1,5 @@
-"""The initramfs: BusyBox, one script, and the modules without which there is no root."""
+"""The initramfs: BusyBox, one script, and the modules without which there is no root; on x86-64 a
+small program besides."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ APPLETS = (
 DIRECTORIES = ("bin", "dev", "modules", "new", "proc", "sys")
 
 
-def make(base: Base, modules: Modules, output: Path, *, for_box: bool) -> None:
+def make(
+    arch: recipe.Architecture, base: Base, modules: Modules, output: Path, *, for_box: bool
+) -> None:
     """Write the cpio archive ``output``; it stays uncompressed, which boots fastest."""
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".initramfs-") as scratch:
         root = Path(scratch)
@@ -30,6 +33,8 @@ def make(base: Base, modules: Modules, output: Path, *, for_box: bool) -> None:
         for applet in APPLETS:
             (root / "bin" / applet).symlink_to("busybox")
         _copy(GUEST / "initramfs" / "init", root / "init")
+        if arch.debian == "amd64":
+            _assemble(arch, "hold-device-filter", root / "bin")
         placed: set[str] = set()
         for listing, names in (
             ("alone", recipe.INITRAMFS_ALONE),
@@ -43,6 +48,15 @@ def make(base: Base, modules: Modules, output: Path, *, for_box: bool) -> None:
                 modules.write(name, root / "modules" / f"{name}.ko")
             (root / "modules" / listing).write_text("".join(f"{n}\n" for n in order), "utf-8")
         output.write_bytes(_archive(root))
+
+
+def _assemble(arch: recipe.Architecture, name: str, directory: Path) -> None:
+    """Make a program without libraries from its assembly."""
+    source, program = GUEST / "initramfs" / f"{name}.S", directory / name
+    with tempfile.TemporaryDirectory(prefix="desk-") as scratch:
+        assembled = Path(scratch) / f"{name}.o"
+        run([f"{arch.triplet}-as", "-o", assembled, source], what=f"assembling {source.name}")
+        run([f"{arch.triplet}-ld", "-s", "-o", program, assembled], what=f"linking {name}")
 
 
 def _copy(source: Path, target: Path) -> None:

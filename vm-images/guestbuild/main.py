@@ -159,8 +159,8 @@ def _make_image(
         with step("Compressing the root"):
             _compress(tree / "usr", made / "root.squashfs")
         with step("Packing the initramfs"):
-            initramfs.make(base, modules, made / "initramfs.cpio", for_box=False)
-            initramfs.make(base, modules, made / "initramfs-box.cpio", for_box=True)
+            initramfs.make(arch, base, modules, made / "initramfs.cpio", for_box=False)
+            initramfs.make(arch, base, modules, made / "initramfs-box.cpio", for_box=True)
         with step("Packing the registry"):
             registry.make(arch, base, made / "registry.tar.xz")
         versions = {name: base.versions[name] for name in contents["packages"]}
