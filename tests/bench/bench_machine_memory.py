@@ -31,7 +31,7 @@ HELD_MIB, CACHE_MIB, DIAL_MIB = 1536, 900, 1536
 IDLE_MB = 200
 GIVEN_BACK_MIB = 100
 PATIENCE_S = 300.0
-REST_S = 80.0  # a rest is a minute, and what the guest gives back then takes some seconds
+REST_S = 60.0
 
 
 class Bench:
@@ -107,7 +107,7 @@ def measure(bench: Bench, memory_mib: int) -> None:
     bench.run("run", "--rm", "-v", "cached:/data", "busybox", "sh", "-c", write)
     bench.tell(f"{CACHE_MIB} MiB were written and read: guest", bench.guest_mib(), "MiB")
     took = wait_s(lambda: bench.guest_mib() <= idle + GIVEN_BACK_MIB)
-    bench.tell(f"rest: guest within {GIVEN_BACK_MIB} MiB of idle after", took, "s", 80)
+    bench.tell(f"rest: guest within {GIVEN_BACK_MIB} MiB of idle after", took, "s", REST_S)
     bench.run("volume", "rm", "cached")
 
     bench.run("run", "-d", "--name", "web", "busybox", "sleep", "3600")

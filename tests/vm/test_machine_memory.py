@@ -171,7 +171,7 @@ def test_cache_that_nobody_reads_is_the_hosts_again_after_a_rest(box: Box) -> No
     assert filled.cache_bytes > 200 * MIB
     before = box.paid_mib()
     with Session.connect(box.desk.manager.endpoint("default")) as session:
-        # The guest's own does the same after a minute; the test has no such patience.
+        # The guest's own waits longer; the test has no such patience.
         started = session.run("(/usr/lib/desk/reclaim 10 >/dev/null 2>&1 & echo $!)")
         try:
             until(lambda: box.paid_mib() < before - 100, PATIENCE_S)
