@@ -62,24 +62,24 @@ class WriteWatch:
         return self._descriptor
 
     def written(self) -> Iterator[FileState]:
-        """Yield how the files are that were written since the last call; never waits."""
-        while True:
+        """Yield how some files are that were written since the last call; never waits. While there
+        are more, the descriptor is readable."""
+        try:
+            events = os.read(self._descriptor, _READ_BYTES)
+        except OSError:  # none; or a file that was written and cannot be opened
+            return
+        position = 0
+        while position < len(events):
+            length, *_, file, _pid = _EVENT.unpack_from(events, position)
+            position += length
+            if file < 0:
+                continue
             try:
-                events = os.read(self._descriptor, _READ_BYTES)
-            except OSError:  # none; or a file that was written and cannot be opened
-                return
-            position = 0
-            while position < len(events):
-                length, *_, file, _pid = _EVENT.unpack_from(events, position)
-                position += length
-                if file < 0:
-                    continue
-                try:
-                    yield file_state(file)
-                except OSError:
-                    continue  # gone meanwhile
-                finally:
-                    os.close(file)
+                yield file_state(file)
+            except OSError:
+                continue  # gone meanwhile
+            finally:
+                os.close(file)
 
     def close(self) -> None:
         os.close(self._descriptor)
