@@ -36,6 +36,9 @@ class MachineSide:
         piece, self._greeting = self._greeting[:size], self._greeting[size:]
         return piece
 
+    def recv_exactly(self, size: int) -> bytes:
+        return self.recv(size)  # the greeting comes in one piece
+
     def sendall(self, data: bytes) -> None:
         self.received += data
 

@@ -149,7 +149,7 @@ class Stream:
         self.texts = b""
         self.closed = False
 
-    def recv(self, size: int) -> bytes:
+    def recv_exactly(self, size: int) -> bytes:
         piece, self.greeting = self.greeting[:size], self.greeting[size:]
         return piece
 

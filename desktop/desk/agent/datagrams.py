@@ -231,15 +231,12 @@ class Datagrams:
             self._ports.wake()
 
     def _relay(self, stream: ChannelStream) -> None:
-        greeting = b""
-        while len(greeting) < len(GREETING):
-            piece = stream.recv(len(GREETING) - len(greeting))
-            if not piece:
-                if self._ports and not self._ports.stopping:
-                    words = last_words(stream) or f"`{self._command}` ends at once"
-                    self._tell(f"the machine does not relay them ({words})")
-                return
-            greeting += piece
+        greeting = stream.recv_exactly(len(GREETING))
+        if len(greeting) < len(GREETING):
+            if self._ports and not self._ports.stopping:
+                words = last_words(stream) or f"`{self._command}` ends at once"
+                self._tell(f"the machine does not relay them ({words})")
+            return
         if greeting != GREETING:
             self._tell(f"the machine's `{self._command}` speaks another language")
             return

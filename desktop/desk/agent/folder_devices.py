@@ -118,12 +118,9 @@ class FolderDevices:
         self._end()
         words = ("tell-changes", *self._places)
         stream = session.open_exec(f"{self._program} {shlex.join(words)}")
-        greeting = b""
         try:
             stream.settimeout(_GREETING_S)
-            while len(greeting) < len(GREETING) and (piece := stream.recv(len(GREETING))):
-                greeting += piece
-            if greeting == GREETING:
+            if stream.recv_exactly(len(GREETING)) == GREETING:
                 stream.settimeout(None)
                 self._stream = stream
                 return stream

@@ -24,7 +24,7 @@ from desk.ssh.channel import ChannelRefused, OpenFailure, WireChannel
 from desk.ssh.endpoint import Endpoint
 from desk.ssh.keys import fingerprint_of_blob, host_pattern
 from desk.ssh.stream import ChannelStream
-from desk.ssh.wire import Wire
+from desk.ssh.wire import Wire, reason_of
 
 _KEEPALIVE_INTERVAL_S = 5.0
 _KEEPALIVE_DEADLINE_S = 9.0
@@ -142,13 +142,13 @@ class Session:
             timer.daemon = True
             timer.start()
             try:
-                answered = self._wire.ping(deadline_s)
-            except (paramiko.SSHException, OSError, EOFError):
-                answered = False
+                trouble = "" if self._wire.ping(deadline_s) else silent
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                trouble = reason_of(error)
             finally:
                 timer.cancel()
-            if not answered:
-                self._wire.abort(silent)
+            if trouble:
+                self._wire.abort(trouble)
                 return
 
     # --- channels --------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class Session:
         except (paramiko.SSHException, OSError, EOFError) as error:
             ChannelStream(channel).close()
             raise SshError(
-                f"{self._place} does not run `{command}`: {_reason(error)}",
+                f"{self._place} does not run `{command}`: {reason_of(error)}",
                 hint="Try again; `desk machine status` says whether the machine is well.",
             ) from error
         return ChannelStream(channel)
@@ -240,7 +240,7 @@ class Session:
             listens = self._wire.listen_unix(path, accept, timeout_s)
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise SshError(
-                f"{self._place} does not listen on {path}: {_reason(error)}",
+                f"{self._place} does not listen on {path}: {reason_of(error)}",
                 hint="Run `desk machine status` to see whether the machine is well.",
             ) from error
         if not listens:
@@ -263,7 +263,7 @@ class Session:
         except (paramiko.SSHException, OSError, EOFError) as error:
             ChannelStream(channel).close()
             raise SshError(
-                f"{self._place} gives no terminal: {_reason(error)}",
+                f"{self._place} gives no terminal: {reason_of(error)}",
                 hint="Give a command instead: `desk machine ssh NAME COMMAND`.",
             ) from error
         return ChannelStream(channel)
@@ -275,7 +275,7 @@ class Session:
             raise self._refused(error, target) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise ChannelError(
-                f"{self._place} does not open {target}: {_reason(error)}",
+                f"{self._place} does not open {target}: {reason_of(error)}",
                 OpenFailure.NO_ANSWER,
                 hint="Run `desk machine status` to see whether the machine is well.",
             ) from error
@@ -372,7 +372,7 @@ class Session:
                 client.close()
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise SshError(
-                f"{operation} failed: {_reason(error)}",
+                f"{operation} failed: {reason_of(error)}",
                 hint="Check both paths and their permissions.",
             ) from error
 
@@ -386,12 +386,6 @@ def _feed(stream: ChannelStream, data: bytes) -> None:
         pass  # a command need not read its input; its exit code tells the rest
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or "the connection was lost"
-
-
 # --- connecting ------------------------------------------------------------------------------
 
 
@@ -403,7 +397,7 @@ def _known_keys(endpoint: Endpoint) -> dict[str, paramiko.PKey]:
         known = paramiko.HostKeys(str(endpoint.known_hosts)).lookup(pattern)
     except OSError as error:
         raise SshError(
-            f"cannot read the known host keys in {endpoint.known_hosts}: {_reason(error)}",
+            f"cannot read the known host keys in {endpoint.known_hosts}: {reason_of(error)}",
             hint=hint,
         ) from error
     if not known:
@@ -426,7 +420,7 @@ def _load_private_key(path: Path) -> paramiko.PKey:
         ) from error
     except (ValueError, OSError, UnsupportedAlgorithm, paramiko.SSHException) as error:
         raise SshError(
-            f"the private key {path} cannot be read: {_reason(error)}",
+            f"the private key {path} cannot be read: {reason_of(error)}",
             hint="Restore the file, or recreate the machine.",
         ) from error
 
@@ -443,7 +437,7 @@ def _dial(endpoint: Endpoint, timeout_s: float) -> socket.socket:
         ) from error
     except socket.gaierror as error:
         raise SshError(
-            f"the name {endpoint.host} cannot be resolved: {_reason(error)}",
+            f"the name {endpoint.host} cannot be resolved: {reason_of(error)}",
             hint="Check the host's name and this computer's network.",
         ) from error
     except TimeoutError as error:
@@ -453,7 +447,7 @@ def _dial(endpoint: Endpoint, timeout_s: float) -> socket.socket:
         ) from error
     except OSError as error:
         raise SshError(
-            f"{place} cannot be reached: {_reason(error)}",
+            f"{place} cannot be reached: {reason_of(error)}",
             hint="Check this computer's network.",
         ) from error
     return connection
@@ -480,7 +474,8 @@ def _shake_hands(
         shown = wire.get_remote_server_key()
     except (paramiko.SSHException, OSError, EOFError) as error:
         raise SshError(
-            f"{place} accepts connections but does not finish the SSH handshake: {_reason(error)}",
+            f"{place} accepts connections but does not finish the SSH handshake:"
+            f" {reason_of(error)}",
             hint="The machine may still be starting, or something else than sshd listens there.",
         ) from error
     expected = known.get(shown.get_name())
@@ -510,7 +505,7 @@ def _log_in(endpoint: Endpoint, wire: Wire, private_key: paramiko.PKey) -> None:
         raise _refused(endpoint, place) from error
     except (paramiko.SSHException, OSError, EOFError) as error:
         raise SshError(
-            f"{place} broke the connection off during the login: {_reason(error)}",
+            f"{place} broke the connection off during the login: {reason_of(error)}",
             hint="Try again; see the machine's console log if it stays so.",
         ) from error
     if missing:

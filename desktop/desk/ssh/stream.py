@@ -49,6 +49,13 @@ class ChannelStream:
             raise _reset(error) from error
         return data
 
+    def recv_exactly(self, size: int) -> bytes:
+        """Return ``size`` bytes, or fewer where the other side ends before."""
+        data = b""
+        while len(data) < size and (piece := self.recv(size - len(data))):
+            data += piece
+        return data
+
     def recv_into(self, buffer: Any, nbytes: int = 0, /) -> int:
         view = memoryview(buffer).cast("B")
         data = self.recv(nbytes or len(view))

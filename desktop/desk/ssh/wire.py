@@ -96,8 +96,11 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
         try:
             super().run()
         finally:
-            if not self.end_reason:
-                self.end_reason = _end_reason(self.saved_exception)
+            error = self.saved_exception
+            if error is None or isinstance(error, EOFError):
+                self.end_reason = self.end_reason or "the machine ended it"
+            else:
+                self.end_reason = self.end_reason or reason_of(error)
             self.ended.set()
             self.relays.close()
 
@@ -285,10 +288,8 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
         return super()._next_channel()
 
 
-def _end_reason(error: BaseException | None) -> str:
-    """Say how the thread of a connection came to its end."""
-    if error is None or isinstance(error, EOFError):
-        return "the machine ended it"
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return str(error)
+def reason_of(error: BaseException) -> str:
+    """Say in words why a connection failed or ended."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or "the connection was lost"

@@ -274,13 +274,13 @@ class QemuDriver:
                 self._launch(arguments())
                 return
             except DriverError as error:
-                port_is_taken = _PORT_TAKEN in error.text
-                trouble = None if port_is_taken else self._folder_trouble()
-                if not (attempts_left and port_is_taken):
-                    self._end_folder_servers()
-                    if trouble is not None:
-                        raise trouble from error
-                    raise
+                if attempts_left and _PORT_TAKEN in error.text:
+                    continue
+                trouble = self._folder_trouble()
+                self._end_folder_servers()
+                if trouble is not None:
+                    raise trouble from error
+                raise
 
     def _launch(self, argv: list[str]) -> None:
         for stale in (self._paths.qmp_socket, self._paths.qemu_log):
