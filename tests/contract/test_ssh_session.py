@@ -686,3 +686,12 @@ def test_an_idle_session_stays(
         assert not session.ended.wait(1)  # twenty questions
         assert session.run("echo here").stdout == b"here\n"
     assert session.end_reason == "Desk ended it"
+
+
+@pytest.mark.timeout(60)
+def test_a_question_to_a_connection_that_is_over_waits_for_no_answer(session: Session) -> None:
+    session.close()
+    with pytest.raises(EOFError):
+        session._wire.ping(600)
+    assert not session._wire.listen_unix("/run/nobody", lambda channel: None, 600)
+    assert session.end_reason == "Desk ended it"

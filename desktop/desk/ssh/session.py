@@ -143,7 +143,9 @@ class Session:
             timer.start()
             try:
                 trouble = "" if self._wire.ping(deadline_s) else silent
-            except (paramiko.SSHException, OSError, EOFError) as error:
+            except EOFError:
+                return  # the wire is ending and knows why
+            except (paramiko.SSHException, OSError) as error:
                 trouble = reason_of(error)
             finally:
                 timer.cancel()

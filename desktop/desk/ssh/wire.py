@@ -150,10 +150,14 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
         return bool(self.clear_to_send.is_set()) and not self.packetizer.closed
 
     def ping(self, timeout_s: float) -> bool:
-        """Ask the server for a sign of life; return whether it came in time."""
+        """Ask the server for a sign of life; return whether it came in time. Raises ``EOFError``
+        where the connection is over."""
         with self._ping_lock:
             answered = self._ask("keepalive@openssh.com", lambda message: None)
-            return answered.wait(timeout_s) and not self.ended.is_set()
+            came = answered.wait(timeout_s)
+        if came and not self.active:
+            raise EOFError("the connection is over")
+        return came
 
     def listen_unix(
         self, path: str, accept: Callable[[WireChannel], None], timeout_s: float
@@ -182,6 +186,9 @@ class Wire(paramiko.Transport):  # type: ignore[misc]
         message.add_boolean(True)
         add_fields(message)
         self._send_user_message(message)
+        # The transport's end sets the event of that moment; this one may have come after it.
+        if not self.active:
+            answered.set()
         return answered
 
     def open_session_channel(self, timeout_s: float) -> WireChannel:
