@@ -271,6 +271,62 @@ def test_changes_made_here_are_told_and_those_of_the_machine_are_not(
         changes.close()
 
 
+def test_a_change_that_the_machine_is_making_is_judged_when_it_is_made(
+    tree: SharedTree, place: Path
+) -> None:
+    told: list[str] = []
+    arrived = threading.Condition()
+
+    def tell(names: Sequence[str]) -> None:
+        with arrived:
+            told.extend(names)
+            arrived.notify_all()
+
+    def change_here(name: str) -> None:
+        (place / "src" / name).write_text("here")
+        with arrived:
+            assert arrived.wait_for(lambda: f"/home/me/src/{name}" in told, timeout=120), told
+
+    changes = FolderChanges(tree.echoes.is_one, tell)
+    written = "/home/me/src/written"
+    try:
+        changes.watch({str(place / "src"): "/home/me/src"})
+        with tree.echoes.changing(written):
+            (place / "src" / "written").write_text("by the machine")
+            change_here("first")
+            change_here("second")
+            assert written not in told
+            tree.echoes.note(written, (place / "src" / "written").stat())
+        change_here("third")
+        change_here("fourth")
+        assert written not in told
+        # Somebody here wrote into it after the machine, and before anybody looked.
+        with tree.echoes.changing(written):
+            tree.echoes.note(written, (place / "src" / "written").stat())
+            (place / "src" / "written").write_text("by both")
+            change_here("fifth")
+            assert written not in told
+        with arrived:
+            assert arrived.wait_for(lambda: written in told, timeout=120), told
+    finally:
+        changes.close()
+
+
+def test_a_state_that_the_machine_leaves_while_somebody_looks_is_no_answer(place: Path) -> None:
+    echoes, file = Echoes(), place / "src" / "main.c"
+
+    def look_while_it_changes() -> os.stat_result:
+        before = file.stat()
+        with echoes.changing("/main.c"):
+            file.write_text("by the machine")
+            echoes.note("/main.c", file.stat())
+        return before
+
+    assert echoes.is_one("/main.c", file.stat) is False
+    assert echoes.is_one("/main.c", look_while_it_changes) is None
+    assert echoes.is_one("/main.c", file.stat) is True
+
+
 @pytest.mark.parametrize(
     ("path", "windows", "name", "here"),
     [

@@ -105,12 +105,17 @@ def laptop(guest_image: Path, request: pytest.FixtureRequest) -> Iterator[Laptop
 
 
 @pytest.fixture(autouse=True)
-def _containers_go(laptop: Laptop) -> Iterator[None]:
+def _containers_and_files_go(laptop: Laptop) -> Iterator[None]:
     yield
     laptop.manager.start(NAME)
     laptop.desk("ps")  # an agent that a test killed is replaced
     if containers := laptop.docker("ps", "-aq").split():
         laptop.docker("rm", "-f", *containers)
+    for left in laptop.folder.iterdir():
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
 
 
 def test_both_sides_see_the_same_files(laptop: Laptop) -> None:
@@ -249,7 +254,10 @@ def test_changes_made_on_the_laptop_reach_watchers_in_containers(laptop: Laptop)
     loader = next(path.name for path in tools.iterdir() if path.name.startswith("ld-"))
     # inotifywait comes through the share, too.
     watch = f"/t/{loader} --library-path /t /t/inotifywait -m -r --format '%e %w%f' /s"
-    script = f"{watch} & until [ -e /s/stop ]; do sleep 0.2; echo own >/s/own; done; kill $!"
+    # The watcher has time to say the last of it.
+    script = (
+        f"{watch} & until [ -e /s/stop ]; do sleep 0.2; echo own >/s/own; done; sleep 2; kill $!"
+    )
     laptop.docker(
         *("run", "-d", "--name", "watcher", "-v", f"{watched}:/s", "-v", f"{tools}:/t"),
         *("busybox", "sh", "-c", script),

@@ -28,12 +28,13 @@ _KINDS = ("created", "modified", "deleted", "moved")
 
 class FolderChanges:
     """Calls ``tell`` with the machine's names of what changed in the watched folders, from a thread
-    of its own that lives while something is watched. ``is_echo`` says of a name and its state,
-    ``None`` where it is gone, whether the machine knows that it changed."""
+    of its own that lives while something is watched. ``is_echo`` says of a name whether the machine
+    knows of its state, which the function that it is given returns (``None`` where it is gone), or
+    ``None`` where that cannot be said at this moment."""
 
     def __init__(
         self,
-        is_echo: Callable[[str, os.stat_result | None], bool],
+        is_echo: Callable[[str, Callable[[], os.stat_result | None]], bool | None],
         tell: Callable[[Sequence[str]], None],
     ) -> None:
         self.error = ""
@@ -138,12 +139,25 @@ class FolderChanges:
         if watched is None:
             return ""
         name = watched[1] + path[len(watched[0]) :].replace(os.sep, "/").rstrip("/")
-        try:
-            found = os.lstat(path)
-        except OSError:
-            # What is gone cannot be touched; the folder that it was in can.
-            return "" if self._is_echo(name, None) else name.rpartition("/")[0]
-        return "" if self._is_echo(name, found) else name
+        echo = self._is_echo(name, lambda: _look(path))
+        if echo is None:
+            self._note_again(path)
+        if echo is not False:
+            return ""
+        # What is gone cannot be touched; the folder that it was in can.
+        return name if _look(path) is not None else name.rpartition("/")[0]
+
+    def _note_again(self, path: str) -> None:
+        with self._lock:
+            self._changed[path] = None
+        self._some.set()
+
+
+def _look(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None
 
 
 def _is_in(path: str, root: str) -> bool:

@@ -9,7 +9,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -257,11 +257,11 @@ class SharedFolders:
         finally:
             self._mounting.release()
 
-    def _is_echo(self, name: str, found: os.stat_result | None) -> bool:
+    def _is_echo(self, name: str, look: Callable[[], os.stat_result | None]) -> bool | None:
         folder = next((f.name for f in self._tree.folders if is_below(name, f.name)), "")
         if folder in self._devices.tags:
-            return self._devices.is_echo(name, found)
-        return self._tree.echoes.is_one(name, found)
+            return self._devices.is_echo(name, look())
+        return self._tree.echoes.is_one(name, look)
 
     def _tell(self, names: Sequence[str]) -> None:
         """Have the machine's watchers see changes of these files, by their names in the machine."""

@@ -300,10 +300,11 @@ class SftpConnection:
     def _write(self, number: int, fields: _Fields) -> None:
         (descriptor, path), offset = self._file(fields.text()), fields.long()
         view = memoryview(fields.text())
-        while view:
-            count = _write_at(descriptor, view, offset)
-            view, offset = view[count:], offset + count
-        self._tree.echoes.note(path, os.fstat(descriptor))
+        with self._tree.echoes.changing(path):
+            while view:
+                count = _write_at(descriptor, view, offset)
+                view, offset = view[count:], offset + count
+            self._tree.echoes.note(path, os.fstat(descriptor))
         self._done(number)
 
     def _stat_open(self, number: int, fields: _Fields) -> None:
@@ -312,8 +313,9 @@ class SftpConnection:
 
     def _change_open(self, number: int, fields: _Fields) -> None:
         descriptor, path = self._file(fields.text())
-        change_open(descriptor, **fields.attributes())
-        self._tree.echoes.note(path, os.fstat(descriptor))
+        with self._tree.echoes.changing(path):
+            change_open(descriptor, **fields.attributes())
+            self._tree.echoes.note(path, os.fstat(descriptor))
         self._done(number)
 
     def _sync(self, number: int, fields: _Fields) -> None:

@@ -155,15 +155,6 @@ class SharedTree:
             finally:
                 os.close(descriptor)
 
-    def _note(self, *paths: str) -> None:
-        for path in paths:
-            try:
-                found = self.stat(path)
-            except OSError:
-                self.echoes.note(path, None)
-            else:
-                self.echoes.note(path, found)
-
     def readlink(self, path: str) -> str:
         with self.at(path) as place:
             return os.readlink(place.name, dir_fd=place.directory)
@@ -176,9 +167,31 @@ class SharedTree:
 
     # --- changing ------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _changing(self, *paths: str) -> Iterator[None]:
+        with self.echoes.changing(*paths):
+            yield
+            for path in paths:
+                try:
+                    found = self.stat(path)
+                except OSError:
+                    self.echoes.note(path, None)
+                else:
+                    self.echoes.note(path, found)
+
     def open(self, path: str, flags: int, mode: int) -> int:
         """Open a regular file and return its descriptor. A pipe or a device here is not one:
         opening it could wait for ever, or do something."""
+        if not flags & (os.O_CREAT | os.O_TRUNC):
+            return self._open(path, flags, mode)[0]
+        with self.echoes.changing(path):
+            descriptor, changed = self._open(path, flags, mode)
+            if changed:
+                self.echoes.note(path, os.fstat(descriptor))
+            return descriptor
+
+    def _open(self, path: str, flags: int, mode: int) -> tuple[int, bool]:
+        """Open a file; return its descriptor, and whether that made or emptied the file."""
         write = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC))
         with self.at(path, write=write) as place:
             made = False
@@ -205,22 +218,18 @@ class SharedTree:
         except BaseException:
             os.close(descriptor)
             raise
-        if made or flags & os.O_TRUNC:
-            self.echoes.note(path, os.fstat(descriptor))
-        return descriptor
+        return descriptor, made or bool(flags & os.O_TRUNC)
 
     def remove(self, path: str) -> None:
-        with self.at(path, write=True) as place:
+        with self._changing(path), self.at(path, write=True) as place:
             os.unlink(place.name, dir_fd=place.directory)
-        self._note(path)
 
     def rmdir(self, path: str) -> None:
-        with self.at(path, write=True) as place:
+        with self._changing(path), self.at(path, write=True) as place:
             os.rmdir(place.name, dir_fd=place.directory)
-        self._note(path)
 
     def mkdir(self, path: str, mode: int) -> None:
-        with self.at(path, write=True) as place:
+        with self._changing(path), self.at(path, write=True) as place:
             os.mkdir(place.name, 0o700, dir_fd=place.directory)
             if place.directory is not None:
                 descriptor = os.open(place.name, _LIST, dir_fd=place.directory)
@@ -228,16 +237,18 @@ class SharedTree:
                     os.fchmod(descriptor, mode & MODE_BITS)
                 finally:
                     os.close(descriptor)
-        self._note(path)
 
     def symlink(self, target: str, path: str) -> None:
-        with self.at(path, write=True) as place:
+        with self._changing(path), self.at(path, write=True) as place:
             os.symlink(target, place.name, dir_fd=place.directory)
-        self._note(path)
 
     def rename(self, old: str, new: str, *, replace: bool) -> None:
         """Rename; without ``replace`` an existing ``new`` is ``EEXIST``."""
-        with self.at(old, write=True) as source, self.at(new, write=True) as target:
+        with (
+            self._changing(old, new),
+            self.at(old, write=True) as source,
+            self.at(new, write=True) as target,
+        ):
             moved = os.stat(source.name, dir_fd=source.directory, follow_symlinks=False)
             self._refuse_if_hidden(moved, old)
             if not replace and _is_there(target):
@@ -245,10 +256,13 @@ class SharedTree:
             os.replace(
                 source.name, target.name, src_dir_fd=source.directory, dst_dir_fd=target.directory
             )
-        self._note(old, new)
 
     def link(self, old: str, new: str) -> None:
-        with self.at(old, write=True) as source, self.at(new, write=True) as target:
+        with (
+            self._changing(old, new),
+            self.at(old, write=True) as source,
+            self.at(new, write=True) as target,
+        ):
             os.link(
                 source.name,
                 target.name,
@@ -256,7 +270,6 @@ class SharedTree:
                 dst_dir_fd=target.directory,
                 follow_symlinks=False,
             )
-        self._note(old, new)
 
     def change(
         self,
@@ -269,8 +282,8 @@ class SharedTree:
         """Set a file's size, mode or times (access and modification, whole seconds)."""
         if times is not None and times[1] == UNCHANGED_S:
             return
-        self._change(path, size, mode, times)
-        self._note(path)
+        with self._changing(path):
+            self._change(path, size, mode, times)
 
     def _change(
         self, path: str, size: int | None, mode: int | None, times: tuple[int, int] | None
