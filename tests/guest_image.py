@@ -9,12 +9,20 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 IMAGE = REPOSITORY / "build" / "guest"
+_BOX = REPOSITORY / "build" / "desk-libvirt.box"
 
 
 @pytest.fixture(scope="session")
 def guest_image() -> Path:
     """Return the directory of an up-to-date guest image for this computer."""
     return built(IMAGE)
+
+
+@pytest.fixture(scope="session")
+def libvirt_box() -> Path:
+    """Return an up-to-date Vagrant box for the provider libvirt."""
+    built(IMAGE, "--box", "libvirt")
+    return _BOX
 
 
 def built(image: Path, *flags: str) -> Path:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.cli_process import DESK
 from tests.contract.driver_contract import DriverContract
-from tests.guest_image import IMAGE, REPOSITORY
+from tests.guest_image import libvirt_box
 from tests.private_libvirt import PrivateLibvirt
 
 from desk.errors import DriverError, ImageError
+from desk.machine.disks import MachineDisks
 from desk.machine.manager import Manager
+from desk.machine.memory import MemoryDial
 from desk.machine.model import MachineSpec
+from desk.machine.settings_change import MachineSettings, Wishes
 from desk.paths import Home
 from desk.ssh.session import Session
+
+__all__ = ["libvirt_box"]
 
 pytestmark = [
     pytest.mark.vagrant,
@@ -24,22 +31,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
 ]
-
-BOX = REPOSITORY / "build" / "desk-libvirt.box"
-
-
-@pytest.fixture(scope="session")
-def box() -> Path:
-    """Return the repository's Vagrant box, built from today's sources."""
-    done = subprocess.run(
-        [str(REPOSITORY / "vm-images" / "build"), "--output", str(IMAGE), "--box", "libvirt"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    return BOX
 
 
 class TestVagrantDriver(DriverContract):
@@ -56,13 +47,13 @@ class TestVagrantDriver(DriverContract):
                 manager.remove(name)
 
     @pytest.fixture
-    def spec(self, box: Path) -> MachineSpec:
+    def spec(self, libvirt_box: Path) -> MachineSpec:
         return MachineSpec(
             "wild",
             "vagrant",
             memory_mib=768,
             disk_gib=8,
-            image=str(box),
+            image=str(libvirt_box),
             options={"accelerator": "tcg", "provider": "libvirt"},
         )
 
@@ -72,6 +63,56 @@ class TestVagrantDriver(DriverContract):
             # The guest's own scripts take this for a shutdown that runs already.
             assert session.run("mkdir /run/desk-shutdown").exit_code == 0
         manager.stop(name, grace_s=2.0)
+
+    def test_folders_become_devices_of_a_machine_that_was_made_without(
+        self, home: Home, spec: MachineSpec, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "shared"
+        folder.mkdir()
+        (folder / "note").write_text("mine\n")
+        manager = Manager(home)
+        settings = MachineSettings(manager, MemoryDial(manager), MachineDisks(manager))
+        manager.create(spec)
+        manager.start(spec.name)
+
+        def share(by: str, folders: str) -> None:
+            wishes = Wishes(options={"share_by": by, "share_folder": folders})
+            settings.set(spec.name, wishes, lambda _text: None)
+
+        def read() -> str:
+            environment = {**os.environ, "DESK_HOME": str(home.directory)}
+            words = ("run", "--rm", "-v", f"{folder}:/s", "busybox")
+            script = "cat /s/note; grep ' /s ' /proc/mounts"
+            done = subprocess.run(
+                [DESK, "--machine", spec.name, *words, "sh", "-c", script],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        # What would leave the machine without a start is refused, and the machine runs on.
+        for folders, why in (
+            (f"{folder}:ro", "for reading only"),
+            (str(home.directory.parent), f"keep {home.directory} from it"),
+        ):
+            with pytest.raises(DriverError, match=why):
+                share("virtiofs", folders)
+        assert manager.open(spec.name).record.spec == spec
+
+        share("sftp", str(folder))
+        assert "mine\n" in read()
+        assert " fuse.sshfs " in read()
+        share("virtiofs", str(folder))
+        manager.restart(spec.name)
+        assert "mine\n" in read()
+        assert " virtiofs " in read()
+        share("sftp", str(folder))
+        manager.restart(spec.name)
+        assert " fuse.sshfs " in read()
 
     def test_missing_box_is_named(self, home: Home) -> None:
         with pytest.raises(ImageError, match=r"/nowhere\.box cannot be read"):

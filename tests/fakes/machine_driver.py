@@ -112,6 +112,9 @@ class FakeDriver:
     def park(self) -> None:
         return
 
+    def check_sharing(self, spec: MachineSpec) -> None:
+        return
+
     def remove(self) -> None:
         self.kill()
 

@@ -13,6 +13,7 @@ from desk.agent.folder_devices import GREETING, Change, FolderDevices
 from desk.agent.spec import FolderSharing
 from desk.errors import DriverError, MachineError, UsageError
 from desk.machine.drivers import virtiofs
+from desk.machine.drivers.vagrant_folders import SyncedFolder, synced_folders
 from desk.machine.drivers.virtiofs import Virtiofsd, VirtiofsServers, find_virtiofsd
 from desk.machine.sharing import check_sharing, wants_devices
 from desk.paths import MachinePaths
@@ -95,6 +96,33 @@ def test_the_way_of_sharing_is_checked() -> None:
     assert not wants_devices({})
     with pytest.raises(UsageError, match="share-by cannot be 'nfs'"):
         check_sharing({"share_by": "nfs"})
+
+
+def test_what_libvirt_would_give_away_is_refused(tmp_path: Path) -> None:
+    home, source = tmp_path / "home", tmp_path / "home" / "src"
+    (home / ".ssh").mkdir(parents=True)
+    source.mkdir()
+    (tmp_path / "link").symlink_to(source)
+    hidden = (str(home / ".ssh"), str(home / "not-there"))
+
+    def share(*folders: str, provider: str = "libvirt") -> dict[str, SyncedFolder]:
+        return synced_folders("box", provider, FolderSharing(folders, hidden))
+
+    found = share(str(source), str(tmp_path / "link"))
+    assert found == {
+        str(source): SyncedFolder(str(source)),
+        str(tmp_path / "link"): SyncedFolder(str(source)),
+    }
+    for folders, why in (
+        ((str(home),), f"libvirt cannot keep {home / '.ssh'} from it"),
+        ((str(home / ".ssh"),), "from it"),
+        ((str(source), f"{source}:ro"), "for reading only"),
+    ):
+        with pytest.raises(DriverError, match=why) as raised:
+            share(*folders)
+        assert "share-by=sftp" in raised.value.hint
+    with pytest.raises(DriverError, match="this machine's is virtualbox"):
+        share(str(source), provider="virtualbox")
 
 
 def ended(paths: MachinePaths, number: int, log: str) -> None:

@@ -249,7 +249,12 @@ def test_without_a_server_it_is_an_error_and_nothing_runs(person: Person) -> Non
     away = described.rename(described.with_suffix(".away"))
     try:
         words = ("-o", "share_by=virtiofs", "-o", "accelerator=tcg")
-        for command in (("create", *words, "another"), ("start", "default")):
+        refused = (
+            ("create", *words, "another"),
+            ("set", "default", "share-folder=/srv"),
+            ("start", "default"),
+        )
+        for command in refused:
             assert "virtiofsd is not installed" in person.desk("machine", *command, code=1)
         assert person.desk("machine", "ls", "--format", "{{.Name}} {{.State}}") == (
             "default Stopped\n"

@@ -1,11 +1,13 @@
 """The laptop's folders in a real machine: what containers do in them, what survives which fault.
 
-The laptop is this computer, its shared folder a directory of its own; the machine is QEMU's. All of
-it holds for both ways in which a folder is shared, unless a test says by which it goes.
+The laptop is this computer, its shared folder a directory of its own. All of it holds for every way
+in which a folder is shared, unless a test says by which it goes: by SFTP or as a virtiofs device of
+a machine of QEMU's, or as such a device of a machine of Vagrant's, whose server is libvirt's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -20,14 +22,15 @@ from pathlib import Path
 
 import pytest
 from tests.cli_process import DESK
-from tests.guest_image import guest_image
+from tests.guest_image import guest_image, libvirt_box
+from tests.private_libvirt import PrivateLibvirt
 
 from desk.machine.manager import Manager
 from desk.machine.model import MachineSpec
 from desk.paths import Home
 from desk.ssh.session import Session
 
-__all__ = ["guest_image"]
+__all__ = ["guest_image", "libvirt_box"]
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -86,22 +89,43 @@ by_sftp = pytest.mark.parametrize("laptop", ["sftp"], indirect=True)
 by_virtiofs = pytest.mark.parametrize("laptop", ["virtiofs"], indirect=True)
 
 
-@pytest.fixture(scope="module", params=["sftp", "virtiofs"])
-def laptop(guest_image: Path, request: pytest.FixtureRequest) -> Iterator[Laptop]:
-    way = request.param
-    directory = Path(tempfile.mkdtemp(prefix="desk-"))
-    folder = Path(tempfile.mkdtemp(prefix="Ordner mit Größe "))
-    manager = Manager(Home(directory))
-    options = {"accelerator": "tcg", "share_folder": str(folder), "share_by": way}
-    spec = MachineSpec(NAME, memory_mib=768, disk_gib=4, image=str(guest_image), options=options)
-    manager.create(spec)
-    try:
+@pytest.fixture(
+    scope="module",
+    params=["sftp", "virtiofs", pytest.param("vagrant", marks=pytest.mark.vagrant)],
+)
+def laptop(request: pytest.FixtureRequest) -> Iterator[Laptop]:
+    vagrant = request.param == "vagrant"
+    way = "virtiofs" if vagrant else request.param
+    image = request.getfixturevalue("libvirt_box" if vagrant else "guest_image")
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="desk-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="Ordner mit Größe ")))
+        if vagrant:
+            stack.enter_context(_vagrant_of_its_own(directory))
+        manager = Manager(Home(directory))
+        spec = MachineSpec(
+            NAME,
+            "vagrant" if vagrant else "qemu",
+            memory_mib=768,
+            disk_gib=8 if vagrant else 4,
+            image=str(image),
+            options={"accelerator": "tcg", "share_folder": str(folder), "share_by": way},
+        )
+        manager.create(spec)
+        stack.callback(manager.remove, NAME, force=True)
         manager.start(NAME)
         yield Laptop(manager, folder, way)
-    finally:
-        manager.remove(NAME, force=True)
-        shutil.rmtree(directory)
-        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _vagrant_of_its_own(directory: Path) -> Iterator[None]:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        PrivateLibvirt(directory) as libvirt,
+        libvirt.entered(),
+    ):
+        patch.setenv("VAGRANT_HOME", str(directory / "vagrant-home"))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -239,7 +263,8 @@ def test_missing_folders_and_those_that_are_not_shared_are_errors(laptop: Laptop
 
 def test_paths_of_the_machine_itself_stay_its_own(laptop: Laptop) -> None:
     words = ("run", "--rm", "-v", "/var/run/docker.sock:/e.sock", "-v", "/etc:/e:ro", "busybox")
-    assert laptop.docker(*words, "sh", "-ec", "test -S /e.sock; cat /e/hostname") == f"{NAME}\n"
+    told = laptop.docker(*words, "sh", "-ec", "test -S /e.sock; cat /e/hostname")
+    assert told == laptop.in_machine("cat /etc/hostname") != Path("/etc/hostname").read_text()
 
 
 def test_changes_made_on_the_laptop_reach_watchers_in_containers(laptop: Laptop) -> None:
@@ -356,7 +381,7 @@ def test_a_restarted_machine_has_the_folders_again(laptop: Laptop) -> None:
 
 def test_folders_that_nobody_uses_are_unmounted(laptop: Laptop) -> None:
     container = reader(laptop)
-    listed = r"grep -c '^desk-.* \(fuse.sshfs\|virtiofs\) ' /proc/mounts"
+    listed = r"grep -c ' \(fuse.sshfs\|virtiofs\) ' /proc/mounts"
     assert laptop.in_machine(listed) == "1\n"
     laptop.docker("rm", "-f", container)
     wait_for(lambda: laptop.in_machine(listed) == "0\n", "the unmounting")

@@ -96,6 +96,10 @@ class Driver(Protocol):
         ``features.parks``. Its state is ``Saved`` until ``start`` lets it go on or ``kill`` gives
         it up; ``stop`` leaves it. Raises ``DriverError``; then the machine runs on."""
 
+    def check_sharing(self, spec: MachineSpec) -> None:
+        """Raise ``DriverError`` where the machine cannot have this computer's folders as devices in
+        the way that ``spec`` says; only called where ``features.folder_devices``."""
+
     def remove(self) -> None: ...
     def state(self) -> State: ...
     def endpoint(self) -> Endpoint | None:

@@ -173,6 +173,13 @@ class MachineSettings:
             runs = machine.driver.state() is State.RUNNING
             live = machine.driver.live_memory()
             moves = live is not None and wanted.memory_mib <= live.most_mib()
+            sharing = SHARING_OPTIONS | DEVICE_OPTIONS
+            if (
+                _some(before, sharing) != _some(wanted, sharing)
+                and machine.driver.features.folder_devices
+            ):
+                # A machine that is ended for a restart must not stay so.
+                machine.driver.check_sharing(wanted)
         applied = Applied(
             before,
             wanted,
@@ -262,7 +269,8 @@ def _check_wishes(machine: Machine, wishes: Wishes) -> None:
         )
     if wants_devices(wishes.options) and not features.folder_devices:
         raise UsageError(
-            f"machine {name} cannot have folders by virtiofs, which is for machines of driver qemu",
+            f"machine {name} cannot have folders by virtiofs, which is for machines of the drivers"
+            " qemu and vagrant",
             hint="Its folders are shared by SFTP; there is nothing to set.",
         )
     if for_engine and not features.has_seed:

@@ -158,6 +158,9 @@ class LocalDriver:
     def park(self) -> None:
         return
 
+    def check_sharing(self, spec: MachineSpec) -> None:
+        return
+
     def remove(self) -> None:
         """Remove every container, so that no process, mount or interface stays, then the engine."""
         import shutil

@@ -126,8 +126,7 @@ class QemuDriver:
 
         _check_spec(spec)
         find_qemu(host_architecture(), spec.options.get("qemu", ""))
-        if wants_devices(spec.options):
-            self._servers.check()
+        self.check_sharing(spec)
         image = self._choose_image(spec, progress)
         self._record.update({"image": image.manifest.identity})
         self._choose_port(spec)
@@ -135,6 +134,10 @@ class QemuDriver:
         with _named_errors(self._paths.directory):
             self._write_identity(spec)
             make_sparse(self._paths.data_disk, spec.disk_gib * _GIB)
+
+    def check_sharing(self, spec: MachineSpec) -> None:
+        if wants_devices(spec.options) and folder_sharing(spec, self._home).folders:
+            self._servers.check()
 
     def _choose_image(self, spec: MachineSpec, progress: Progress) -> GuestImage:
         if not spec.image:

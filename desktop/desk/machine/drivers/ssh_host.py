@@ -180,6 +180,9 @@ class SshHostDriver:
     def park(self) -> None:
         return
 
+    def check_sharing(self, spec: MachineSpec) -> None:
+        return
+
     def remove(self) -> None:
         """Take away what ``create`` brought; an engine that was there before stays as it is."""
         program = self._record.get("program")

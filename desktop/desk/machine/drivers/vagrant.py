@@ -2,25 +2,26 @@
 
 It drives the repository's Vagrantfile (its head lists the environment variables) from a copy in
 the machine's directory. Options: ``provider`` (libvirt, virtualbox, hyperv, …), ``vagrantfile``,
-``accelerator``. The machine's ``image`` is the box: a path or a URL.
+``accelerator``, ``share_by``. The machine's ``image`` is the box: a path or a URL.
 
 Vagrant needs a second or more to answer anything, so what it says is asked once, after ``up``, and
-kept as facts: ``host``, ``port``, ``power``.
+kept as facts: ``host``, ``port``, ``power``, ``folder_tags``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import math
 import os
 import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import desk
 from desk.agent.spec import EngineAccess
@@ -31,10 +32,28 @@ from desk.machine.drivers.options import check_known
 from desk.machine.drivers.table import DriverContext
 from desk.machine.model import MachineSpec, State
 from desk.machine.power_options import POWER_OPTIONS
-from desk.machine.sharing import SHARING_OPTIONS
+from desk.machine.sharing import (
+    DEVICE_OPTIONS,
+    SHARING_OPTIONS,
+    folder_sharing,
+    wants_devices,
+)
 from desk.ssh.endpoint import Endpoint
 
-OPTIONS = frozenset({"provider", "vagrantfile", "accelerator", *SHARING_OPTIONS, *POWER_OPTIONS})
+if TYPE_CHECKING:
+    from desk.machine.drivers.vagrant_folders import SyncedFolder
+
+OPTIONS = frozenset(
+    {
+        "provider",
+        "vagrantfile",
+        "accelerator",
+        *SHARING_OPTIONS,
+        *DEVICE_OPTIONS,
+        *POWER_OPTIONS,
+    }
+)
+_FACT_TAGS = "folder_tags"
 _PARTS = ("Vagrantfile", "vm-images/boxes/provision.sh")
 _USUAL_BOX = "build/desk-{provider}.box"
 _PROBE_S = 2.0
@@ -55,11 +74,13 @@ class VagrantDriver:
         own_guest=True,
         shares_power=True,
         led_back_by_agent=True,
+        folder_devices=True,
         state_interval_s=5.0,
         options=OPTIONS,
     )
 
     def __init__(self, context: DriverContext) -> None:
+        self._home = context.home
         self._name = context.name
         self._paths = context.paths
         self._record = context.record
@@ -73,8 +94,8 @@ class VagrantDriver:
                 hint="Install it from your package manager or from vagrantup.com.",
             )
         source = _source_directory(spec)
-        provider = spec.options.get("provider") or os.environ.get("VAGRANT_DEFAULT_PROVIDER")
-        box = spec.image or str(source / _USUAL_BOX.format(provider=provider or "libvirt"))
+        self.check_sharing(spec)
+        box = spec.image or str(source / _USUAL_BOX.format(provider=_provider(spec)))
         if "://" not in box:
             box = str(Path(box).expanduser().absolute())
         progress("Reading the Vagrant box")
@@ -120,8 +141,9 @@ class VagrantDriver:
         if self.state() is State.RUNNING:
             return
         spec = self._record.read().spec
+        folders = self._folders(spec)
         progress("Starting Vagrant")
-        with self._vagrant("up") as vagrant:
+        with self._vagrant("up", [folder.place for folder in folders.values()]) as vagrant:
             provider = spec.options.get("provider") or None
             for line in vagrant.up(self._name, provider=provider, stream_output=True):
                 self._note(line, progress)
@@ -136,7 +158,21 @@ class VagrantDriver:
 
         public = public_line(self._paths.guest_host_key)
         write_known_hosts(self._paths.known_hosts, host, int(port), public)
-        self._record.update({"host": host, "port": str(port), "power": "on"})
+        tags = json.dumps({name: folder.tag for name, folder in folders.items()}) if folders else ""
+        self._record.update({"host": host, "port": str(port), "power": "on", _FACT_TAGS: tags})
+
+    def _folders(self, spec: MachineSpec) -> dict[str, SyncedFolder]:
+        """Return the folders that are to be devices, by their paths there. Raises ``DriverError``
+        where they cannot be."""
+        if not wants_devices(spec.options):
+            return {}
+        from desk.machine.drivers.vagrant_folders import synced_folders
+        from desk.machine.drivers.virtiofs import find_virtiofsd
+
+        found = synced_folders(self._name, _provider(spec), folder_sharing(spec, self._home))
+        if found:
+            find_virtiofsd(as_root=True)
+        return found
 
     def stop(self, *, grace_s: float) -> None:
         """``vagrant halt``, which asks by SSH, then by the power button, then pulls the plug."""
@@ -168,6 +204,9 @@ class VagrantDriver:
 
     def park(self) -> None:
         return
+
+    def check_sharing(self, spec: MachineSpec) -> None:
+        self._folders(spec)
 
     def remove(self) -> None:
         """``vagrant destroy``; the box stays in Vagrant's own store, for the next machine."""
@@ -207,7 +246,7 @@ class VagrantDriver:
         )
 
     def engine_access(self) -> EngineAccess:
-        return EngineAccess()
+        return EngineAccess(folder_tags=json.loads(self._record.get(_FACT_TAGS) or "{}"))
 
     def host_memory_bytes(self) -> int | None:
         return None  # the provider's process is not ours to find
@@ -224,10 +263,16 @@ class VagrantDriver:
     # --- Vagrant ---------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _vagrant(self, verb: str, *, patience_s: int = _HALT_S) -> Iterator[Any]:
+    def _vagrant(
+        self,
+        verb: str,
+        folders: Sequence[str] = (),
+        *,
+        patience_s: int = _HALT_S,
+    ) -> Iterator[Any]:
         """Lend python-vagrant's object; its failures come back as ``DriverError``.
 
-        A guest gets ``patience_s`` seconds to end in order.
+        A guest gets ``patience_s`` seconds to end in order. ``folders`` are to be devices of it.
         """
         if shutil.which("vagrant") is None:
             raise DriverError(
@@ -240,7 +285,11 @@ class VagrantDriver:
         spec = self._record.read().spec
         client = make(
             root=str(self._paths.vagrant_directory),
-            env={**self._environment(spec), "DESK_HALT_S": str(patience_s)},
+            env={
+                **self._environment(spec),
+                "DESK_HALT_S": str(patience_s),
+                "DESK_FOLDERS": json.dumps(folders),
+            },
             out_cm=self._log,
             err_cm=self._log,
         )
@@ -308,6 +357,11 @@ def _source_directory(spec: MachineSpec) -> Path:
             hint="Name Desk's Vagrantfile in its source tree with the option vagrantfile.",
         )
     return tree.absolute()
+
+
+def _provider(spec: MachineSpec) -> str:
+    """Return the provider that Vagrant uses, as the Vagrantfile has it."""
+    return spec.options.get("provider") or os.environ.get("VAGRANT_DEFAULT_PROVIDER") or "libvirt"
 
 
 def _box_name(box: str) -> str:

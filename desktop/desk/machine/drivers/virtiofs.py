@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from desk.agent.host_paths import in_machine
+from desk.agent.host_paths import in_machine, is_below
 from desk.agent.spec import FolderSharing
 from desk.errors import DriverError
 from desk.machine import process
@@ -100,15 +100,17 @@ class Virtiofsd:
         return [str(self.program), *both, *words]
 
 
-def find_virtiofsd() -> Virtiofsd:
-    """Return this computer's server. Raises ``DriverError`` where it has none that would do."""
+def find_virtiofsd(*, as_root: bool | None = None) -> Virtiofsd:
+    """Return this computer's server, for root (``None``: if that is who asks). Raises
+    ``DriverError`` where it has none that would do."""
     by_name: dict[str, Path] = {}
     for directory in DESCRIPTIONS:
         with contextlib.suppress(OSError):
             for file in directory.glob("*.json"):
                 by_name.setdefault(file.name, file)  # the administrator's hides the package's
     found = [server for name in sorted(by_name) for server in _described(by_name[name])]
-    usable = [server for server in found if server.new or os.geteuid() == 0]
+    as_root = os.geteuid() == 0 if as_root is None else as_root
+    usable = [server for server in found if server.new or as_root]
     if usable:
         return max(usable, key=lambda server: server.new)
     problem = (
@@ -183,7 +185,7 @@ class VirtiofsServers:
             roots = [(os.path.realpath(text.removesuffix(":ro")), text) for text in sharing.folders]
             reading = [folder for folder, text in roots if text.endswith(":ro")]
             for number, (folder, text) in enumerate(roots):
-                if any(_is_in(folder, place) for place in hidden):
+                if any(is_below(folder, place) for place in hidden):
                     continue  # nothing of it may be seen
                 at = self._paths.virtiofs / f"{number}.sock"
                 self._serve(server, at, folder, _in(folder, reading), _in(folder, hidden))
@@ -250,8 +252,4 @@ class VirtiofsServers:
 
 
 def _in(folder: str, places: Sequence[str]) -> list[str]:
-    return [place for place in places if _is_in(place, folder)]
-
-
-def _is_in(path: str, root: str) -> bool:
-    return path == root or path.startswith(f"{root.rstrip('/')}/")
+    return [place for place in places if is_below(place, folder)]
