@@ -143,7 +143,9 @@ class VagrantDriver:
         spec = self._record.read().spec
         folders = self._folders(spec)
         progress("Starting Vagrant")
-        with self._vagrant("up", [folder.place for folder in folders.values()]) as vagrant:
+        # Two names of one folder are one device.
+        places = list(dict.fromkeys(folder.place for folder in folders.values()))
+        with self._vagrant("up", places) as vagrant:
             provider = spec.options.get("provider") or None
             for line in vagrant.up(self._name, provider=provider, stream_output=True):
                 self._note(line, progress)

@@ -45,17 +45,13 @@ def synced_folders(name: str, provider: str, sharing: FolderSharing) -> dict[str
         place = os.path.realpath(path)
         for hidden in filter(os.path.isdir, map(os.path.realpath, sharing.hidden)):
             if is_below(hidden, place) or is_below(place, hidden):
-                raise _refusal(
-                    name,
-                    f"libvirt cannot keep {hidden} from it",
-                    f"`desk machine set {name} share-folder=FOLDER` shares a folder without that;",
-                )
+                raise _refusal(name, f"libvirt cannot keep {hidden} from it")
         found[in_machine(path, windows=False)] = SyncedFolder(place)
     return found
 
 
-def _refusal(name: str, why: str, remedy: str = "") -> DriverError:
+def _refusal(name: str, why: str) -> DriverError:
     return DriverError(
         f"machine {name} cannot have this computer's folders by virtiofs: {why}",
-        hint=f"{remedy} `desk machine set {name} share-by=sftp` shares them by SFTP.".strip(),
+        hint="Share by SFTP (share-by=sftp), or other folders (share-folder=FOLDER,...).",
     )
