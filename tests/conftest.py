@@ -25,6 +25,7 @@ settings.load_profile("desk")
 # Where the names of tests go that passed only when they were run once more.
 UNSTEADY = os.environ.get("DESK_TESTS_UNSTEADY")
 _TIMEOUT = pytest.StashKey[Any]()
+_FAILED = pytest.StashKey[bool]()
 
 
 def pytest_configure() -> None:
@@ -85,12 +86,22 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Let the report of a test that failed with a machine tell what that wrote."""
     report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
     if report.failed and call.when == "call" and item.get_closest_marker("vm"):
         from tests.machine_logs import homes_of, logs_of
 
         for home in homes_of(getattr(item, "funcargs", {}).values()):
             report.sections += logs_of(home)
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """After a failure end what several tests share, a module's machine, too: the next test, which
+    may be the second run of this one, must not meet what is left there."""
+    if item.stash.get(_FAILED, False):
+        del item.stash[_FAILED]
+        item.session._setupstate.teardown_exact(None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
