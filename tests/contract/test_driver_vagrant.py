@@ -96,7 +96,7 @@ class TestVagrantDriver(DriverContract):
 
         # What would leave the machine without a start is refused, and the machine runs on.
         for folders, why in (
-            (f"{folder}:ro", "for reading only"),
+            (f"{folder.parent},{folder}:ro", f"keep it from writing {folder}"),
             (str(home.directory.parent), f"keep {home.directory} from it"),
         ):
             with pytest.raises(DriverError, match=why):

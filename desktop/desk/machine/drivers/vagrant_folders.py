@@ -1,7 +1,8 @@
 """Folders as virtiofs devices of a libvirt VM: Vagrant's synced folders, which the agent mounts.
 
 libvirt starts the servers, as root, and can neither cover what is in a folder nor serve it for
-reading only. So a folder of which the machine may not have everything is not given to it.
+reading only. So a folder of which the machine may not have everything is not given to it, and one
+for reading only is served by the agent, by SFTP.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from desk.agent.host_paths import in_machine, is_below
 from desk.agent.spec import FolderSharing
@@ -33,19 +35,23 @@ class SyncedFolder:
 
 
 def synced_folders(name: str, provider: str, sharing: FolderSharing) -> dict[str, SyncedFolder]:
-    """Return the folders that machine ``name`` is to have as devices, by their paths there. Raises
-    ``DriverError`` where one cannot be had so."""
+    """Return the folders that machine ``name`` is to have as devices, by their paths there: all but
+    those for reading only. Raises ``DriverError`` where one cannot be had so."""
     if provider != PROVIDER:
         raise _refusal(name, f"they need the provider {PROVIDER}, and this machine's is {provider}")
+    reading = [text.removesuffix(":ro") for text in sharing.folders if text.endswith(":ro")]
+    hidden = [place for place in map(os.path.realpath, sharing.hidden) if Path(place).is_dir()]
     found: dict[str, SyncedFolder] = {}
-    for text in sharing.folders:
-        path = text.removesuffix(":ro")
-        if path != text:
-            raise _refusal(name, f"libvirt cannot share {path} for reading only")
+    for path in sharing.folders:
+        if path.endswith(":ro"):
+            continue
         place = os.path.realpath(path)
-        for hidden in filter(os.path.isdir, map(os.path.realpath, sharing.hidden)):
-            if is_below(hidden, place) or is_below(place, hidden):
-                raise _refusal(name, f"libvirt cannot keep {hidden} from it")
+        for secret in hidden:
+            if is_below(secret, place) or is_below(place, secret):
+                raise _refusal(name, f"libvirt cannot keep {secret} from it")
+        for kept in map(os.path.realpath, reading):
+            if is_below(kept, place):
+                raise _refusal(name, f"libvirt cannot keep it from writing {kept}")
         found[in_machine(path, windows=False)] = SyncedFolder(place)
     return found
 
