@@ -379,6 +379,7 @@ def test_a_restarted_machine_has_the_folders_again(laptop: Laptop) -> None:
     wait_for(reads(laptop, container, "second"), "the folder that came back")
 
 
+@pytest.mark.parametrize("laptop", ["sftp", "virtiofs"], indirect=True)  # a minute for each
 def test_folders_that_nobody_uses_are_unmounted(laptop: Laptop) -> None:
     container = reader(laptop)
     listed = r"grep -c ' \(fuse.sshfs\|virtiofs\) ' /proc/mounts"
