@@ -86,7 +86,7 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 180)
 
 
 by_sftp = pytest.mark.parametrize("laptop", ["sftp"], indirect=True)
-by_virtiofs = pytest.mark.parametrize("laptop", ["virtiofs"], indirect=True)
+by_qemu = pytest.mark.parametrize("laptop", ["sftp", "virtiofs"], indirect=True)
 
 
 @pytest.fixture(
@@ -379,7 +379,7 @@ def test_a_restarted_machine_has_the_folders_again(laptop: Laptop) -> None:
     wait_for(reads(laptop, container, "second"), "the folder that came back")
 
 
-@pytest.mark.parametrize("laptop", ["sftp", "virtiofs"], indirect=True)  # a minute for each
+@by_qemu  # it takes a minute each time
 def test_folders_that_nobody_uses_are_unmounted(laptop: Laptop) -> None:
     container = reader(laptop)
     listed = r"grep -c ' \(fuse.sshfs\|virtiofs\) ' /proc/mounts"
