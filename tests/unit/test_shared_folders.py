@@ -236,80 +236,77 @@ def test_broken_packets_are_answered(tree: SharedTree) -> None:
             assert (answer[0], answer[1:5], answer[5:9]) == (101, b"\0\0\0\7", b"\0\0\0\5")
 
 
+class Told(list[str]):
+    """Names in the machine of what it was told, in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._arrived = threading.Condition()
+
+    def tell(self, names: Sequence[str]) -> None:
+        with self._arrived:
+            self.extend(names)
+            self._arrived.notify_all()
+
+    def wait_for(self, name: str) -> None:
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: name in self, timeout=120), self
+
+
+@pytest.fixture
+def told(tree: SharedTree, place: Path) -> Iterator[Told]:
+    """What the machine is told of the folder ``src``, which is watched."""
+    told = Told()
+    changes = FolderChanges(tree.echoes.is_one, told.tell)
+    changes.watch({str(place / "src"): "/home/me/src"})
+    yield told
+    changes.close()
+
+
 def test_changes_made_here_are_told_and_those_of_the_machine_are_not(
-    tree: SharedTree, place: Path
+    tree: SharedTree, place: Path, told: Told
 ) -> None:
-    told: list[str] = []
-    arrived = threading.Condition()
-
-    def tell(names: Sequence[str]) -> None:
-        with arrived:
-            told.extend(names)
-            arrived.notify_all()
-
-    def wait_for(name: str) -> None:
-        with arrived:
-            assert arrived.wait_for(lambda: name in told, timeout=120), told
-
-    changes = FolderChanges(tree.echoes.is_one, tell)
-    try:
-        changes.watch({str(place / "src"): "/home/me/src"})
-        (place / "src" / "main.c").write_text("changed")
-        wait_for("/home/me/src/main.c")
-        (place / "src" / "deep").mkdir()
-        wait_for("/home/me/src/deep")
-        descriptor = tree.open("/home/me/src/by-machine", os.O_CREAT | os.O_WRONLY, 0o644)
-        os.close(descriptor)
-        tree.mkdir("/home/me/src/dir-by-machine", 0o755)
-        tree.rename("/home/me/src/by-machine", "/home/me/src/renamed", replace=True)
-        (place / "src" / "last").write_text("here")
-        wait_for("/home/me/src/last")
-        assert not [name for name in told if "machine" in name or "renamed" in name]
-        (place / "src" / "deep").rmdir()
-        wait_for("/home/me/src")  # what is gone cannot be touched
-    finally:
-        changes.close()
+    (place / "src" / "main.c").write_text("changed")
+    told.wait_for("/home/me/src/main.c")
+    (place / "src" / "deep").mkdir()
+    told.wait_for("/home/me/src/deep")
+    descriptor = tree.open("/home/me/src/by-machine", os.O_CREAT | os.O_WRONLY, 0o644)
+    os.close(descriptor)
+    tree.mkdir("/home/me/src/dir-by-machine", 0o755)
+    tree.rename("/home/me/src/by-machine", "/home/me/src/renamed", replace=True)
+    (place / "src" / "last").write_text("here")
+    told.wait_for("/home/me/src/last")
+    assert not [name for name in told if "machine" in name or "renamed" in name]
+    (place / "src" / "deep").rmdir()
+    told.wait_for("/home/me/src")  # what is gone cannot be touched
 
 
 def test_a_change_that_the_machine_is_making_is_judged_when_it_is_made(
-    tree: SharedTree, place: Path
+    tree: SharedTree, place: Path, told: Told
 ) -> None:
-    told: list[str] = []
-    arrived = threading.Condition()
+    written = place / "src" / "written"
+    name = f"/home/me/src/{written.name}"
 
-    def tell(names: Sequence[str]) -> None:
-        with arrived:
-            told.extend(names)
-            arrived.notify_all()
+    def change_here(other: str) -> None:
+        (place / "src" / other).write_text("here")
+        told.wait_for(f"/home/me/src/{other}")
 
-    def change_here(name: str) -> None:
-        (place / "src" / name).write_text("here")
-        with arrived:
-            assert arrived.wait_for(lambda: f"/home/me/src/{name}" in told, timeout=120), told
-
-    changes = FolderChanges(tree.echoes.is_one, tell)
-    written = "/home/me/src/written"
-    try:
-        changes.watch({str(place / "src"): "/home/me/src"})
-        with tree.echoes.changing(written):
-            (place / "src" / "written").write_text("by the machine")
-            change_here("first")
-            change_here("second")
-            assert written not in told
-            tree.echoes.note(written, (place / "src" / "written").stat())
-        change_here("third")
-        change_here("fourth")
-        assert written not in told
-        # Somebody here wrote into it after the machine, and before anybody looked.
-        with tree.echoes.changing(written):
-            tree.echoes.note(written, (place / "src" / "written").stat())
-            (place / "src" / "written").write_text("by both")
-            change_here("fifth")
-            assert written not in told
-        with arrived:
-            assert arrived.wait_for(lambda: written in told, timeout=120), told
-    finally:
-        changes.close()
+    with tree.echoes.changing(name):
+        written.write_text("by the machine")
+        change_here("first")
+        change_here("second")
+        assert name not in told
+        tree.echoes.note(name, written.stat())
+    change_here("third")
+    change_here("fourth")
+    assert name not in told
+    # Somebody here wrote into it after the machine, and before anybody looked.
+    with tree.echoes.changing(name):
+        tree.echoes.note(name, written.stat())
+        written.write_text("by both")
+        change_here("fifth")
+        assert name not in told
+    told.wait_for(name)
 
 
 def test_a_state_that_the_machine_leaves_while_somebody_looks_is_no_answer(place: Path) -> None:
