@@ -98,7 +98,7 @@ class Driver(Protocol):
 
     def check_sharing(self, spec: MachineSpec) -> None:
         """Raise ``DriverError`` where the machine cannot have this computer's folders as devices in
-        the way that ``spec`` says; only called where ``features.folder_devices``."""
+        the way that ``spec`` says; nothing where ``features.folder_devices`` is false."""
 
     def remove(self) -> None: ...
     def state(self) -> State: ...

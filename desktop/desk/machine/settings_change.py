@@ -174,10 +174,7 @@ class MachineSettings:
             live = machine.driver.live_memory()
             moves = live is not None and wanted.memory_mib <= live.most_mib()
             sharing = SHARING_OPTIONS | DEVICE_OPTIONS
-            if (
-                _some(before, sharing) != _some(wanted, sharing)
-                and machine.driver.features.folder_devices
-            ):
+            if _some(before, sharing) != _some(wanted, sharing):
                 # A machine that is ended for a restart must not stay so.
                 machine.driver.check_sharing(wanted)
         applied = Applied(

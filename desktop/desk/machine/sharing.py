@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from desk.agent.spec import FolderSharing
 from desk.errors import UsageError
 from desk.machine.model import MachineSpec
+from desk.machine.store import MachineFile
 from desk.paths import Home
 
 SHARING_OPTIONS = frozenset({"share_folder"})
@@ -19,6 +21,7 @@ DEVICE_OPTIONS = frozenset({"share_by"})
 
 SFTP, VIRTIOFS = "sftp", "virtiofs"
 
+_FACT_TAGS = "folder_tags"
 DEFAULT = "~"
 NONE = "none"
 _SECRETS = (".ssh", ".gnupg")
@@ -65,6 +68,17 @@ def folder_sharing(spec: MachineSpec, home: Home) -> FolderSharing:
 def wants_devices(options: Mapping[str, str]) -> bool:
     """Whether the machine is to have its folders as devices."""
     return options.get("share_by") == VIRTIOFS
+
+
+def tags_fact(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the fact that keeps the tags of folders that are devices, by their paths there."""
+    return {_FACT_TAGS: json.dumps(tags) if tags else ""}
+
+
+def kept_tags(record: MachineFile) -> dict[str, str]:
+    """Return the tags that ``tags_fact`` keeps in a machine's record."""
+    tags: dict[str, str] = json.loads(record.get(_FACT_TAGS) or "{}")
+    return tags
 
 
 def _items(options: Mapping[str, str]) -> list[str]:

@@ -7,7 +7,6 @@ Options: ``ssh_port`` fixes the port on 127.0.0.1, ``qemu`` the path of QEMU's p
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +39,8 @@ from desk.machine.sharing import (
     DEVICE_OPTIONS,
     SHARING_OPTIONS,
     folder_sharing,
+    kept_tags,
+    tags_fact,
     wants_devices,
 )
 from desk.machine.sparse import make_sparse
@@ -62,7 +63,6 @@ OPTIONS = frozenset(
     }
 )
 _FACT_FOLDERS = "folders_address"
-_FACT_TAGS = "folder_tags"
 _PORT_TAKEN = "Could not set up host forwarding rule"
 """QEMU's words (net/slirp.c)."""
 _POWER_ON_S = 20.0
@@ -248,7 +248,7 @@ class QemuDriver:
         else:
             self._end_folder_servers()
         tags = {folder: device.tag for folder, device in devices.items()}
-        self._record.update({_FACT_TAGS: json.dumps(tags) if tags else ""})
+        self._record.update(tags_fact(tags))
         return list(devices.values())
 
     def _end_folder_servers(self) -> None:
@@ -312,7 +312,7 @@ class QemuDriver:
         running = process.recall(self._paths.qemu_pid)
         if running is None:
             return
-        if self._record.get(_FACT_TAGS):
+        if kept_tags(self._record):
             raise DriverError(
                 f"machine {self._name} cannot be parked: it has folders by virtiofs, whose state"
                 " QEMU does not save",
@@ -423,7 +423,7 @@ class QemuDriver:
     def engine_access(self) -> EngineAccess:
         return EngineAccess(
             folders_address=self._record.get(_FACT_FOLDERS),
-            folder_tags=json.loads(self._record.get(_FACT_TAGS) or "{}"),
+            folder_tags=kept_tags(self._record),
         )
 
     def host_memory_bytes(self) -> int | None:

@@ -36,6 +36,8 @@ from desk.machine.sharing import (
     DEVICE_OPTIONS,
     SHARING_OPTIONS,
     folder_sharing,
+    kept_tags,
+    tags_fact,
     wants_devices,
 )
 from desk.ssh.endpoint import Endpoint
@@ -53,7 +55,6 @@ OPTIONS = frozenset(
         *POWER_OPTIONS,
     }
 )
-_FACT_TAGS = "folder_tags"
 _PARTS = ("Vagrantfile", "vm-images/boxes/provision.sh")
 _USUAL_BOX = "build/desk-{provider}.box"
 _PROBE_S = 2.0
@@ -160,8 +161,8 @@ class VagrantDriver:
 
         public = public_line(self._paths.guest_host_key)
         write_known_hosts(self._paths.known_hosts, host, int(port), public)
-        tags = json.dumps({name: folder.tag for name, folder in folders.items()}) if folders else ""
-        self._record.update({"host": host, "port": str(port), "power": "on", _FACT_TAGS: tags})
+        tags = {name: folder.tag for name, folder in folders.items()}
+        self._record.update({"host": host, "port": str(port), "power": "on", **tags_fact(tags)})
 
     def _folders(self, spec: MachineSpec) -> dict[str, SyncedFolder]:
         """Return the folders that are to be devices, by their paths there. Raises ``DriverError``
@@ -248,7 +249,7 @@ class VagrantDriver:
         )
 
     def engine_access(self) -> EngineAccess:
-        return EngineAccess(folder_tags=json.loads(self._record.get(_FACT_TAGS) or "{}"))
+        return EngineAccess(folder_tags=kept_tags(self._record))
 
     def host_memory_bytes(self) -> int | None:
         return None  # the provider's process is not ours to find
