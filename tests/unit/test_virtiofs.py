@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +15,8 @@ from desk.agent.spec import FolderSharing
 from desk.errors import DriverError, MachineError, UsageError
 from desk.machine.drivers import virtiofs
 from desk.machine.drivers.vagrant_folders import SyncedFolder, synced_folders
-from desk.machine.drivers.virtiofs import Virtiofsd, VirtiofsServers, find_virtiofsd
-from desk.machine.sharing import check_sharing, wants_devices
+from desk.machine.drivers.virtiofs import Login, Virtiofsd, VirtiofsServers, find_virtiofsd
+from desk.machine.sharing import check_sharing, takes_devices, wants_devices
 from desk.paths import MachinePaths
 from desk.ssh.session import Session
 
@@ -48,10 +49,9 @@ def test_the_server_is_the_one_that_is_described(described: Path) -> None:
     (described / "usr" / "30-broken.json").write_text("{")
     (described / "usr" / "40-list.json").write_text("[]")
     describe(described / "usr" / "50-old.json", type="fs", binary=old)
-    describe(
-        described / "usr" / "60-new.json", type="fs", binary=new, features=["separate-options"]
-    )
-    assert find_virtiofsd() == Virtiofsd(Path(new), new=True)
+    features = ["migrate-precopy", "separate-options"]
+    describe(described / "usr" / "60-new.json", type="fs", binary=new, features=features)
+    assert find_virtiofsd() == Virtiofsd(Path(new), new=True, saves=True)
     # The administrator's description of the same name takes the package's place.
     describe(described / "etc" / "60-new.json", type="gpu", binary=gpu)
     if os.geteuid() == 0:
@@ -71,29 +71,86 @@ def test_without_a_server_that_would_do_there_is_an_error(
 
 
 def test_each_server_is_started_by_its_own_options() -> None:
-    old = Virtiofsd(Path("/old"), new=False).command(7, "/home/me,you", 0, 0)
+    root = Login(0, 0)
+    old = Virtiofsd(Path("/old"), new=False).command(7, "/home/me,you", root)
     assert old[:2] == ["/old", "--fd=7"]
     assert [old[i + 1] for i, word in enumerate(old) if word == "-o"] == [
         r"source=/home/me\,you", "cache=auto", "sandbox=chroot", "modcaps=-mknod",
     ]  # fmt: skip
     new = Virtiofsd(Path("/new"), new=True)
-    assert "--translate-uid" not in new.command(7, "/home/me", 0, 0)
-    words = new.command(7, "/home/me", 1000, 100)
+    words = new.command(7, "/home/me", root)
     assert words[words.index("--shared-dir") + 1] == "/home/me"
+    assert not {"--translate-uid", "--migration-on-error"} & set(words)
+    saving = Virtiofsd(Path("/new"), new=True, saves=True).command(7, "/home/me", Login(1000, 100))
+    assert "--migration-on-error" in saving
+    assert rules(saving, "gid")[0] == "map:100:0:1"
 
-    def rules(kind: str) -> list[str]:
-        return [words[i + 1] for i, word in enumerate(words) if word == f"--translate-{kind}"]
 
-    assert rules("uid") == [
-        "map:1000:0:1", "squash-guest:0:0:1000", f"squash-guest:1001:0:{2**32 - 1 - 1001}",
-    ]  # fmt: skip
-    assert rules("gid")[0] == "map:100:0:1"
+def rules(words: list[str], kind: str) -> list[str]:
+    return [words[i + 1] for i, word in enumerate(words) if word == f"--translate-{kind}"]
+
+
+@pytest.mark.parametrize("own", [1000, 70_000, 5])
+@pytest.mark.parametrize("count", [0, 100, 65_535])
+def test_each_number_has_one_place(own: int, count: int) -> None:
+    """Subordinate IDs of there are themselves here, and everybody else is the login."""
+    ids = range(300_000, 300_000 + count)
+    login = Login(own, own, ids, ids)
+    to_host: dict[int, int] = {}
+    to_guest: dict[int, int] = {}
+    probes = {*range(0, 1200), own, count - 1, count, count + 1, 65_533, 65_534, 70_001, 2**32 - 2}
+    for rule in rules(login.translation(), "uid"):
+        kind, *numbers = rule.split(":")
+        guest, host, length = map(int, numbers)
+        for probe in probes:
+            if guest <= probe < guest + length:
+                assert probe not in to_host  # virtiofsd refuses rules that overlap
+                to_host[probe] = host + probe - guest if kind == "map" else host
+            if kind == "map" and host <= probe < host + length:
+                to_guest[probe] = guest + probe - host
+    kept = {each for each in probes if 1 <= each <= count and each != own}
+    assert to_host == {each: each if each in kept else 0 for each in probes if each >= 0}
+    assert to_guest == {0: own, **{each: each for each in kept}}
+    assert login.namespace() == [
+        "--user",
+        "--map-root-user",
+        *([f"--map-{who}=300000,1,{count}" for who in ("users", "groups")] if count else []),
+    ]
+
+
+def test_whose_the_subordinate_ids_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = (tmp_path / "subuid", tmp_path / "subgid")
+    monkeypatch.setattr(virtiofs, "SUBORDINATE_IDS", files)
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_001)
+    monkeypatch.setattr(os, "getegid", lambda: 4_000_001)
+    found: list[str | None] = ["/usr/bin/newuidmap"]
+    monkeypatch.setattr(shutil, "which", lambda _: found[0])
+    assert Login.own() == Login(4_000_001, 4_000_001)
+    files[0].write_text("other:100000:65536\n4000001:165536:65536\n4000001:300000:65536\n")
+    assert not Login.own().keeps_owners  # only half of it
+    files[1].write_text("nonsense\n4000001:7:three\n")
+    assert not Login.own().keeps_owners
+    files[1].write_text("4000001:165536:1000\n")
+    login = Login.own()
+    assert (login.uids, login.gids) == (range(165536, 231071), range(165536, 166536))
+    assert login.keeps_owners
+    found[0] = None
+    assert not Login.own().keeps_owners
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert Login.own().keeps_owners
 
 
 def test_the_way_of_sharing_is_checked() -> None:
-    check_sharing({"share_by": "virtiofs"})
-    assert wants_devices({"share_by": "virtiofs"})
-    assert not wants_devices({})
+    wishes = {
+        "virtiofs": (True, True),
+        "auto": (False, True),
+        "": (False, True),
+        "sftp": (False,) * 2,
+    }
+    for way, wish in wishes.items():
+        options = {"share_by": way}
+        check_sharing(options)
+        assert (wants_devices(options), takes_devices(options)) == wish
     with pytest.raises(UsageError, match="share-by cannot be 'nfs'"):
         check_sharing({"share_by": "nfs"})
 

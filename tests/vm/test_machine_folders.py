@@ -85,6 +85,7 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 180)
         time.sleep(0.1)
 
 
+by_virtiofs = pytest.mark.parametrize("laptop", ["virtiofs"], indirect=True)
 by_sftp = pytest.mark.parametrize("laptop", ["sftp"], indirect=True)
 by_qemu = pytest.mark.parametrize("laptop", ["sftp", "virtiofs"], indirect=True)
 
@@ -387,3 +388,12 @@ def test_folders_that_nobody_uses_are_unmounted(laptop: Laptop) -> None:
     laptop.docker("rm", "-f", container)
     wait_for(lambda: laptop.in_machine(listed) == "0\n", "the unmounting")
     assert laptop.folder.is_dir()
+
+
+@by_virtiofs
+def test_what_cannot_be_saved_is_not_parked_and_says_why(laptop: Laptop) -> None:
+    """Debian 12's QEMU saves no virtiofs device."""
+    told = laptop.desk("machine", "park", NAME, code=1)
+    assert "cannot be parked: it has folders by virtiofs" in told
+    assert "share-by=sftp" in told
+    assert laptop.desk("machine", "ls", "--format", "{{.State}}") == "Running\n"

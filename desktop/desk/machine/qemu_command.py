@@ -20,6 +20,9 @@ FOLDERS_ADDRESS = "10.0.2.100:115"
 """Where the guest connects for this computer's folders. QEMU answers there itself: no computer has
 this address."""
 
+SAVES_FOLDERS_SINCE = (8, 2, 0)
+"""The first QEMU that saves the state of virtiofs devices, if their servers do their part."""
+
 DATA_NODE = "data"
 """QEMU's name of the data disk."""
 

@@ -114,9 +114,9 @@ SETTINGS = (
             'Folders of this computer that containers may have, ":ro" for reading only. Without'
             ' it, your home folder; ["none"] for none.', '["~", "/srv/data:ro"]', _has_ssh),
     Setting("folders", "by", Kind.TEXT, "share_by",
-            "How: sftp, or virtiofs on a Linux computer that has virtiofsd: many times as fast, by"
-            " the files' owners, and a machine of QEMU's cannot be parked.",
-            '"sftp"', _has_folder_devices),
+            "How: sftp, or virtiofs on a Linux computer that has virtiofsd, many times as fast;"
+            " auto is virtiofs where owners are kept and QEMU can park the machine.",
+            '"auto"', _has_folder_devices),
     Setting("power", "battery-cpus", Kind.CPUS, "battery_cpus",
             "CPUs that containers may use together while this computer is on its battery.", "1.5",
             _powered),

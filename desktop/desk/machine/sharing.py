@@ -19,7 +19,7 @@ SHARING_OPTIONS = frozenset({"share_folder"})
 DEVICE_OPTIONS = frozenset({"share_by"})
 """Driver options of machines that can have folders as devices (``Features.folder_devices``)."""
 
-SFTP, VIRTIOFS = "sftp", "virtiofs"
+AUTO, SFTP, VIRTIOFS = "auto", "sftp", "virtiofs"
 
 _FACT_TAGS = "folder_tags"
 DEFAULT = "~"
@@ -29,11 +29,11 @@ _SECRETS = (".ssh", ".gnupg")
 
 def check_sharing(options: Mapping[str, str]) -> None:
     """Raise ``UsageError`` for a setting that names no folder of this computer, or no way."""
-    way = options.get("share_by") or SFTP
-    if way not in (SFTP, VIRTIOFS):
+    way = _way(options)
+    if way not in (AUTO, SFTP, VIRTIOFS):
         raise UsageError(
             f"share-by cannot be {way!r}",
-            hint=f"It is {SFTP}, or {VIRTIOFS} on a Linux computer that has virtiofsd.",
+            hint=f"It is {AUTO}, {SFTP}, or {VIRTIOFS} on a Linux computer that has virtiofsd.",
         )
     for text in _items(options):
         path = _path(text)
@@ -66,8 +66,13 @@ def folder_sharing(spec: MachineSpec, home: Home) -> FolderSharing:
 
 
 def wants_devices(options: Mapping[str, str]) -> bool:
-    """Whether the machine is to have its folders as devices."""
-    return options.get("share_by") == VIRTIOFS
+    """Whether the machine is to have its folders as devices, whatever that costs."""
+    return _way(options) == VIRTIOFS
+
+
+def takes_devices(options: Mapping[str, str]) -> bool:
+    """Whether the machine may have its folders as devices: where that costs nothing, at least."""
+    return _way(options) != SFTP
 
 
 def tags_fact(tags: Mapping[str, str]) -> dict[str, str]:
@@ -79,6 +84,10 @@ def kept_tags(record: MachineFile) -> dict[str, str]:
     """Return the tags that ``tags_fact`` keeps in a machine's record."""
     tags: dict[str, str] = json.loads(record.get(_FACT_TAGS) or "{}")
     return tags
+
+
+def _way(options: Mapping[str, str]) -> str:
+    return options.get("share_by") or AUTO
 
 
 def _items(options: Mapping[str, str]) -> list[str]:

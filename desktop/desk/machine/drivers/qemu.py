@@ -1,7 +1,8 @@
 """Driver ``qemu``: a virtual machine of our own, run by QEMU without anything in between.
 
 Options: ``ssh_port`` fixes the port on 127.0.0.1, ``qemu`` the path of QEMU's program,
-``accelerator`` skips the trial boots. Facts: ``image``, ``ssh_port``, ``qmp_port`` (Windows).
+``accelerator`` skips the trial boots, ``share_by`` is how folders are shared. Facts:
+``image``, ``ssh_port``, ``qmp_port`` (Windows).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from desk.machine.model import LEAST_MEMORY_MIB, MachineSpec, State
 from desk.machine.power_options import POWER_OPTIONS
 from desk.machine.qemu_command import (
     FOLDERS_ADDRESS,
+    SAVES_FOLDERS_SINCE,
     BootFiles,
     FolderDevice,
     HostFacts,
@@ -41,6 +43,7 @@ from desk.machine.sharing import (
     folder_sharing,
     kept_tags,
     tags_fact,
+    takes_devices,
     wants_devices,
 )
 from desk.machine.sparse import make_sparse
@@ -219,8 +222,8 @@ class QemuDriver:
             }
         )
 
-        def arguments() -> list[str]:
-            devices = self._start_folder_servers(spec)
+        def arguments(*, devices: bool) -> list[str]:
+            served = self._start_folder_servers(spec, wanted=devices)
             argv = machine_command(
                 spec,
                 host,
@@ -230,20 +233,43 @@ class QemuDriver:
                 cmdline=image.manifest.cmdline,
                 ssh_port=self._port(),
                 folders=door,
-                devices=devices,
+                devices=served,
             )
             self._parking.note_arguments(argv)
             return argv
 
         self._paths.console_log.unlink(missing_ok=True)
         progress(f"Starting QEMU with {accelerator}")
-        self._launch_on_a_port(spec, progress, arguments)
+        wanted = self._chooses_devices(spec, host)
+        try:
+            self._launch_on_a_port(spec, progress, lambda: arguments(devices=wanted))
+        except DriverError as error:
+            if not wanted or wants_devices(spec.options) or not self._is_of_servers(error):
+                raise
+            progress(f"Sharing folders by SFTP: {error.text}")
+            self._launch_on_a_port(spec, progress, lambda: arguments(devices=False))
 
-    def _start_folder_servers(self, spec: MachineSpec) -> list[FolderDevice]:
+    def _chooses_devices(self, spec: MachineSpec, host: HostFacts) -> bool:
+        """Whether folders are shared as devices, which is the fastest way: where that is asked for,
+        or where nothing is asked for and nothing is lost by it."""
+        if wants_devices(spec.options):
+            return True
+        return (
+            takes_devices(spec.options)
+            and host.qemu_version >= SAVES_FOLDERS_SINCE
+            and self._servers.take_nothing()
+        )
+
+    def _is_of_servers(self, error: DriverError) -> bool:
+        from desk.machine.drivers.virtiofs import ServerError
+
+        return isinstance(error, ServerError)
+
+    def _start_folder_servers(self, spec: MachineSpec, *, wanted: bool) -> list[FolderDevice]:
         """Start what serves folders as devices, and remember which; end what an earlier start of
         QEMU left."""
         devices: dict[str, FolderDevice] = {}
-        if wants_devices(spec.options):
+        if wanted:
             devices = self._servers.start(folder_sharing(spec, self._home))
         else:
             self._end_folder_servers()
@@ -291,7 +317,7 @@ class QemuDriver:
         started = process.spawn_detached(argv, log=self._paths.qemu_log)
         process.remember(started, self._paths.qemu_pid)
         deadline = time.monotonic() + _POWER_ON_S
-        while not self._qmp_greets():
+        while not self._qmp_answers():
             if not started.alive:
                 self._paths.qemu_pid.unlink(missing_ok=True)
                 words = " ".join(process.last_lines(self._paths.qemu_log, 2)) or "without a word"
@@ -313,12 +339,7 @@ class QemuDriver:
         if running is None:
             return
         if kept_tags(self._record):
-            raise DriverError(
-                f"machine {self._name} cannot be parked: it has folders by virtiofs, whose state"
-                " QEMU does not save",
-                hint=f"`desk machine set {self._name} share-by=sftp` and a restart make it"
-                f" possible; `desk machine stop {self._name}` frees its memory now.",
-            )
+            self._check_folders_are_saved()
         self._parking.check_can_park(running.resident_bytes())
         self._parking.write_state()
         with contextlib.suppress(DriverError):
@@ -327,12 +348,29 @@ class QemuDriver:
         running.kill()
         self._forget()
 
+    def _check_folders_are_saved(self) -> None:
+        """Raise ``DriverError`` where the state of folder devices cannot be saved."""
+        if self._parking.qemu_version() >= SAVES_FOLDERS_SINCE and self._servers.check().saves:
+            return
+        raise DriverError(
+            f"machine {self._name} cannot be parked: it has folders by virtiofs, whose state is"
+            " saved by QEMU 8.2 and virtiofsd 1.11 and newer only",
+            hint=f"`desk machine set {self._name} share-by=sftp` and a restart make it"
+            f" possible; `desk machine stop {self._name}` frees its memory now.",
+        )
+
     def _take_up(self, progress: Progress) -> None:
         """Let a parked machine go on; where that fails it stays parked."""
         spec, port = self._record.read().spec, self._port()
         self._check_disks(spec)
         progress(f"Taking up the saved state of machine {self._name}")
-        self._launch_on_a_port(spec, progress, lambda: self._parking.arguments(port, self._port()))
+
+        def arguments() -> list[str]:
+            if kept_tags(self._record):
+                self._servers.start_again()
+            return self._parking.arguments(port, self._port())
+
+        self._launch_on_a_port(spec, progress, arguments)
         try:
             self._parking.read_state()
         except DriverError as error:
@@ -485,8 +523,9 @@ class QemuDriver:
 
         return execute(self._qmp_address(), command, arguments)
 
-    def _qmp_greets(self) -> bool:
-        """Whether QEMU speaks on its QMP socket; it listens early, and speaks once it runs."""
+    def _qmp_answers(self) -> bool:
+        """Whether QEMU takes a command on its QMP socket: it listens early, newer ones greet early
+        too, and all of them take commands once the machine's devices are there."""
         import socket
 
         address = self._qmp_address()
@@ -495,7 +534,10 @@ class QemuDriver:
             probe.settimeout(0.25)
             try:
                 probe.connect(address)
-                return bool(probe.recv(1))
+                with probe.makefile("rwb", buffering=0) as lines:
+                    lines.readline()
+                    lines.write(b'{"execute": "qmp_capabilities"}\n')
+                    return bool(lines.readline())
             except OSError:
                 return False
 

@@ -160,6 +160,10 @@ class QemuParking:
             return f"file:{file}"
         return f"exec:cat {'>' if write else '<'}{shlex.quote(file)}"
 
-    def _writes_files(self) -> bool:
+    def qemu_version(self) -> tuple[int, int, int]:
+        """Ask the QEMU that runs. Raises ``DriverError``."""
         found = self._qmp("query-version")["qemu"]
-        return (found["major"], found["minor"], found["micro"]) >= _FILE_MIGRATION
+        return found["major"], found["minor"], found["micro"]
+
+    def _writes_files(self) -> bool:
+        return self.qemu_version() >= _FILE_MIGRATION

@@ -3,8 +3,9 @@
 A server is found as QEMU's specification says (docs/interop/vhost-user.json): by the descriptions
 that packages put into ``/usr/share/qemu/vhost-user``. It runs in a mount namespace of its own, in
 which what the machine may not see is covered, and what it may only read is mounted so. For a login
-that is not root's that is a user namespace too: whatever user a program in a container has, its
-files are the login's here. The server ends with the QEMU that it serves.
+that is not root's that is a user namespace too: what root and the login's own number write in the
+machine is the login's here, and other users of containers have the login's subordinate IDs
+(subuid(5)). The server ends with the QEMU that it serves.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from desk.agent.host_paths import in_machine, is_below
@@ -26,11 +27,14 @@ from desk.errors import DriverError
 from desk.machine import process
 from desk.machine.qemu_command import FolderDevice
 from desk.paths import MachinePaths
+from desk.whole_file import replace_file
 
 DESCRIPTIONS = (Path("/etc/qemu/vhost-user"), Path("/usr/share/qemu/vhost-user"))
 """Directories of descriptions of servers, the administrator's first."""
+SUBORDINATE_IDS = (Path("/etc/subuid"), Path("/etc/subgid"))
 _MOST_FILES = 1_000_000
 _IDS = (1 << 32) - 1  # user IDs are 32 bits, and the last one means none
+_MOST_OWNERS = (1 << 16) - 1  # what images use; the number of nobody is the last but one
 
 _SERVES = re.compile("Client connected|Received vhost-user socket connection")
 """What the servers say when QEMU has connected: what follows is the end of QEMU, not theirs."""
@@ -72,17 +76,65 @@ exec "$@"
 """
 
 
+class ServerError(DriverError):
+    """A server cannot be had, or did not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Whom a server works for, by number, and how many subordinate IDs the login has, from the
+    first of them on, for users and groups of containers; none without ``newuidmap``."""
+
+    uid: int
+    gid: int
+    uids: range = range(0)
+    gids: range = range(0)
+
+    @classmethod
+    def own(cls) -> Login:
+        """Return who asks."""
+        uid, gid = os.geteuid(), os.getegid()
+        if uid == 0 or None in map(shutil.which, ("newuidmap", "newgidmap")):
+            return cls(uid, gid)
+        uids, gids = (_subordinate(file, uid) for file in SUBORDINATE_IDS)
+        return cls(uid, gid, uids, gids) if uids and gids else cls(uid, gid)
+
+    @property
+    def keeps_owners(self) -> bool:
+        """Whether users of containers stay apart in what they write."""
+        return self.uid == 0 or bool(self.uids)
+
+    def namespace(self) -> list[str]:
+        """Return options of ``unshare`` for a user namespace in which this login is root, and its
+        subordinate IDs are the numbers from 1 on; none for root, who needs no such namespace."""
+        if not self.uid:
+            return []
+        blocks = (("users", self.uids), ("groups", self.gids))
+        more = [f"--map-{who}={ids.start},1,{len(ids)}" for who, ids in blocks if ids]
+        return ["--user", "--map-root-user", *more]
+
+    def translation(self) -> list[str]:
+        """Return the options by which virtiofsd translates the machine's IDs to the namespace's:
+        the login's number and root's are the login, those of which there are subordinate IDs
+        themselves, and all others the login again. None for root."""
+        if not self.uid:
+            return []
+        return [*_translated("uid", self.uid, self.uids), *_translated("gid", self.gid, self.gids)]
+
+
 @dataclass(frozen=True, slots=True)
 class Virtiofsd:
     """An installed server. ``new`` is the one in Rust from 1.11 on, which has options of its own
     and serves without root's rights too (it translates IDs since 1.13); older ones take those of
-    the one in C, which came with QEMU until version 7.2."""
+    the one in C, which came with QEMU until version 7.2. One that ``saves`` gives QEMU its state to
+    save with the machine's."""
 
     program: Path
     new: bool
+    saves: bool = False
 
-    def command(self, listener: int, folder: str, uid: int, gid: int) -> list[str]:
-        """Return the arguments by which this user serves ``folder`` on a listening descriptor.
+    def command(self, listener: int, folder: str, login: Login) -> list[str]:
+        """Return the arguments for serving ``folder`` to ``login`` on a listening descriptor.
 
         What changes here is seen in the machine within a second ("auto"), as with SFTP; device
         files are not made, since they would be this computer's.
@@ -95,14 +147,16 @@ class Virtiofsd:
             return [str(self.program), *both, *words]
         words = ["--shared-dir", folder, "--cache", "auto", "--sandbox", "chroot"]
         words += ["--no-announce-submounts", "--modcaps=-mknod"]
-        if uid:
-            words += [*_all_are("uid", uid), *_all_are("gid", gid)]
-        return [str(self.program), *both, *words]
+        if self.saves:
+            # A parked machine's files go on changing here: what is another file, or gone, when the
+            # machine goes on is an error for those who had it open, and for nobody else.
+            words += ["--migration-verify-handles", "--migration-on-error", "guest-error"]
+        return [str(self.program), *both, *words, *login.translation()]
 
 
 def find_virtiofsd(*, as_root: bool | None = None) -> Virtiofsd:
     """Return this computer's server, for root (``None``: if that is who asks). Raises
-    ``DriverError`` where it has none that would do."""
+    ``ServerError`` where it has none that would do."""
     by_name: dict[str, Path] = {}
     for directory in DESCRIPTIONS:
         with contextlib.suppress(OSError):
@@ -116,7 +170,7 @@ def find_virtiofsd(*, as_root: bool | None = None) -> Virtiofsd:
     problem = (
         f"{found[0].program} serves folders to root only" if found else "virtiofsd is not installed"
     )
-    raise DriverError(
+    raise ServerError(
         f"this computer's folders cannot be had by virtiofs: {problem}",
         hint="Install virtiofsd 1.13 or newer (the package virtiofsd of Debian 13 and Fedora), or"
         " `desk machine set MACHINE share-by=sftp`.",
@@ -128,20 +182,41 @@ def _described(file: Path) -> Iterator[Virtiofsd]:
         told = json.loads(file.read_text("utf-8"))
         program = Path(told["binary"])
         if told["type"] == "fs" and os.access(program, os.X_OK):
-            yield Virtiofsd(program, new="separate-options" in told.get("features", ()))
+            features = told.get("features", ())
+            new = "separate-options" in features
+            yield Virtiofsd(program, new=new, saves=new and "migrate-precopy" in features)
     except (OSError, ValueError, KeyError, TypeError):
         return  # a description of something else, or for another QEMU
 
 
-def _all_are(kind: str, own: int) -> list[str]:
-    """Return options by which every ID of the machine is the login's here, and the login's files
-    are the login's there. In the server's user namespace the login's ID is 0."""
-    squashed = [(0, own), (own + 1, _IDS - own - 1)]
-    words = ["--translate-" + kind, f"map:{own}:0:1"]
-    for first, count in squashed:
-        if count > 0:
-            words += ["--translate-" + kind, f"squash-guest:{first}:0:{count}"]
-    return words
+def _subordinate(file: Path, uid: int) -> range:
+    """Return the first block of IDs that a file of subuid(5) gives to a login; empty for none."""
+    import pwd
+
+    owners = {str(uid)}
+    with contextlib.suppress(KeyError):
+        owners.add(pwd.getpwuid(uid).pw_name)
+    with contextlib.suppress(OSError, ValueError):
+        for line in file.read_text("utf-8", "replace").splitlines():
+            owner, _, block = line.partition(":")
+            if owner in owners:
+                first, count = map(int, block.split(":"))
+                return range(first, first + min(count, _MOST_OWNERS))
+    return range(0)
+
+
+def _translated(kind: str, own: int, subordinate: range) -> list[str]:
+    """Return the options of one kind of ID. Subordinate IDs are the namespace's from 1 on; its 0 is
+    the login."""
+    last = len(subordinate)
+    rules = [f"map:{own}:0:1", "squash-guest:0:0:1"]
+    for first, end in ((1, min(own, last + 1)), (own + 1, last + 1)):
+        if first < end:
+            rules.append(f"map:{first}:{first}:{end - first}")
+    for first, end in ((last + 1, own), (max(last, own) + 1, _IDS)):
+        if first < end:
+            rules.append(f"squash-guest:{first}:0:{end - first}")
+    return [word for rule in rules for word in (f"--translate-{kind}", rule)]
 
 
 def _file_limit() -> int:
@@ -160,18 +235,26 @@ class VirtiofsServers:
         self._paths = paths
 
     def check(self) -> Virtiofsd:
-        """Return what would serve. Raises ``DriverError`` where there is nothing."""
+        """Return what would serve. Raises ``ServerError`` where there is nothing."""
         if sys.platform != "linux":
-            raise DriverError(
+            raise ServerError(
                 "virtiofs needs a Linux computer: QEMU has no virtiofs on this system",
                 hint=f"`desk machine set {self._name} share-by=sftp` shares folders by SFTP.",
             )
         return find_virtiofsd()
 
+    def take_nothing(self) -> bool:
+        """Whether folders by virtiofs can be had without a loss: QEMU gets the servers' state to
+        save, and users of containers stay apart."""
+        try:
+            return self.check().saves and Login.own().keeps_owners
+        except ServerError:
+            return False
+
     def start(self, sharing: FolderSharing) -> dict[str, FolderDevice]:
         """Start a server for each folder; return their devices, by the folders' names there.
 
-        Raises ``DriverError``; none runs then.
+        Raises ``ServerError``; none runs then.
         """
         self.end()
         shutil.rmtree(self._paths.virtiofs, ignore_errors=True)
@@ -191,10 +274,25 @@ class VirtiofsServers:
                 self._serve(server, at, folder, _in(folder, reading), _in(folder, hidden))
                 name = in_machine(text.removesuffix(":ro"), windows=False)
                 devices[name] = FolderDevice(f"desk-folder-{number}", at)
+            replace_file(self._served, json.dumps(asdict(sharing)).encode())
         except BaseException:
             self.end()
             raise
         return devices
+
+    def start_again(self) -> None:
+        """Start the servers that there were, whatever was set since: a saved machine has just
+        these. Raises ``ServerError``; none runs then."""
+        try:
+            told = json.loads(self._served.read_text("utf-8"))
+            sharing = FolderSharing(tuple(told["folders"]), tuple(told["hidden"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ServerError(f"{self._served} is damaged") from error
+        self.start(sharing)
+
+    @property
+    def _served(self) -> Path:
+        return self._paths.virtiofs / "sharing.json"
 
     def _serve(
         self,
@@ -204,28 +302,28 @@ class VirtiofsServers:
         read_only: Sequence[str],
         covered: Sequence[str],
     ) -> None:
-        uid, gid = os.geteuid(), os.getegid()
+        login = Login.own()
         # The server is given the socket: its directory is one of those that are covered for it.
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             try:
                 listener.bind(str(at))
             except OSError as error:
-                raise DriverError(
+                raise ServerError(
                     f"cannot listen on {at}: {error.strerror or error}",
                     hint="Set DESK_HOME to a shorter directory, if it is the path's length.",
                 ) from error
             listener.listen(1)
             argv = [
-                *("unshare", *(("--user", "--map-root-user") if uid else ())),
+                *("unshare", *login.namespace()),
                 *("--mount", "--propagation", "slave", "--", "sh", "-ec", _ENTER, "desk-folder"),
                 *(folder, str(len(read_only)), *read_only, str(len(covered)), *covered),
-                *server.command(listener.fileno(), folder, uid, gid),
+                *server.command(listener.fileno(), folder, login),
             ]
             log = at.with_suffix(".log")
             started = process.spawn_detached(argv, log=log, descriptors=[listener.fileno()])
             process.remember(started, at.with_suffix(".pid"))
 
-    def trouble(self) -> DriverError | None:
+    def trouble(self) -> ServerError | None:
         """Return what a server said that has ended before QEMU was connected to it."""
         for file in sorted(self._paths.virtiofs.glob("*.pid")):
             log = file.with_suffix(".log")
@@ -233,7 +331,7 @@ class VirtiofsServers:
             if process.recall(file) is None and not any(map(_SERVES.search, words)):
                 told = " ".join(words[-2:]) or "without a word"
                 why = _NO_NAMESPACE if told.startswith("unshare: ") else f"See {log}."
-                return DriverError(
+                return ServerError(
                     f"a virtiofs server of machine {self._name} did not start: {told}",
                     hint=f"{why} `desk machine set {self._name} share-by=sftp` shares folders"
                     " without it.",
