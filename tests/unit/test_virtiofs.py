@@ -81,8 +81,12 @@ def test_each_server_is_started_by_its_own_options() -> None:
     words = new.command(7, "/home/me", root)
     assert words[words.index("--shared-dir") + 1] == "/home/me"
     assert not {"--translate-uid", "--migration-on-error"} & set(words)
-    saving = Virtiofsd(Path("/new"), new=True, saves=True).command(7, "/home/me", Login(1000, 100))
-    assert "--migration-on-error" in saving
+    server = Virtiofsd(Path("/new"), new=True, saves=True)
+    saving = server.command(7, str(Path.home()), Login(1000, 100))
+    assert {"--migration-on-error", "--migration-verify-handles"} < set(saving)
+    without = server.command(7, "/proc/self", root)  # no file there has a handle
+    assert "--migration-on-error" in without
+    assert "--migration-verify-handles" not in without
     assert rules(saving, "gid")[0] == "map:100:0:1"
 
 

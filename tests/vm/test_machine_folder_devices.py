@@ -265,6 +265,15 @@ def test_a_parked_machine_keeps_the_folders_that_it_has(person: Person) -> None:
     person.desk("machine", "park", "default")
     reading = f"{person.reading}:ro,{person.home}/notes:ro"
     person.desk("machine", "set", "default", f"share-folder={reading}")
+    notes = person.home / "notes"
+    away = notes.rename(notes.with_name("away"))
+    try:
+        told = person.desk("machine", "start", "default", code=1)
+        assert f"did not start: mount: {notes}" in told
+        assert "`desk machine kill default` gives the saved state up" in told
+        assert person.desk("machine", "ls", "--format", "{{.State}}") == "Saved\n"
+    finally:
+        away.rename(notes)
     try:
         person.desk("machine", "start", "default")
         assert person.with_reading("cat /r/note") == "read me\n"

@@ -370,7 +370,16 @@ class QemuDriver:
                 self._servers.start_again()
             return self._parking.arguments(port, self._port())
 
-        self._launch_on_a_port(spec, progress, arguments)
+        try:
+            self._launch_on_a_port(spec, progress, arguments)
+        except DriverError as error:
+            if not self._is_of_servers(error):
+                raise
+            raise DriverError(
+                error.text,
+                hint=f"Mend that and start it again, or `desk machine kill {self._name}` gives the"
+                " saved state up.",
+            ) from error
         try:
             self._parking.read_state()
         except DriverError as error:

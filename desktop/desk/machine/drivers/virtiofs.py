@@ -35,6 +35,7 @@ SUBORDINATE_IDS = (Path("/etc/subuid"), Path("/etc/subgid"))
 _MOST_FILES = 1_000_000
 _IDS = (1 << 32) - 1  # user IDs are 32 bits, and the last one means none
 _MOST_OWNERS = (1 << 16) - 1  # what images use; the number of nobody is the last but one
+_MOST_HANDLE_BYTES, _AT_FDCWD = 128, -100  # of fcntl.h
 
 _SERVES = re.compile("Client connected|Received vhost-user socket connection")
 """What the servers say when QEMU has connected: what follows is the end of QEMU, not theirs."""
@@ -150,7 +151,9 @@ class Virtiofsd:
         if self.saves:
             # A parked machine's files go on changing here: what is another file, or gone, when the
             # machine goes on is an error for those who had it open, and for nobody else.
-            words += ["--migration-verify-handles", "--migration-on-error", "guest-error"]
+            words += ["--migration-on-error", "guest-error"]
+            if _has_handles(folder):
+                words.append("--migration-verify-handles")
         return [str(self.program), *both, *words, *login.translation()]
 
 
@@ -217,6 +220,18 @@ def _translated(kind: str, own: int, subordinate: range) -> list[str]:
         if first < end:
             rules.append(f"squash-guest:{first}:0:{end - first}")
     return [word for rule in rules for word in (f"--translate-{kind}", rule)]
+
+
+def _has_handles(folder: str) -> bool:
+    """Whether the file system has handles for its files (name_to_handle_at(2)), by which a file is
+    told from another one of its name. An overlay has none; there the names count."""
+    import ctypes
+
+    handle = (ctypes.c_ubyte * (8 + _MOST_HANDLE_BYTES))()
+    ctypes.c_uint.from_buffer(handle).value = _MOST_HANDLE_BYTES
+    mount = ctypes.c_int()
+    ask = ctypes.CDLL(None).name_to_handle_at
+    return bool(ask(_AT_FDCWD, os.fsencode(folder), handle, ctypes.byref(mount), 0) == 0)
 
 
 def _file_limit() -> int:
