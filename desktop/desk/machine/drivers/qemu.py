@@ -257,7 +257,7 @@ class QemuDriver:
         return (
             takes_devices(spec.options)
             and host.qemu_version >= SAVES_FOLDERS_SINCE
-            and self._servers.take_nothing()
+            and self._servers.cost_nothing()
         )
 
     def _is_of_servers(self, error: DriverError) -> bool:

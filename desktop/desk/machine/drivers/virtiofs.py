@@ -258,7 +258,7 @@ class VirtiofsServers:
             )
         return find_virtiofsd()
 
-    def take_nothing(self) -> bool:
+    def cost_nothing(self) -> bool:
         """Whether folders by virtiofs can be had without a loss: QEMU gets the servers' state to
         save, and users of containers stay apart."""
         try:
