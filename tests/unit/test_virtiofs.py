@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,6 +69,25 @@ def test_without_a_server_that_would_do_there_is_an_error(
     with pytest.raises(DriverError, match="old serves folders to root only") as raised:
         find_virtiofsd()
     assert "share-by=sftp" in raised.value.hint
+
+
+def test_what_virtiofs_would_cost_is_said(described: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = (7, 2, 22), (8, 2, 0)
+    assert "before 8.2" in virtiofs.cost(old)
+    assert "virtiofsd is not installed" in virtiofs.cost(new)
+    server = {"type": "fs", "binary": program(described, "server")}
+    describe(described / "usr" / "1.json", **server, features=["separate-options"])
+    assert "cannot be parked" in virtiofs.cost(new)
+    features = ["separate-options", "migrate-precopy"]
+    describe(described / "usr" / "1.json", **server, features=features)
+    login = Login(1000, 1000)
+    monkeypatch.setattr(Login, "own", lambda: login)
+    assert "/etc/subuid" in virtiofs.cost(new)
+    login = Login(1000, 1000, range(100_000, 165_535), range(100_000, 165_535))
+    assert virtiofs.cost(new) == ""
+    assert "before 8.2" in virtiofs.cost(old)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert virtiofs.cost(new) == "QEMU has no virtiofs on this system"
 
 
 def test_each_server_is_started_by_its_own_options() -> None:

@@ -137,6 +137,7 @@ def _qemu(
         yield Check("qemu", missing, error.text, error.hint)
         return
     yield Check("qemu", Verdict.OK, f"QEMU {'.'.join(map(str, version))} at {binary}")
+    yield _folders(version)
     host = HostFacts(sys.platform, arch, binary, version)
     store = ImageStore(manager.home)
     try:
@@ -170,6 +171,15 @@ def _qemu(
                 known[name].reason,
                 "Machines run without it, more slowly.",
             )
+
+
+def _folders(qemu_version: tuple[int, int, int]) -> Check:
+    """By which way machines of QEMU's get this computer's folders where nothing was set."""
+    from desk.machine.drivers.virtiofs import cost
+
+    loss = cost(qemu_version)
+    way = f"SFTP, since {loss}" if loss else "virtiofs"
+    return Check("folders", Verdict.OK, f"machines of QEMU's get folders by {way}")
 
 
 def _ssh_client() -> Check:

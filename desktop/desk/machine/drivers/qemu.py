@@ -254,11 +254,11 @@ class QemuDriver:
         or where nothing is asked for and nothing is lost by it."""
         if wants_devices(spec.options):
             return True
-        return (
-            takes_devices(spec.options)
-            and host.qemu_version >= SAVES_FOLDERS_SINCE
-            and self._servers.cost_nothing()
-        )
+        if not takes_devices(spec.options):
+            return False
+        from desk.machine.drivers.virtiofs import cost
+
+        return not cost(host.qemu_version)
 
     def _is_of_servers(self, error: DriverError) -> bool:
         from desk.machine.drivers.virtiofs import ServerError

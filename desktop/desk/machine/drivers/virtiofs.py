@@ -25,7 +25,7 @@ from desk.agent.host_paths import in_machine, is_below
 from desk.agent.spec import FolderSharing
 from desk.errors import DriverError
 from desk.machine import process
-from desk.machine.qemu_command import FolderDevice
+from desk.machine.qemu_command import SAVES_FOLDERS_SINCE, FolderDevice
 from desk.paths import MachinePaths
 from desk.whole_file import replace_file
 
@@ -180,6 +180,27 @@ def find_virtiofsd(*, as_root: bool | None = None) -> Virtiofsd:
     )
 
 
+def cost(qemu_version: tuple[int, int, int]) -> str:
+    """Return what somebody who is asked for nothing would lose by virtiofs on this computer, or
+    why there is none; empty where it can be had without a loss."""
+    if sys.platform != "linux":
+        return "QEMU has no virtiofs on this system"
+    if qemu_version < SAVES_FOLDERS_SINCE:
+        return "QEMU parks no machine with virtiofs before 8.2"
+    try:
+        server = find_virtiofsd()
+    except ServerError as error:
+        return error.text
+    if not server.saves:
+        return f"{server.program} is older than 1.11, and a machine with it cannot be parked"
+    if not Login.own().keeps_owners:
+        return (
+            "users of containers would not stay apart without subordinate IDs of yours in"
+            " /etc/subuid and /etc/subgid, and newuidmap (the package uidmap)"
+        )
+    return ""
+
+
 def _described(file: Path) -> Iterator[Virtiofsd]:
     try:
         told = json.loads(file.read_text("utf-8"))
@@ -257,14 +278,6 @@ class VirtiofsServers:
                 hint=f"`desk machine set {self._name} share-by=sftp` shares folders by SFTP.",
             )
         return find_virtiofsd()
-
-    def cost_nothing(self) -> bool:
-        """Whether folders by virtiofs can be had without a loss: QEMU gets the servers' state to
-        save, and users of containers stay apart."""
-        try:
-            return self.check().saves and Login.own().keeps_owners
-        except ServerError:
-            return False
 
     def start(self, sharing: FolderSharing) -> dict[str, FolderDevice]:
         """Start a server for each folder; return their devices, by the folders' names there.
